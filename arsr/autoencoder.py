@@ -13,7 +13,8 @@ from einops import rearrange
 # %% ../nbs/02_autoencoder.ipynb #ca39096d
 def norm(c:int)->nn.GroupNorm:
     "Group normalisation: 32 groups from 128 channels up, as published; at least 4 channels a group below."
-    return nn.GroupNorm(min(32, c // 4), c, eps=1e-6)
+    groups = max(g for g in range(1, min(32, c // 4) + 1) if c % g == 0)
+    return nn.GroupNorm(groups, c, eps=1e-6)
 
 def conv3(c_in:int, c_out:int, stride:int=1)->nn.Conv2d:
     "3x3 convolution that keeps the size (or halves it, with stride 2)."
@@ -35,7 +36,7 @@ class Attention(nn.Module):
     "Self-attention over all cells of a feature map, with a residual connection."
     def __init__(self, c:int, c_head:int|None=None): # c_head channels a head; one head if None
         super().__init__()
-        self.heads = c // (c_head or c)
+        self.heads = max(g for g in range(1, max(1, c // (c_head or c)) + 1) if c % g == 0)
         self.norm, self.qkv, self.out = norm(c), nn.Conv2d(c, 3 * c, 1), nn.Conv2d(c, c, 1)
 
     def forward(self, x:Tensor)->Tensor: # (n,c,h,w) -> the same

@@ -28,9 +28,10 @@ def check_window(
     window, # top, left, bottom, right as fractions of the picture
 )->tuple: # the same four numbers, as floats
     "Return `window` as four floats; `ValueError` unless 0 <= top < bottom <= 1 and 0 <= left < right <= 1."
-    t, l, b, r = map(float, window)
+    window = tuple(map(float, window))
+    t, l, b, r = window if len(window) == 4 else (0, 0, 0, 0)
     if not (0 <= t < b <= 1 and 0 <= l < r <= 1):
-        raise ValueError(f"window must be (top, left, bottom, right) with 0 <= top < bottom <= 1 and 0 <= left < right <= 1, not {tuple(window)}")
+        raise ValueError(f"window must be (top, left, bottom, right) with 0 <= top < bottom <= 1 and 0 <= left < right <= 1, not {window}")
     return t, l, b, r
 
 # %% ../nbs/00_coords.ipynb #e0d31a3d
@@ -38,10 +39,10 @@ def check_size(
     size, # one number for a square, or (height, width)
 )->tuple: # (height, width) as integers
     "Return `size` as `(h, w)`; `ValueError` unless both are whole numbers of at least 1."
-    h, w = size if isinstance(size, (tuple, list, torch.Size)) else (size, size)
-    if int(h) != h or int(w) != w or min(h, w) < 1:
+    pair = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2 or not all(n >= 1 and n % 1 == 0 for n in pair): # n % 1 is nan for infinity
         raise ValueError(f"size must be a whole number of pixels of at least 1, or (height, width), not {size}")
-    return int(h), int(w)
+    return int(pair[0]), int(pair[1])
 
 # %% ../nbs/00_coords.ipynb #0c911081
 def make_coord(

@@ -79,7 +79,7 @@ def timesteps(
 )->Tensor: # (steps,) from T-1 downwards, evenly spaced
     "Which steps of the schedule a short sampler visits."
     if not 1 <= steps <= T: raise ValueError(f"steps must be between 1 and {T}, not {steps}")
-    return torch.linspace(T - 1, 0, steps + 1)[:-1].round().long()
+    return T - 1 - torch.arange(steps) * T // steps
 
 # %% ../nbs/05_diffusion.ipynb #7127be03
 @torch.no_grad()

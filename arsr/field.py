@@ -114,7 +114,7 @@ class ImageField:
     def __len__(self): return len(self.feat)
 
     def __getitem__(self, i):
-        i = slice(i, i + 1 or None) if isinstance(i, int) else i
+        i = slice(i, i + 1 or None) if isinstance(i, (int, np.integer)) else i
         if len(self.feat[i]) == 0: raise IndexError(f"the field holds {len(self)} images")
         return ImageField(self.feat[i], self.liif, self.size, None if self.correction is None else self.correction[i])
 
@@ -165,7 +165,7 @@ class ImageField:
     )->Path: # where it was written
         "Write the first image to a file, all or nothing."
         path = Path(path)
-        if path.suffix.lower() not in Image.registered_extensions():
+        if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
             raise ValueError(f"cannot tell an image format from '{path.name}'; use .png, .jpg, .webp or .tif")
         if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
         part = path.with_name(f'.{path.stem}.part{path.suffix}')
@@ -174,6 +174,11 @@ class ImageField:
             os.replace(part, path)
         finally: part.unlink(missing_ok=True)
         return path
+
+    def explore(self, **kwargs):
+        "A panel with a scale slider, beside bicubic enlargement; arguments as `arsr.widgets.explore`."
+        from arsr.widgets import explore
+        return explore(self, **kwargs)
 
 # %% ../nbs/04_field.ipynb #b2c9cc32
 def to_multiple(

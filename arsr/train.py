@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['hardware', 'EMA', 'learning_rate', 'save_checkpoint', 'load_checkpoint', 'encode_renders', 'Latents', 'Settings',
-           'fit']
+           'Budget', 'Report', 'fit', 'keep']
 
 # %% ../nbs/08_train.ipynb #ed95f627
 import json, math, os, time
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
-from fastprogress.fastprogress import progress_bar
+from fastprogress.fastprogress import IN_NOTEBOOK, master_bar, progress_bar
 from .coords import FULL, resize, to_model
 from .data import Renders, degrade, random_queries
 from .field import FirstStage
@@ -30,7 +30,7 @@ def hardware()->dict:
 
 # %% ../nbs/08_train.ipynb #0731f1ee
 class EMA:
-    "Exponential moving average of a model's parameters; buffers are copied."
+    "Exponential moving average of a model's parameters and running statistics; counters are copied."
     def __init__(self, model:nn.Module, decay:float=.999):
         self.decay, self.state = decay, {k: v.detach().clone() for k, v in model.state_dict().items()}
 
@@ -63,8 +63,10 @@ def save_checkpoint(
     tensors = {**{f'model.{k}': v for k, v in model.state_dict().items()}, **{f'ema.{k}': v for k, v in ema.state.items()}, **slots}
     tensors['rng'] = torch.get_rng_state()
     part = out/'checkpoint.part'
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={'state': json.dumps(state)})
-    os.replace(part, out/'checkpoint.safetensors')
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={'state': json.dumps(state)})
+        os.replace(part, out/'checkpoint.safetensors')
+    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/08_train.ipynb #e174f9c8
 def _split(tensors:dict, prefix:str)->dict:
@@ -151,8 +153,62 @@ class Settings:
     seed: int = 0
 
 # %% ../nbs/08_train.ipynb #becf531e
+class Budget:
+    "Minutes of this call, minutes of the whole training, or steps: whichever runs out first."
+    def __init__(self,
+        state:dict, # step and seconds so far
+        minutes:float|None=None, # stop this call after so long
+        plan:float|None=None, # minutes of the whole training, over all calls
+        steps:int|None=None, # steps of the whole training
+    ):
+        self.state, self.minutes, self.steps = state, minutes, steps
+        self.start, self.before = time.time(), state['seconds']
+        self.plan = plan or (self.before / 60 + minutes if minutes and not steps else None)
+
+    def tick(self):
+        "One more step is done."
+        self.state.update(step=self.state['step'] + 1, seconds=self.before + time.time() - self.start)
+
+    @property
+    def progress(self)->float: # of the whole training, 0 to 1
+        return max(self.state['step'] / self.steps if self.steps else 0, self.state['seconds'] / 60 / self.plan if self.plan else 0)
+
+    @property
+    def spent(self)->bool: # is it time to stop?
+        return self.progress >= 1 or bool(self.minutes and time.time() - self.start >= 60 * self.minutes)
+
+# %% ../nbs/08_train.ipynb #551d7ef7
+class Report:
+    "A bar and a live loss plot in a notebook, a plain line now and then in a terminal."
+    def __init__(self,
+        batch:int, # samples a step
+        every:float=30, # seconds between lines; a notebook's plot moves every two
+        show=print, # how a line is printed
+    ):
+        self.batch, self.show, self.bar = batch, show, master_bar(range(1000)) if IN_NOTEBOOK else None
+        self.every = min(every, 2) if self.bar else every
+        self.history, self.losses, self.last = [], [], time.time()
+
+    def __call__(self, loss:Tensor, state:dict, progress:float):
+        "Take note of a loss, and show the mean since the last time if it is time."
+        self.losses.append(loss.detach())
+        if time.time() - self.last >= self.every: self.flush(state, progress)
+
+    def flush(self, state:dict, progress:float):
+        "Show what has come in since the last time."
+        if not self.losses: return
+        state['loss'], speed = torch.stack(self.losses).mean().item(), len(self.losses) * self.batch / max(time.time() - self.last, 1e-9)
+        self.history.append((state['step'], state['loss']))
+        if self.bar:
+            self.bar.main_bar.comment = f"loss {state['loss']:.4f}, {speed:.0f} img/s"
+            self.bar.update(int(1000 * min(progress, 1)))
+            self.bar.update_graph([list(zip(*self.history))], figsize=(5, 2.5))
+        else: self.show(f"step {state['step']:6d}  loss {state['loss']:.4f}  {speed:6.1f} img/s  {state['seconds'] / 60:6.1f} min", flush=True)
+        self.losses, self.last = [], time.time()
+
+# %% ../nbs/08_train.ipynb #e6943bb2
 def fit(
-    model:nn.Module, # what is trained
+    model:nn.Module, # what is trained; it leaves with the averaged weights
     loss_fn, # (model, batch) -> scalar
     data, # dataset; sample k is the same whenever it is asked for
     out, # folder for the checkpoint
@@ -163,41 +219,41 @@ def fit(
     every:float=30, # seconds between lines
     preview=None, # called with (averaged state dict, step) at each checkpoint
 )->dict: # step, seconds, loss
-    "Train until the time or the steps are used up; go on from `out` if it holds a checkpoint."
+    "Train until the time or the steps are used up, or until Ctrl-C; go on from `out` if it holds a checkpoint."
     out, hw = Path(out), hardware()
     acc = Accelerator(mixed_precision=hw['mixed_precision'])
     torch.manual_seed(s.seed)
     opt = torch.optim.AdamW(model.parameters(), s.lr, weight_decay=s.weight_decay, betas=(.9, .99))
     model, opt = acc.prepare(model.to(memory_format=hw['layout']), opt)
-    bare = acc.unwrap_model(model)
+    bare = acc.unwrap_model(model).train()
     ema, state = EMA(bare, s.decay), dict(step=0, seconds=0., loss=None)
     if (out/'checkpoint.safetensors').exists(): state = load_checkpoint(out, bare, ema, opt)
-    loader = torch.utils.data.DataLoader(data, s.batch // acc.num_processes, sampler=range(state['step'] * s.batch, 2**40))
-    start, before, last, saved = time.time(), state['seconds'], time.time(), time.time()
-    plan = plan or (before / 60 + minutes if minutes else None)
-    done = lambda: (steps and state['step'] >= steps) or (minutes and time.time() - start >= 60 * minutes) or (plan and state['seconds'] >= 60 * plan)
-    model.train()
-    losses = []
-    for batch in acc.prepare(loader):
-        if done(): break
-        progress = max(state['step'] / steps if steps else 0, state['seconds'] / 60 / plan if plan else 0)
-        for g in opt.param_groups: g['lr'] = s.lr * learning_rate(progress, state['step'], s.warmup)
-        with acc.autocast(): loss = loss_fn(model, batch)
-        acc.backward(loss)
-        acc.clip_grad_norm_(model.parameters(), s.clip)
-        opt.step(); opt.zero_grad()
-        ema.update(bare, state['step'])
-        losses.append(loss.detach())
-        now = time.time()
-        state.update(step=state['step'] + 1, seconds=before + now - start)
-        if now - last >= every:
-            state['loss'] = torch.stack(losses).mean().item()
-            acc.print(f"step {state['step']:6d}  loss {state['loss']:.4f}  {len(losses) * s.batch / (now - last):6.1f} img/s  {state['seconds'] / 60:6.1f} min", flush=True)
-            losses, last = [], now
-        if now - saved >= 300:
-            save_checkpoint(out, bare, ema, opt, state); saved = now
-            if preview: preview(ema.state, state['step'])
-    if losses: state['loss'] = torch.stack(losses).mean().item()
-    if acc.is_main_process: save_checkpoint(out, bare, ema, opt, state)
+    loader = torch.utils.data.DataLoader(data, s.batch // acc.num_processes, sampler=range(state['step'] * s.batch, 2**40),
+                                         generator=torch.Generator()) # its own chance, so that a resumed run draws the same noise
+    budget, report, saved = Budget(state, minutes, plan, steps), Report(s.batch, every, acc.print), time.time()
+    try:
+        for batch in acc.prepare(loader):
+            if budget.spent: break
+            for g in opt.param_groups: g['lr'] = s.lr * learning_rate(budget.progress, state['step'], s.warmup)
+            with acc.autocast(): loss = loss_fn(model, batch)
+            acc.backward(loss)
+            acc.clip_grad_norm_(model.parameters(), s.clip)
+            opt.step(); opt.zero_grad()
+            ema.update(bare, state['step'])
+            budget.tick()
+            report(loss, state, budget.progress)
+            if time.time() - saved >= 300:
+                keep(acc, out, bare, ema, opt, state, preview)
+                saved = time.time()
+    except KeyboardInterrupt: acc.print('stopped; call again to go on from here')
+    report.flush(state, budget.progress)
+    keep(acc, out, bare, ema, opt, state, preview)
     bare.load_state_dict(ema.state)
     return state
+
+# %% ../nbs/08_train.ipynb #305df2cb
+def keep(acc:Accelerator, out:Path, model, ema, opt, state, preview=None):
+    "The first process writes the checkpoint, and a preview of the averaged weights where one is wanted."
+    if not acc.is_main_process: return
+    save_checkpoint(out, model, ema, opt, state)
+    if preview: preview(ema.state, state['step'])

@@ -201,23 +201,25 @@ def _ramp(n:int)->Tensor:
 
 # %% ../nbs/06_unet.ipynb #fbf4301f
 def in_windows(
-    f, # (z_t, t, cond) -> (n,c,h,w), for windows up to `window`
-    z_t:Tensor, t:Tensor, cond:Tensor, # as for `Denoiser`
-    window:int=32, # side of a window, in latent cells
+    f, # (n,c,h,w), ... -> (n,k,h,w), for maps up to window x window
+    *maps:Tensor, # all of one size (h,w)
+    window:int=32, # side of a window, in cells
     overlap:int=8, # cells shared by neighbours, at least
-    batch:int=16, # windows that go through the network together
-)->Tensor: # (n,c,h,w)
-    "Apply a denoiser to overlapping windows and blend its answers with weights that fade towards each window's border."
-    h, w = z_t.shape[-2:]
-    if max(h, w) <= window: return f(z_t, t, cond)
+    batch:int=16, # windows that go through `f` together
+)->Tensor: # (n,k,h,w)
+    """Apply `f` to overlapping windows of large maps and blend its answers with weights that fade towards each window's border.
+
+    Memory is that of `batch` windows, whatever the size of the maps. Maps no larger than a window go through whole.
+    """
+    n, (h, w) = len(maps[0]), maps[0].shape[-2:]
+    if max(h, w) <= window: return f(*maps)
     spots = [(y, x) for y in _starts(h, window, overlap) for x in _starts(w, window, overlap)]
     rows, cols = min(h, window), min(w, window)
-    weight = (_ramp(rows)[:, None] * _ramp(cols)).to(z_t)
+    weight, out, total = (_ramp(rows)[:, None] * _ramp(cols)).to(maps[0]), 0, maps[0].new_zeros(h, w)
     cut = lambda a, y, x: a[..., y:y+rows, x:x+cols]
-    out, total = torch.zeros_like(z_t), z_t.new_zeros(h, w)
     for group in (spots[i:i+batch] for i in range(0, len(spots), batch)):
-        answers = f(*(torch.cat([cut(a, y, x) for y, x in group]) for a in (z_t,)), t.repeat(len(group)),
-                    torch.cat([cut(cond, y, x) for y, x in group]))
+        answers = f(*(torch.cat([cut(a, y, x) for y, x in group]) for a in maps))
+        if not torch.is_tensor(out): out = answers.new_zeros(n, answers.shape[1], h, w)
         for (y, x), answer in zip(group, answers.chunk(len(group))):
             cut(out, y, x).add_(answer * weight)
             cut(total, y, x).add_(weight)

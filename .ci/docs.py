@@ -1,0 +1,139 @@
+"""Build the site: nbdev's processing of every notebook into _proc/, then the pages into _docs/.
+
+Offline with smalldocs; with `--quarto` by Quarto. Both read the same _quarto.yml and give a page the same name.
+"""
+import ast, html, inspect, os, re, shutil, subprocess, sys
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from execnb.nbio import mk_cell, read_nb, write_nb
+from fastcore.docments import docments
+from nbdev.config import get_config
+from nbdev.doclinks import NbdevLookup, _nbpath2html
+from nbdev.process import Processor
+from nbdev.processors import FilterDefaults, add_fold, add_show_docs, clean_show_doc, exec_show_docs, mv_exports
+from nbdev.showdoc import showdoc_nm
+from smalldocs.layout import KATEX
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, PROC, DOCS, CACHE = ROOT/'nbs', ROOT/'_proc', ROOT/'_docs', ROOT/'.cache'
+
+# ---- nbdev's processing, as a lesson wants it: in a lesson the code is the text, so exported cells are shown
+
+def split_title(nb):
+    "nbdev takes title and description out of the cell they stand in and drops the rest of it: give them a cell of their own."
+    first = next((c for c in nb.cells if c.cell_type == 'markdown'), None)
+    head = re.match(r'#\s.*\n+(?:>.*(?:\n|$))*', first.source) if first else None
+    if head and first.source[head.end():].strip():
+        nb.cells.insert(nb.cells.index(first) + 1, mk_cell(first.source[head.end():].strip(), 'markdown'))
+        first.source = head[0]
+
+def reference(sym, name):
+    "What stands above an exported definition: its name, the way to its source, its parameters as a table to unfold."
+    source = NbdevLookup().code(f'{sym.__module__}.{name}')
+    return f'### {name}\n\n' + (f'[source]({source}){{.source}}\n\n' if source else '') + parameters(sym)
+
+def parameters(sym):
+    "The docments of a function or class as a table; nothing where there are none."
+    rows = [(name, d) for name, d in docments(sym, full=True).items() if d.get('docment')]
+    if not rows: return ''
+    row = lambda name, d: f"<tr><td>{code(name)}</td><td>{code(type_name(d['anno']))}</td><td>{code(default(d))}</td><td>{text(d['docment'])}</td></tr>"
+    table = '<tr><th></th><th>type</th><th>default</th><th></th></tr>' + ''.join(row('→' if name == 'return' else name, d) for name, d in rows)
+    return f'```{{=html}}\n<details class="parameters"><summary>parameters</summary><table class="table">{table}</table></details>\n```\n'
+
+def text(s): return re.sub('`([^`]+)`', r'<code>\1</code>', html.escape(s))
+def code(s): return f'<code>{html.escape(s)}</code>' if s else ''
+def type_name(anno): return '' if anno in (inspect._empty, None) else getattr(anno, '__name__', str(anno))
+def default(d): return '' if d.get('default', inspect._empty) is inspect._empty else repr(d['default'])
+
+class show_exports(Processor):
+    "Exported code is shown as it is, below the reference of what it defines; no cell is run for that."
+    def begin(self):
+        cells = self.nb.cells
+        exports = [c for c in cells if c.cell_type == 'code' and 'export' in c.directives_ and 'hide' not in c.directives_]
+        module = next((c.directives_['default_exp'][0] for c in cells if 'default_exp' in c.directives_), None)
+        for cell in exports:
+            cell.directives_['exports'] = cell.directives_.pop('export')
+            for name in map(showdoc_nm, (t for t in cell.parsed_() or [] if isinstance(t, (ast.FunctionDef, ast.ClassDef)) and t.name[0] != '_')):
+                above = mk_cell(reference(attrgetter(name)(import_module(f'arsr.{module}')), name), 'markdown')
+                above.directives_ = {}
+                cells.insert(cells.index(cell), above)
+
+class Lesson(FilterDefaults):
+    "nbdev's processors, with that in place of its own reference."
+    def base_procs(self):
+        own = (add_show_docs, clean_show_doc, exec_show_docs, add_fold, mv_exports)
+        return [show_exports, *(p for p in super().base_procs() if p not in own)]
+
+# ---- names and links
+
+def page_of(nb):
+    "The page of a notebook, relative to the site: nbs/00_coords.ipynb gives coords.html."
+    return Path(_nbpath2html(nb.relative_to(NBS)))
+
+BADGE = re.compile(r'\[!\[[^\]]*\]\(\S+colab-badge\.svg\)\]\((\S+?)\)')  # a picture from another server; here a link does
+LINK = re.compile(r'(\]\((?!\w+:)[^)\s]*?)(?:\d+[a-z]?_)?(\w+)\.ipynb')
+
+def local_links(text, here, site):
+    "Links between lessons, to their pages and relative, so that the site works wherever it stands."
+    text = text.replace(site, '../' * len(here.parent.parts))
+    return LINK.sub(r'\1\2.ipynb', BADGE.sub(r'[Open in Colab](\1){.colab}', text))
+
+def process():
+    "Every notebook through nbdev into _proc/, pictures and styles beside them."
+    shutil.rmtree(PROC, ignore_errors=True)
+    shutil.copytree(NBS, PROC, ignore=shutil.ignore_patterns('*.ipynb', '.*', '_*'))
+    shutil.copy(ROOT/'_quarto.yml', PROC)
+    cfg = get_config()
+    site = f"{cfg.doc_host}{cfg.doc_baseurl}/"
+    for src in sorted(NBS.rglob('*.ipynb')):
+        if any(p[0] in '._' for p in src.relative_to(NBS).parts): continue
+        nb = read_nb(src)
+        split_title(nb)
+        Lesson()(nb)
+        dst = PROC/page_of(src).with_suffix('.ipynb')
+        dst.parent.mkdir(exist_ok=True)
+        write_nb(nb, dst)
+        text = dst.read_text(encoding='utf-8').replace(f'output-file: {page_of(src).name}\\n', '')  # it has that name already
+        dst.write_text(local_links(text, page_of(src), site), encoding='utf-8')
+        if dst.name not in (ROOT/'_quarto.yml').read_text(encoding='utf-8'): print(f'{dst.name} is not in the sidebar of _quarto.yml', file=sys.stderr)
+
+# ---- the pages
+
+def katex():
+    "The folder of a local KaTeX, of the version that smalldocs asks for; None where npm cannot fetch it."
+    version = re.search(r'katex@([\d.]+)', KATEX)[1]
+    dist = CACHE/f'katex-{version}'/'package'/'dist'
+    if not dist.is_dir() and shutil.which('npm'):
+        dist.parent.parent.mkdir(parents=True, exist_ok=True)
+        got = subprocess.run(['npm', 'pack', '--silent', f'katex@{version}'], cwd=dist.parent.parent, capture_output=True, text=True)
+        for tgz in dist.parent.parent.glob('*.tgz'): shutil.unpack_archive(tgz, dist.parent.parent, 'gztar')
+        if not dist.is_dir(): print(got.stderr.strip(), file=sys.stderr)
+    return dist if dist.is_dir() else None
+
+def use_local_katex():
+    "Set the mathematics by a KaTeX that stands in the site itself."
+    dist = katex()
+    if dist is None: return print('npm could not fetch KaTeX: formulas are set only where a reader is online', file=sys.stderr)
+    libs = PROC/'_docs'/'site_libs'/'katex'
+    for f in [dist/'katex.min.css', dist/'katex.min.js', dist/'contrib'/'auto-render.min.js', *(dist/'fonts').glob('*.woff2')]:
+        (libs/f.relative_to(dist)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f, libs/f.relative_to(dist))
+    for page in (PROC/'_docs').rglob('*.html'):
+        up = '../' * len(page.relative_to(PROC/'_docs').parent.parts)
+        text = page.read_text(encoding='utf-8')
+        if KATEX in text: page.write_text(text.replace(KATEX, f'{up}site_libs/katex'), encoding='utf-8')
+
+def build(quarto):
+    "From _proc/ to _docs/."
+    tool = ['quarto', 'render', '--no-execute'] if quarto else [Path(sys.executable).parent/'smalldocs', 'render']
+    subprocess.run([*tool, '.'], cwd=PROC, check=True)
+    if not quarto: use_local_katex()
+    shutil.rmtree(DOCS, ignore_errors=True)
+    shutil.move(PROC/'_docs', DOCS)
+
+if __name__ == '__main__':
+    os.chdir(ROOT)
+    process()
+    build('--quarto' in sys.argv)
+    print(f'The site is in {DOCS.name}/: open {DOCS.name}/index.html')

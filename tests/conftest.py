@@ -1,0 +1,60 @@
+"What the tests share: small models, a strict check of errors, crops on pixel borders, and quiet, repeatable hypothesis."
+from contextlib import contextmanager
+import pytest, torch
+from hypothesis import settings, strategies as st
+from arsr.data import Drawings
+from arsr.field import FirstStage, FirstStageConfig
+from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
+
+settings.register_profile('arsr', max_examples=20, deadline=None, derandomize=True, database=None)
+settings.load_profile('arsr')
+
+@pytest.fixture(autouse=True)
+def seed(): torch.manual_seed(0)
+
+@pytest.fixture(scope='session')
+def refuses():
+    "`with refuses('words', ...)`: a ValueError of one line that holds these words."
+    @contextmanager
+    def check(*words):
+        with pytest.raises(ValueError) as error: yield
+        message = str(error.value)
+        assert '\n' not in message
+        for word in words: assert word in message
+    return check
+
+@st.composite
+def crops(draw, side=48):
+    "Size of a picture, pixel borders of a crop of it (top, left, bottom, right), and the same borders as a window."
+    h, w = draw(st.integers(1, side)), draw(st.integers(1, side))
+    t, l = draw(st.integers(0, h - 1)), draw(st.integers(0, w - 1))
+    b, r = draw(st.integers(t + 1, h)), draw(st.integers(l + 1, w))
+    return (h, w), (t, l, b, r), (t / h, l / w, b / h, r / w)
+
+@pytest.fixture(scope='session')
+def drawings(): return Drawings()
+
+@pytest.fixture(scope='session')
+def few(drawings):
+    "A source of four drawings."
+    class Few:
+        view, groups, category = drawings.view, drawings.names[:4], drawings.category[:4]
+        def __len__(self): return 4
+    return Few()
+
+@pytest.fixture
+def first():
+    "A tiny first stage, f = 2, in evaluation mode."
+    torch.manual_seed(1)
+    return FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=4, latent='norm', hidden=(16, 16))).eval()
+
+@pytest.fixture
+def make_denoiser():
+    "Builds tiny denoisers whose zero-initialised layers have been woken up, so that every input matters."
+    def make(awake=.1, classes=0, attn=(1,), patch=1, mult=(1, 2), **kwargs):
+        torch.manual_seed(2)
+        unet = UNetConfig(ch=16, mult=mult, n_res=1, attn=attn, patch=patch, classes=classes)
+        denoiser = Denoiser(DenoiserConfig(unet, z=4, **kwargs))
+        for p in denoiser.parameters(): p.data += awake * torch.randn_like(p)
+        return denoiser
+    return make

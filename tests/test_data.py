@@ -1,0 +1,322 @@
+import shutil, zipfile
+from collections import Counter
+import huggingface_hub, pytest, numpy as np, torch
+from hypothesis import given, strategies as st
+from PIL import Image
+from torch.testing import assert_close
+import arsr.data
+from arsr.coords import resize
+from arsr.data import (Drawings, GroupSampler, Images, PUBLIC, RandomScaleCrops, Renders, degrade, drawing_group, held_out, hub_images,
+                       load_image, open_source, public_set, random_queries, random_window, render_svg, view)
+
+# any image in
+
+def pixels(h, w, c, seed=0): return np.random.default_rng(seed).integers(0, 256, (h, w, c), dtype=np.uint8)
+def rgb(*values): return torch.tensor(values)[:, None, None] / 255
+def reopened(im, path, **kwargs):
+    im.save(path, **kwargs)
+    return load_image(path)
+
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(0, 99))
+def test_every_layout_is_the_same_picture(h, w, seed):
+    a = pixels(h, w, 3, seed)
+    truth = torch.from_numpy(a).permute(2, 0, 1) / 255
+    for same in (a, a / 255, (a / 255).astype(np.float32), a.astype(np.uint16) * 257, np.asfortranarray(a), a[::-1][::-1],
+                 truth, truth.double(), truth.permute(1, 2, 0) if h > 4 else truth, torch.from_numpy(a).permute(2, 0, 1), Image.fromarray(a)):
+        x = load_image(same)
+        assert x.dtype == torch.float32 and x.is_contiguous()
+        assert_close(x, truth, atol=1e-6, rtol=0)
+
+@pytest.mark.parametrize('layout', [lambda a: a, lambda a: a[..., None], lambda a: torch.from_numpy(a), lambda a: torch.from_numpy(a)[None],
+                                    lambda a: a / 255, Image.fromarray], ids=['hw', 'hw1', 'tensor hw', 'tensor 1hw', 'float', 'PIL L'])
+def test_grey(layout):
+    a = pixels(5, 6, 1)[..., 0]
+    assert_close(load_image(layout(a)), torch.from_numpy(a).expand(3, -1, -1) / 255)
+
+def test_black_and_white(): assert_close(load_image(Image.new('1', (2, 2), 1)), torch.ones(3, 2, 2))
+
+@pytest.mark.parametrize('alpha, value', [(255, (200, 100, 0)), (51, (244, 224, 204)), (0, (255, 255, 255))])
+def test_alpha_is_composited_on_white(alpha, value, tmp_path):
+    im = Image.new('RGBA', (5, 5), (200, 100, 0, alpha))
+    truth = rgb(*value).expand(3, 5, 5)
+    assert_close(reopened(im, tmp_path/'a.png'), truth)
+    for array in (np.array(im), np.array(im) / 255, torch.from_numpy(np.array(im)).permute(2, 0, 1)): assert_close(load_image(array), truth)
+
+def test_grey_with_alpha(tmp_path):
+    assert_close(reopened(Image.new('LA', (2, 2), (100, 51)), tmp_path/'a.png'), rgb(224, 224, 224).expand(3, 2, 2))
+
+def test_palette_with_transparency(tmp_path):
+    im = Image.new('P', (2, 1))
+    im.putpalette([255, 0, 0, 0, 0, 255])
+    im.putpixel((1, 0), 1)
+    assert_close(reopened(im, tmp_path/'a.png'), torch.cat([rgb(255, 0, 0), rgb(0, 0, 255)], 2))
+    for name in ('b.png', 'b.gif'): assert_close(reopened(im, tmp_path/name, transparency=1), torch.cat([rgb(255, 0, 0), rgb(255, 255, 255)], 2))
+
+def test_a_colour_that_means_transparent(tmp_path):
+    x = reopened(Image.new('RGB', (2, 2), (9, 8, 7)), tmp_path/'a.png', transparency=(9, 8, 7))
+    assert_close(x, torch.ones(3, 2, 2))
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif'])
+def test_16_bit_grey(tmp_path, name):
+    im = Image.fromarray(np.array([[0, 257 * 128, 65535]], dtype=np.uint16))
+    assert_close(reopened(im, tmp_path/name), (torch.tensor([[0, 128, 255]]) / 255).expand(3, 1, 3))
+
+def test_cmyk(tmp_path):
+    im = Image.new('CMYK', (2, 2), (0, 255, 255, 0))
+    assert_close(reopened(im, tmp_path/'a.tif'), rgb(255, 0, 0).expand(3, 2, 2))
+    assert_close(reopened(im, tmp_path/'a.jpg', quality=100), rgb(255, 0, 0).expand(3, 2, 2), atol=3 / 255, rtol=0)
+
+@pytest.mark.parametrize('orientation, turn', list(enumerate([
+    lambda a: a, lambda a: a[:, ::-1], lambda a: a[::-1, ::-1], lambda a: a[::-1], lambda a: a.swapaxes(0, 1),
+    lambda a: np.rot90(a, -1), lambda a: a[::-1, ::-1].swapaxes(0, 1), np.rot90], start=1)))
+def test_exif_rotation(orientation, turn, tmp_path):
+    a, exif = pixels(4, 6, 3), Image.Exif()
+    exif[0x0112] = orientation
+    x = reopened(Image.fromarray(a), tmp_path/'a.png', exif=exif)
+    assert_close(x, torch.from_numpy(turn(a).copy()).permute(2, 0, 1) / 255)
+
+# wrong images
+
+def test_missing_path(refuses, tmp_path):
+    with refuses('no such image file', 'nowhere.png'): load_image(tmp_path/'nowhere.png')
+    with refuses('no such image file'): load_image(str(tmp_path))
+
+@pytest.mark.parametrize('content', [b'', b'hello', b'%PDF-1.7'])
+def test_not_an_image(content, refuses, tmp_path):
+    (tmp_path/'a.png').write_bytes(content)
+    with refuses('a.png is not an image that can be read', 'PNG, JPEG'): load_image(tmp_path/'a.png')
+
+@pytest.mark.parametrize('suffix', ['png', 'jpg', 'webp', 'tif', 'bmp', 'gif'])
+@pytest.mark.parametrize('share', [.01, .3, .9])
+@pytest.mark.filterwarnings('ignore::UserWarning')
+def test_truncated_image(suffix, share, refuses, tmp_path):
+    path = tmp_path/f'a.{suffix}'
+    Image.fromarray(pixels(30, 40, 3)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:int(len(whole) * share)])
+    with refuses('is not an image that can be read'): load_image(path)
+
+def test_a_picture_too_large_to_be_meant(refuses, tmp_path, monkeypatch):
+    Image.new('L', (9, 9)).save(tmp_path/'a.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+    with refuses('a.png', 'exceeds limit'): load_image(tmp_path/'a.png')
+
+def test_a_floating_point_picture_has_no_known_range(refuses):
+    with refuses('scale it to [0,1]', 'as an array'): load_image(Image.new('F', (2, 2)))
+
+@pytest.mark.parametrize('value, words', [(float('nan'), 'NaN or infinite'), (float('inf'), 'NaN or infinite'), (-float('inf'), 'finite number in [0,1]'),
+                                          (1.2, 'lie in [0,1] (or be uint8)'), (-.2, 'lie in [0,1]'), (255., 'uint8')])
+def test_wrong_pixels(value, words, refuses):
+    x = torch.rand(3, 4, 5)
+    x[1, 2, 3] = value
+    for image in (x, x.numpy(), x.permute(1, 2, 0).numpy()):
+        with refuses(words): load_image(image)
+
+def test_a_little_overshoot_is_clamped(): assert load_image(torch.tensor([[-5e-4, 1 + 5e-4]])).unique().tolist() == [0, 1]
+
+@pytest.mark.parametrize('shape', [(5,), (2, 3, 5, 5), (5, 5, 2), (2, 5, 5), (0, 5, 3), (5, 0)])
+def test_wrong_shape(shape, refuses):
+    for image in (np.zeros(shape), torch.zeros(shape)):
+        with refuses('(h,w), (h,w,3) or (3,h,w)', str(shape)): load_image(image)
+
+# windows of pixels
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), st.integers(1, 6))
+def test_view_on_pixel_borders_is_the_crop(t, l, h, w):
+    x = torch.rand(3, 15, 20)
+    assert_close(view(x, (h, w), (t / 15, l / 20, (t + h) / 15, (l + w) / 20)), x[:, t:t+h, l:l+w])
+
+def test_view_resizes_and_a_sliver_is_one_pixel():
+    x = torch.rand(3, 10, 10)
+    assert_close(view(x, (4, 7)), resize(x, (4, 7)).clamp(0, 1))
+    assert_close(view(x, 1, (.99, .99, 1, 1)), x[:, 9:, 9:])
+
+# the drawings
+
+def test_the_held_out_drawings_are_these_for_ever(drawings):
+    valid = Drawings('valid')
+    assert (len(Drawings('all')), len(drawings), len(valid)) == (3819, 3623, 196)
+    assert (len(set(drawings.groups)), len(set(valid.groups))) == (1658, 86)
+    assert valid.names[:4] == ['alembic', 'atm-sign', 'ballet-shoes', 'bellhop-bell'] and valid.names[-1] == 'woozy-face'
+    assert len(drawings.categories) == 9 and len(drawings.category) == len(drawings.body) == 3623
+
+def test_the_splits_share_no_group_and_leave_nothing_out(drawings):
+    valid = Drawings('valid')
+    assert not set(drawings.groups) & set(valid.groups)
+    assert sorted(drawings.names + valid.names) == sorted(Drawings('all').names)
+
+@pytest.mark.parametrize('name, group', [('waving-hand-dark-skin-tone', 'waving-hand'), ('woman-climbing-tone1', 'woman-climbing'), ('stone', 'stone'),
+                                         ('men-holding-hands-medium-light-skin-tone-dark-skin-tone', 'men-holding-hands')])
+def test_skin_tones_share_a_group(name, group): assert drawing_group(name) == group
+
+def test_a_larger_share_holds_out_the_same_and_more():
+    names = [f'picture {i}' for i in range(2000)]
+    small, large = ({n for n in names if held_out(n, share)} for share in (.05, .15))
+    assert small < large and 70 < len(small) < 130 and not any(held_out(n, 0) for n in names) and all(held_out(n, 1) for n in names)
+
+def test_a_window_of_a_drawing_is_the_crop_of_the_whole(drawings):
+    for i in (3, 100, 2000):
+        whole = drawings.view(i, (128, 96))
+        error = (drawings.view(i, (64, 24), (.125, .25, .625, .5)) - whole[:, 16:80, 24:48]).abs()
+        assert error.max() < .15 and error.mean() < .001  # edges are antialiased anew
+
+@pytest.mark.parametrize('size', [(1, 50), (3, 7), (4, 9), (37, 20)])
+def test_a_drawing_has_the_size_asked_for(drawings, size): assert drawings.view(0, size).shape == (3, *size)
+
+def test_drawings_stand_on_white():
+    x = render_svg('<rect x="64" width="64" height="128" fill="#ff0000"/>', (2, 4))
+    assert_close(x, torch.cat([torch.ones(3, 2, 2), rgb(255, 0, 0).expand(3, 2, 2)], 2))
+
+# folders, zips, public sets
+
+@pytest.fixture
+def folder(tmp_path):
+    "Ten pictures, one of them in a sub-folder, and a file that is none."
+    root = tmp_path/'pictures'
+    (root/'more').mkdir(parents=True)
+    for i in range(9): Image.fromarray(pixels(8, 6, 3, i)).save(root/f'p{i}.png')
+    Image.fromarray(pixels(8, 6, 3, 9)).save(root/'more/p9.BMP')
+    (root/'notes.txt').write_text('not a picture')
+    return root
+
+def zipped(folder):
+    path = folder.with_suffix('.zip')
+    with zipfile.ZipFile(path, 'w') as z:
+        for p in folder.rglob('*'): z.write(p, p.relative_to(folder))
+    return path
+
+def test_a_folder_and_its_zip_hold_the_same(folder):
+    a, b = Images(folder), Images(zipped(folder))
+    assert a.names == b.names == ['more/p9.BMP', *(f'p{i}.png' for i in range(9))] and len(a) == 10
+    assert a.groups == a.names and a.category is None
+    for i in range(10): assert_close(a.view(i, (8, 6)), b.view(i, (8, 6)), atol=0, rtol=0)
+    assert_close(a.view(1, (4, 3), (.5, 0, 1, .5)), torch.from_numpy(pixels(8, 6, 3, 0)).permute(2, 0, 1)[:, 4:, :3] / 255)
+
+def test_splits_of_a_folder(folder):
+    train, valid = Images(folder, 'train', share=.3), Images(folder, 'valid', share=.3)
+    assert sorted(train.names + valid.names) == Images(folder).names and len(valid) == sum(held_out(f'p{i}', .3) for i in range(10)) > 0
+
+def test_crops_of_a_photograph_stay_together():
+    assert len({Images.held(f'lake@{k}.jpg', .5) for k in range(50)}) == 1 != len({Images.held(f'lake{k}.jpg', .5) for k in range(50)})
+
+def test_pictures_are_decoded_once(folder, monkeypatch):
+    images, calls = Images(folder), []
+    real = arsr.data._open_image
+    monkeypatch.setattr(arsr.data, '_open_image', lambda path: calls.append(path) or real(path))
+    for _ in range(3): images.view(1, 4)
+    assert len(calls) == 1
+
+def test_wrong_folders(folder, refuses, tmp_path):
+    with refuses('no such folder or zip'): Images(tmp_path/'nowhere')
+    with refuses('no images', '.png', 'valid'): Images(folder, 'valid', share=0)
+    (tmp_path/'a.zip').write_bytes(b'not a zip')
+    with refuses('a.zip is not a zip archive'): Images(tmp_path/'a.zip')
+
+def test_a_broken_picture_is_named(folder, refuses):
+    (folder/'p3.png').write_bytes((folder/'p3.png').read_bytes()[:40])
+    for images in (Images(folder), Images(zipped(folder))):
+        with refuses('p3.png is not an image'): images.view(images.names.index('p3.png'), 4)
+
+LAYOUT = {'div2k': 'DIV2K_train_HR/0001.png', 'flickr2k': 'Flickr2K_HR/000001.png', 'ffhq': 'images1024x1024/00000/00000.png',
+          'celeba-hq': 'celeba_hq_256/00000.jpg', 'lsun': 'church_outdoor_train/0a1b.webp'}
+
+@pytest.mark.parametrize('name', PUBLIC)
+def test_public_sets(name, tmp_path, refuses):
+    path = tmp_path/LAYOUT[name]
+    with refuses(str(tmp_path), f'unpack {name} there'): public_set(name, tmp_path)
+    path.parent.mkdir(parents=True)
+    Image.fromarray(pixels(8, 8, 3)).save(path)
+    (tmp_path/'DIV2K_train_LR_bicubic').mkdir()
+    images = public_set(name, tmp_path, split='all')
+    assert [images.path/n for n in images.names] == [path]
+    assert open_source(f'{name}:{tmp_path}', 'all').names == images.names
+
+def test_unknown_public_set(refuses):
+    with refuses("unknown public set 'imagenet'", 'div2k, flickr2k, ffhq, celeba-hq, lsun'): public_set('imagenet', '.')
+
+@pytest.mark.parametrize('as_zip', [False, True])
+def test_hub_images(as_zip, folder, tmp_path, monkeypatch):
+    if as_zip:
+        root = tmp_path/'snapshot'; root.mkdir()
+        shutil.move(zipped(folder), root)
+    else: root = folder
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda repo, **kwargs: asked.update(repo=repo, **kwargs) or str(root))
+    assert len(hub_images('owner/name', split='all')) == 10
+    assert asked['repo'] == 'owner/name' and asked['repo_type'] == 'dataset' and {'*.png', '*.zip'} <= set(asked['allow_patterns'])
+    assert len(open_source('hub:owner/name', 'all')) == 10
+
+def test_open_source(folder):
+    assert len(open_source('emoji', 'valid')) == 196
+    assert open_source(str(folder), 'all').names == Images(folder).names
+
+# low from high
+
+@pytest.mark.parametrize('size, scale, small', [((16, 24), 4, (4, 6)), ((37, 50), 4, (9, 12)), ((10, 10), 2.5, (4, 4)), ((3, 3), 8, (1, 1))])
+def test_degrade_is_antialiased_bicubic(size, scale, small):
+    hr = torch.rand(2, 3, *size)
+    assert_close(degrade(hr, scale), resize(hr, small).clamp(0, 1))
+    assert degrade(hr[0], scale).shape == (3, *small)
+
+# training samples
+
+def test_groups_are_drawn_equally_often():
+    class Source: groups = ['couple'] * 30 + ['cat']
+    draw, rng = GroupSampler(Source()), np.random.default_rng(0)
+    seen = Counter(draw(rng) for _ in range(1000))
+    assert 420 < seen[30] < 580 and len(seen) == 31
+
+@given(st.integers(1, 40), st.data())
+def test_random_window_stays_inside(image, data):
+    crop = data.draw(st.integers(1, image))
+    t, l = random_window(image, crop, np.random.default_rng(data.draw(st.integers(0, 99))))
+    assert 0 <= t <= image - crop and 0 <= l <= image - crop
+
+@pytest.mark.parametrize('window', [(0, 0, 1, 1), (.125, .25, .625, .75)])
+def test_random_queries_agree_with_direct_rendering(drawings, window):
+    truth = (drawings.view(100, 128) * 255).round().byte()
+    asked, side = random_queries(truth, window, 500, np.random.default_rng(0)), round(128 * (window[2] - window[0]))
+    direct = drawings.view(100, side, window) * 2 - 1
+    row, col = ((asked['coord'] + 1) / 2 * side - .5).T
+    assert_close(row, row.round(), atol=1e-3, rtol=0)
+    assert row.round().unique().numel() > side * .9  # everywhere, not only in a corner
+    error = (direct[:, row.round().long(), col.round().long()].T - asked['rgb']).abs()
+    assert error.max() < .3 and error.mean() < .002  # edges are antialiased anew
+    assert_close(asked['cell'], torch.full((500, 2), 2 / side))
+
+def test_queries_lie_inside_their_window():
+    asked = random_queries(torch.zeros(3, 77, 77, dtype=torch.uint8), (.1, .3, .55, .75), 2000, np.random.default_rng(0))
+    assert asked['coord'].abs().max() <= 1 and (asked['coord'].amax(0) > .9).all() and (asked['coord'].amin(0) < -.9).all()
+
+@pytest.fixture(scope='module')
+def renders(few): return Renders(few, base=32, sizes=(20, 50), per=2)
+
+def test_truth_is_rendered_at_its_own_size(renders, few):
+    sizes = {t.shape[-1] for row in renders.truth for t in row}
+    assert renders.base.shape == (4, 3, 32, 32) and renders.base.dtype == torch.uint8 and len(sizes) > 2 and 20 <= min(sizes) and max(sizes) <= 50
+    for i, row in enumerate(renders.truth):
+        for t in row: assert_close(t / 255, few.view(i, t.shape[-1]), atol=1e-6, rtol=0)
+    again = Renders(few, base=32, sizes=(20, 50), per=2)
+    assert all(torch.equal(a, b) for x, y in zip(renders.truth, again.truth) for a, b in zip(x, y))
+
+def test_renders_come_back_from_their_file(renders, few, tmp_path):
+    renders.save(tmp_path/'r.safetensors')
+    back = Renders.load(tmp_path/'r.safetensors', few)
+    assert torch.equal(back.base, renders.base) and back.base_size == 32
+    assert all(torch.equal(a, b) for x, y in zip(renders.truth, back.truth) for a, b in zip(x, y))
+    a, b = (RandomScaleCrops(r, 16, 8)[5] for r in (renders, back))
+    for k in a: assert_close(a[k], b[k], atol=0, rtol=0)
+
+def test_a_training_crop_and_what_is_asked_about_it(few):
+    crops = RandomScaleCrops(Renders(few, base=32, sizes=(32, 32)), crop=16, queries=40)
+    for k in range(5):
+        item = crops[k]
+        assert item['image'].shape == (3, 16, 16) and -1 <= item['image'].min() and item['image'].max() <= 1
+        row, col = ((item['coord'] + 1) / 2 * 16).long().T  # at the crop's own resolution the truth is the crop's pixel
+        assert_close(item['image'][:, row, col].T, item['rgb'])
+        assert_close(item['cell'], torch.full((40, 2), 2 / 16))
+
+def test_crop_k_is_the_same_whenever_it_is_asked_for(renders):
+    a, b, c = RandomScaleCrops(renders, 16, 8), RandomScaleCrops(renders, 16, 8), RandomScaleCrops(renders, 16, 8, seed=1)
+    b[3]
+    assert torch.equal(a[7]['coord'], b[7]['coord']) and not torch.equal(a[7]['coord'], a[8]['coord']) and not torch.equal(a[7]['coord'], c[7]['coord'])

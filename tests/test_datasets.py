@@ -1,0 +1,70 @@
+import json, lzma, zipfile
+from pathlib import Path
+import pytest, numpy as np
+from hypothesis import given, strategies as st
+from PIL import Image
+from arsr import datasets
+from arsr.data import Images, held_out
+from arsr.datasets import NATURE, UBUNTU, WALLPAPERS, category_of, pack_emoji, pack_photos, photo_key, photographs, random_crop, textures
+
+KNOWN = {'woman-climbing': 'People & Body', 'cat': 'Animals & Nature'}
+
+@pytest.mark.parametrize('name, category', [('cat', 'Animals & Nature'), ('woman-climbing-tone1', 'People & Body'), ('flag-for-peru', 'Flags'),
+                                            ('moon-face', 'Smileys & Emotion'), ('bald-person', 'People & Body'), ('digit-five', 'Symbols')])
+def test_every_drawing_finds_a_category(name, category): assert category_of(name, KNOWN) == category
+
+def test_pack_emoji(tmp_path):
+    (tmp_path/'icons.json').write_text(json.dumps({'icons': {'zebra-flag': {'body': '<b/>'}, 'cat': {'body': '<a/>'}}}))
+    (tmp_path/'metadata.json').write_text(json.dumps({'categories': {'Animals & Nature': ['cat']}}))
+    assert pack_emoji(tmp_path, tmp_path/'out.xz') == 2
+    packed = json.loads(lzma.decompress((tmp_path/'out.xz').read_bytes()))
+    assert packed == {'cat': ['Animals & Nature', '<a/>'], 'zebra-flag': ['Flags', '<b/>']}
+
+def touch(path, size=10):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size))
+    return path
+
+def test_photographs_are_found_where_the_packages_put_them(tmp_path):
+    there = [touch(tmp_path/p) for p in ('wallpapers/Path/contents/images/2560x1600.jpg', 'backgrounds/mate/nature/Dune.jpg', 'backgrounds/Wine_by_Jakkub_Mede.jpg')]
+    touch(tmp_path/'wallpapers/Abstract/contents/images/2560x1600.jpg')
+    assert photographs(tmp_path) == there
+    assert [photo_key(p) for p in there] == ['Path', 'Dune', 'Wine_by_Jakkub_Mede']
+
+def test_textures_are_large_and_photographic(tmp_path):
+    large = [touch(tmp_path/n, 100_001) for n in ('grass.jpg', 'tracks/wall.jpg', 'wall_nm.jpg', 'screenshot1.jpg', 'sand.png')]
+    touch(tmp_path/'small.jpg', 50_000)
+    assert textures(tmp_path) == large[:2]
+
+def test_the_held_out_photographs_are_these_for_ever():
+    names = WALLPAPERS + NATURE + UBUNTU
+    assert len(set(names)) == 36
+    assert [n for n in names if held_out(n, .15)] == ['Garden', 'LadyBird', 'Storm']
+
+@given(size=st.tuples(st.integers(32, 200), st.integers(32, 200)), seed=st.integers(0, 99))
+def test_a_random_crop_has_its_side_whatever_the_picture(size, seed):
+    assert random_crop(Image.new('RGB', size), 32, np.random.default_rng(seed)).size == (32, 32)
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    paths = [tmp_path/n for n in ('lake.png', 'tiny.png', 'wall.png')]
+    for path, size in zip(paths, [(80, 60), (20, 90), (64, 64)]):
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(path)
+    monkeypatch.setattr(datasets, 'photographs', lambda: paths[:2])
+    monkeypatch.setattr(datasets, 'textures', lambda: paths[2:])
+
+def test_pack_photos(photos, tmp_path):
+    out = tmp_path/'photos.zip'
+    assert pack_photos(out, side=32, per_photo=3, per_texture=2) == 5  # the picture that is too small is left out
+    assert Images(out).names == ['lake@0.jpg', 'lake@1.jpg', 'lake@2.jpg', 'wall@0.jpg', 'wall@1.jpg']
+    assert Images(out).load(0).shape == (3, 32, 32)
+
+def test_the_same_seed_packs_the_same_crops(photos, tmp_path):
+    for name, seed in (('a', 0), ('b', 0), ('c', 1)): pack_photos(tmp_path/f'{name}.zip', side=32, per_photo=2, per_texture=1, seed=seed)
+    a, b, c = ({n: z.read(n) for n in z.namelist()} for z in (zipfile.ZipFile(tmp_path/f'{n}.zip') for n in 'abc'))
+    assert a == b and a != c
+
+def test_no_package_installed(monkeypatch, tmp_path, refuses):
+    for name in ('photographs', 'textures'): monkeypatch.setattr(datasets, name, list)
+    with refuses('apt-get install', 'plasma-workspace-wallpapers'): pack_photos(tmp_path/'photos.zip')
+    assert not list(tmp_path.iterdir())

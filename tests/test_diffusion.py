@@ -1,0 +1,133 @@
+import math
+import pytest, torch
+from hypothesis import given, strategies as st
+from torch.testing import assert_close
+from arsr.diffusion import (cosine_schedule, linear_schedule, m_s, make_target, q_sample, sample_ddim, sample_ddpm, sample_dpmpp_2m, timesteps,
+                            to_eps, to_x0)
+
+SCHEDULES = {'natural images': linear_schedule(.0015, .0155), 'faces': linear_schedule(.0001, .015), 'cosine': cosine_schedule()}
+
+@pytest.mark.parametrize('name', SCHEDULES)
+def test_a_schedule_loses_its_signal_in_1000_steps(name):
+    abar = SCHEDULES[name]
+    assert len(abar) == 1000 and abar.dtype == torch.float32
+    assert (abar.diff() < 0).all() and abar[0] > .998 and 0 < abar[-1] < .01
+
+@pytest.mark.parametrize('betas', [(.0015, .0155), (.0001, .015)])
+def test_the_published_schedule_is_linear_in_the_root_of_beta(betas):
+    abar = linear_schedule(*betas).double()
+    beta = 1 - torch.cat([abar[:1], abar[1:] / abar[:-1]])
+    assert_close(beta[[0, -1]], torch.tensor(betas).double(), atol=1e-6, rtol=1e-3)
+    steps = beta.sqrt().diff()
+    assert steps.std() < .1 * steps.mean()
+
+def test_the_cosine_schedule():
+    t = torch.tensor([100, 500, 900])
+    wave = lambda t: torch.cos((t / 1000 + .008) / 1.008 * math.pi / 2)**2
+    assert_close(cosine_schedule()[t - 1], wave(t) / wave(torch.tensor(0)), atol=1e-5, rtol=1e-4)
+
+def test_noise_replaces_signal_and_the_variance_stays_one():
+    abar, t, z, eps = SCHEDULES['cosine'], torch.tensor([0, 300, 600, 999]), torch.randn(4, 1, 200, 200), torch.randn(4, 1, 200, 200)
+    m, s = m_s(abar, t)
+    assert m.shape == (4, 1, 1, 1)
+    assert_close(m**2 + s**2, torch.ones(4, 1, 1, 1))
+    z_t = q_sample(z, t, eps, abar)
+    assert_close(z_t.std((1, 2, 3)), torch.ones(4), atol=.02, rtol=0)
+    assert_close((z_t * z).mean((1, 2, 3)), m.flatten(), atol=.02, rtol=0)
+
+# conversions
+
+@given(kind=st.sampled_from(['eps', 'x0', 'v']), t=st.integers(0, 950), name=st.sampled_from(list(SCHEDULES)), seed=st.integers(0, 99))
+def test_conversions_round_trip(kind, t, name, seed):
+    torch.manual_seed(seed)
+    z, eps, abar = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3), SCHEDULES[name]
+    t = torch.tensor([t, t])
+    (m, s), z_t = m_s(abar, t), q_sample(z, t, eps, abar)
+    x0 = to_x0(kind, make_target(kind, z, eps, m, s), z_t, m, s)
+    assert_close(x0, z, atol=1e-4, rtol=1e-4)
+    assert_close(to_eps(z, z_t, m, s), eps, atol=1e-3, rtol=1e-3)
+
+@given(t=st.integers(0, 950), seed=st.integers(0, 99))
+def test_any_answer_means_the_same_in_all_three_languages(t, seed):
+    torch.manual_seed(seed)
+    (m, s), z_t, x0 = m_s(SCHEDULES['cosine'], torch.tensor([t])), torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
+    eps = to_eps(x0, z_t, m, s)
+    assert_close(to_x0('eps', eps, z_t, m, s), x0, atol=1e-4, rtol=1e-4)
+    v = make_target('v', x0, eps, m, s)
+    assert_close(to_x0('v', v, z_t, m, s), x0, atol=1e-3, rtol=1e-3)
+
+# which steps
+
+@given(T=st.integers(1, 1200), data=st.data())
+def test_timesteps_walk_down_from_the_last_without_repeating(T, data):
+    steps = data.draw(st.integers(1, T))
+    ts = timesteps(T, steps)
+    assert len(ts) == steps and ts[0] == T - 1 and ts[-1] >= 0
+    gaps = -ts.diff()
+    assert steps == 1 or (gaps >= 1).all() and gaps.max() - gaps.min() <= 1
+
+@pytest.mark.parametrize('steps', [0, -3, 1001])
+def test_steps_refused(steps, refuses):
+    z = torch.zeros(1, 1, 1, 1)
+    for call in (lambda: timesteps(1000, steps), lambda: sample_ddim(None, z, SCHEDULES['cosine'], steps), lambda: sample_dpmpp_2m(None, z, SCHEDULES['cosine'], steps)):
+        with refuses('between 1 and 1000', str(steps)): call()
+
+# samplers, against a problem with a known answer: Gaussian data
+
+ABAR = cosine_schedule(200)
+ddpm = sample_ddpm
+ddim = lambda denoise, z, abar: sample_ddim(denoise, z, abar, 50)
+ddim_noisy = lambda denoise, z, abar: sample_ddim(denoise, z, abar, len(abar), eta=1)
+dpmpp = lambda denoise, z, abar: sample_dpmpp_2m(denoise, z, abar, 20)
+
+def gaussian(mean, std, abar):
+    "The best denoiser for data from N(mean, std^2)."
+    def denoise(z_t, t):
+        m, s = m_s(abar, t)
+        return mean + m * std**2 / (m**2 * std**2 + s**2) * (z_t - m * mean)
+    return denoise
+
+@pytest.mark.parametrize('sampler', [ddpm, ddim, ddim_noisy, dpmpp], ids=['ddpm', 'ddim', 'ddim eta=1', 'dpmpp_2m'])
+@pytest.mark.parametrize('mean, std', [(2., .5), (-1., 1.)])
+def test_a_gaussian_is_recovered(sampler, mean, std):
+    out = sampler(gaussian(mean, std, ABAR), torch.randn(20_000, 1, 1, 1), ABAR)
+    assert_close((out.mean().item(), out.std().item()), (mean, std), atol=.03, rtol=0)
+    assert (((out - mean) / std)**4).mean().item() == pytest.approx(3, abs=.3)  # kurtosis: the shape, too
+
+def test_ddim_with_eta_1_at_every_step_is_ddpm():
+    denoise, z = gaussian(2., .5, ABAR), torch.randn(50, 1, 2, 2)
+    chance = lambda: torch.Generator().manual_seed(5)
+    assert_close(sample_ddim(denoise, z, ABAR, len(ABAR), 1., chance()), sample_ddpm(denoise, z, ABAR, chance()), atol=1e-4, rtol=1e-4)
+
+def test_ddim_with_eta_0_is_a_function_of_its_noise_and_eta_1_is_not():
+    denoise, z = gaussian(2., .5, ABAR), torch.randn(5, 1, 1, 1)
+    run = lambda eta, seed: sample_ddim(denoise, z, ABAR, 10, eta, torch.Generator().manual_seed(seed))
+    assert_close(run(0., 1), run(0., 2), atol=0, rtol=0)
+    assert_close(run(1., 1), run(1., 1), atol=0, rtol=0)
+    assert (run(1., 1) - run(1., 2)).abs().max() > .01
+
+def test_dpmpp_converges_at_second_order_and_ddim_at_first():
+    abar, mean, std = cosine_schedule().double(), 1., 1.
+    z = torch.linspace(-2, 2, 9).double()[:, None, None, None]
+    m, s = (v.item() for v in m_s(abar, torch.tensor([999])))
+    truth = mean + std * (z - m * mean) / math.sqrt(m**2 * std**2 + s**2)  # the probability flow carries quantiles to quantiles
+    error = lambda sampler, steps: (sampler(gaussian(mean, std, abar), z, abar, steps) - truth).abs().max().item()
+    order = lambda sampler: math.log2(error(sampler, 10) / error(sampler, 80)) / 3
+    assert .85 < order(sample_ddim) < 1.15
+    assert 1.8 < order(sample_dpmpp_2m)
+    assert error(sample_dpmpp_2m, 20) < error(sample_ddim, 80)
+
+@pytest.mark.parametrize('sampler', [sample_ddim, sample_dpmpp_2m])
+def test_as_many_network_calls_as_steps_and_one_step_is_the_first_guess(sampler):
+    seen, z = [], torch.randn(3, 1, 2, 2)
+    def denoise(z_t, t):
+        seen.append(t.tolist())
+        return z_t / 2
+    sampler(denoise, z, ABAR, 7)
+    assert len(seen) == 7 and seen[0] == [199] * 3
+    assert_close(sampler(denoise, z, ABAR, 1), z / 2)
+
+@pytest.mark.parametrize('steps', [199, 200])
+def test_a_solver_may_visit_every_step(steps):
+    out = sample_dpmpp_2m(gaussian(2., .5, ABAR), torch.randn(500, 1, 1, 1), ABAR, steps)
+    assert out.isfinite().all() and abs(out.mean() - 2) < .1

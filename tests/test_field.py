@@ -1,0 +1,175 @@
+import pytest, numpy as np, torch
+from hypothesis import given, strategies as st
+from PIL import Image
+from torch.testing import assert_close
+import arsr.field
+from arsr.coords import make_cell, make_coord, resize
+from arsr.field import FirstStage, FirstStageConfig, ImageField, encode_field, first_stage_loss, sample_bicubic, to_multiple
+from arsr.liif import LIIF
+from conftest import crops
+
+def make_first(latent, **kwargs): return FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=4, latent=latent, hidden=(16,), **kwargs))
+
+def make_batch(size=(5, 7)):
+    ask = lambda f: f(size).expand(2, -1, -1)
+    return dict(image=torch.rand(2, 3, 16, 12) * 2 - 1, coord=ask(make_coord), cell=ask(make_cell), rgb=torch.rand(2, 35, 3) * 2 - 1)
+
+# the first stage
+
+@pytest.mark.parametrize('latent', ['plain', 'gaussian', 'norm'])
+def test_every_kind_of_latent_has_z_channels_at_1_over_f(latent):
+    first, batch = make_first(latent), make_batch()
+    assert first.encode(batch['image']).shape == (2, 4, 8, 6) and first.cfg.f == 2
+    assert first(batch['image'], batch['coord'], batch['cell']).shape == (2, 35, 3)
+
+def test_unknown_latent_refused(refuses):
+    with refuses("'plain', 'gaussian' or 'norm'", "'vq'"): make_first('vq')
+
+def test_a_gaussian_latent_is_sampled_from_its_posterior():
+    first, x = make_first('gaussian').eval(), torch.randn(1, 3, 8, 8)
+    mean, logvar = first.posterior(x)
+    samples = torch.stack([first.encode(x) for _ in range(400)])
+    assert_close(samples.std(0), (logvar / 2).exp(), atol=0, rtol=.2)
+    assert_close(samples.mean(0), mean, atol=.25, rtol=0)
+
+def test_a_norm_latent_has_unit_variance_and_noise_only_in_training():
+    first, x = make_first('norm').train(), torch.randn(8, 3, 16, 16)
+    a, b = first.encode(x), first.encode(x)
+    assert_close(a.std((0, 2, 3)), torch.ones(4), atol=.02, rtol=0)
+    assert_close((a - b).std(), torch.tensor(.05 * 2**.5), atol=.01, rtol=0)
+    first.eval()
+    assert_close(first.encode(x), first.encode(x), atol=0, rtol=0)
+
+def test_loss_is_l1_and_reaches_encoder_decoder_and_liif():
+    first, batch = make_first('plain'), make_batch()
+    loss = first_stage_loss(first, batch)
+    assert_close(loss, (first(batch['image'], batch['coord'], batch['cell']) - batch['rgb']).abs().mean())
+    loss.backward()
+    for part in (first.encoder, first.decoder, first.liif): assert all(p.grad.abs().sum() > 0 for p in part.parameters())
+
+def test_loss_of_a_gaussian_latent_has_its_kl():
+    first, batch = make_first('gaussian').eval(), make_batch()
+    mean, logvar = first.posterior(batch['image'])
+    posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
+    kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0, 1)).sum((1, 2, 3)).mean()
+    losses = []
+    for weight in (0, 1): torch.manual_seed(0); losses.append(first_stage_loss(first, batch, kl=weight))
+    assert_close(losses[1] - losses[0], kl, atol=0, rtol=1e-3)
+
+# asking a field
+
+@pytest.fixture
+def field():
+    torch.manual_seed(3)
+    return ImageField(torch.randn(3, 8, 5, 6), LIIF(8, hidden=(16, 16)), (40, 48))
+
+@pytest.mark.parametrize('ask, size', [
+    ({}, (40, 48)), (dict(scale=1.7), (68, 82)), (dict(scale=.01), (1, 1)), (dict(size=24), (20, 24)), (dict(size=(7, 90)), (7, 90)),
+    (dict(scale=2, window=(0, .25, .5, .5)), (40, 24)), (dict(size=30, window=(0, .25, .5, .5)), (30, 18)), (dict(size=(3, 4), window=(0, 0, .1, .1)), (3, 4)),
+])
+def test_any_size_scale_and_window(field, ask, size):
+    out = field.render(**ask)
+    assert out.shape == (3, 3, *size) and 0 <= out.min() and out.max() <= 1
+
+@given(crop=crops(40), corrected=st.booleans())
+def test_a_window_equals_the_crop_of_the_whole(crop, corrected):
+    torch.manual_seed(0)
+    size, (t, l, b, r), window = crop
+    field = ImageField(torch.randn(1, 8, 5, 6), LIIF(8, hidden=(16,)), (20, 24), torch.rand(1, 3, 5, 6) if corrected else None)
+    assert_close(field.render(size=(b - t, r - l), window=window), field.render(size=size)[..., t:b, l:r], atol=1e-4, rtol=0)
+
+def test_a_field_is_a_batch(field):
+    whole = field.render(scale=.5)
+    assert len(field) == 3 and len(list(field)) == 3 and len(field[1:]) == 2
+    for i in (0, 2, -1, -3, np.int64(1)): assert_close(field[i].render(scale=.5), whole[[i]])
+    assert_close(field[1:].render(scale=.5), whole[1:])
+    assert_close(field[[0, 2]].render(scale=.5), whole[[0, 2]])
+    for i in (3, -4):
+        with pytest.raises(IndexError, match='3 images'): field[i]
+
+def test_the_correction_is_added_and_goes_with_its_image():
+    field = ImageField(torch.zeros(2, 8, 5, 6), LIIF(8, hidden=(16,)), (20, 24))
+    correction = torch.stack([torch.full((3, 4, 4), v) for v in (.1, .3)])
+    corrected = ImageField(field.feat, field.liif, field.size, correction)
+    assert_close(corrected.render() - field.render(), correction[:, :1, :1, :1].expand(2, 3, 20, 24) / 2)  # [-1,1] is twice as wide as [0,1]
+    assert_close(corrected[1].render(), corrected.render()[1:])
+
+@pytest.mark.parametrize('ask, words', [
+    (dict(scale=0), 'above zero'), (dict(scale=-2), 'above zero'), (dict(scale=float('nan')), 'above zero'), (dict(scale=float('inf')), 'above zero'),
+    (dict(size=0), 'at least 1'), (dict(size=(4, -1)), 'at least 1'), (dict(size=2.5), 'whole number'), (dict(size=float('inf')), 'whole number'),
+    (dict(size=4, scale=2), 'size or scale, not both'), (dict(window=(0, 0, 2, 1)), 'bottom <= 1'), (dict(scale=1e4), '67,108,864 pixels'),
+])
+def test_wrong_questions_refused(field, ask, words, refuses):
+    with refuses(words): field.render(**ask)
+
+def test_the_limit_can_be_moved(field, refuses, monkeypatch):
+    monkeypatch.setattr(ImageField, 'max_pixels', 100)
+    with refuses('limit of 100 pixels', 'ask for windows'): field.render(size=(11, 10))
+    assert field.render(size=(10, 10)).shape == (3, 3, 10, 10)
+
+# files
+
+def test_to_pil_is_render_in_bytes(field):
+    im = field.to_pil(size=(9, 30))
+    assert im.size == (30, 9) and im.mode == 'RGB'
+    assert_close(torch.from_numpy(np.array(im)).permute(2, 0, 1) / 255, field[0].render(size=(9, 30))[0], atol=.5 / 255 + 1e-6, rtol=0)
+
+@pytest.mark.parametrize('name', ['a.png', 'a.JPG', 'a.webp', 'a.tif', 'two.dots.png'])
+def test_save_writes_one_whole_file(field, tmp_path, name):
+    path = field.save(tmp_path/name, scale=.5)
+    assert [p.name for p in tmp_path.iterdir()] == [name] and path == tmp_path/name
+    assert Image.open(path).size == (24, 20)
+
+@pytest.mark.parametrize('name, words', [('a.xyz', '.png'), ('a', '.png'), ('a.psd', '.png'), ('a.fits', '.png'), ('no/such/a.png', 'no such folder')])
+def test_save_refuses_what_it_cannot_write(field, tmp_path, name, words, refuses):
+    with refuses(words): field.save(tmp_path/name)
+    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize('there', [False, True])
+def test_an_encoder_that_fails_midway_leaves_nothing_half_written(field, tmp_path, monkeypatch, there):
+    path = tmp_path/'a.png'
+    if there: field.save(path, scale=.2)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    def fail(im, part):
+        part.write_bytes(b'half a picture')
+        raise OSError('disk full')
+    monkeypatch.setattr(Image.Image, 'save', fail)
+    with pytest.raises(OSError, match='disk full'): field.save(path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+def test_a_wrong_question_leaves_no_file(field, tmp_path, refuses):
+    with refuses('above zero'): field.save(tmp_path/'a.png', scale=-1)
+    assert not list(tmp_path.iterdir())
+
+# pictures as fields
+
+def test_bicubic_reading_gives_the_pixels_back():
+    x = torch.rand(2, 3, 9, 14)
+    assert_close(sample_bicubic(x, (9, 14)), x, atol=1e-5, rtol=0)
+    assert_close(sample_bicubic(x, (3, 7), (1/3, 0, 2/3, .5)), x[..., 3:6, :7], atol=1e-5, rtol=0)
+
+@given(st.tuples(st.integers(1, 40), st.integers(1, 40)), st.sampled_from([1, 2, 4, 8]))
+def test_to_multiple_goes_to_the_nearest_multiple_of_f(size, f):
+    out = to_multiple(torch.rand(1, 3, *size), f).shape[-2:]
+    assert all(o % f == 0 and (abs(o - n) <= f / 2 or o == f > n) for o, n in zip(out, size))
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 50), (33, 16)])
+def test_a_picture_of_any_size_becomes_a_field_of_that_size(first, size):
+    field = encode_field(first, torch.rand(2, 3, *size))
+    assert field.size == size and len(field) == 2
+    assert field.render().shape == (2, 3, *size)
+    assert not field.feat.requires_grad
+
+def test_a_small_first_stage_learns_a_picture():
+    torch.manual_seed(0)
+    first, x = make_first('plain'), resize(torch.rand(1, 3, 4, 4), (16, 16), 'bilinear')
+    ask = lambda f: f((16, 16))[None]
+    batch = dict(image=x * 2 - 1, coord=ask(make_coord), cell=ask(make_cell), rgb=(x * 2 - 1).flatten(2).transpose(1, 2))
+    opt = torch.optim.Adam(first.parameters(), 3e-3)
+    losses = []
+    for _ in range(60):
+        loss = first_stage_loss(first, batch)
+        opt.zero_grad(); loss.backward(); opt.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 3
+    assert (encode_field(first.eval(), x).render() - x).abs().mean() < .1

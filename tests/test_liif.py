@@ -1,0 +1,78 @@
+import torch, torch.nn.functional as F
+from hypothesis import given, strategies as st
+from torch import nn
+from torch.testing import assert_close
+from arsr.coords import make_cell, make_coord
+from arsr.liif import LIIF, nearest, render_grid
+from conftest import crops
+
+def ask(liif, feat, size, window=(0, 0, 1, 1)):
+    "The readable form on a grid: (n,c,h,w)."
+    h, w = size
+    coord, cell = (f(size, window).expand(len(feat), -1, -1) for f in (make_coord, make_cell))
+    return liif(feat, coord, cell).transpose(1, 2).unflatten(2, (h, w))
+
+@given(crop=crops(40), cells=st.tuples(st.integers(1, 9), st.integers(1, 9)), n=st.integers(1, 2), n_out=st.integers(1, 4),
+       hidden=st.lists(st.integers(1, 24), min_size=1, max_size=4), block=st.integers(1, 500), seed=st.integers(0, 99))
+def test_render_grid_equals_forward(crop, cells, n, n_out, hidden, block, seed):
+    torch.manual_seed(seed)
+    (_, (t, l, b, r), window), liif, feat = crop, LIIF(6, n_out, tuple(hidden)), torch.randn(n, 6, *cells)
+    size = b - t, r - l
+    assert (render_grid(liif, feat, size, window, block) - ask(liif, feat, size, window)).abs().max() < 1e-5
+
+@given(window=st.tuples(*[st.floats(0, .45)] * 2, *[st.floats(.5, 1)] * 2), size=st.tuples(st.integers(1, 30), st.integers(1, 30)))
+def test_render_grid_equals_forward_on_any_window(window, size):
+    torch.manual_seed(0)
+    liif, feat = LIIF(8, hidden=(32, 32)), torch.randn(1, 8, 5, 7)
+    assert (render_grid(liif, feat, size, window) - ask(liif, feat, size, window)).abs().max() < 1e-5
+
+def test_at_published_width():
+    liif, feat = LIIF(128), torch.randn(1, 128, 8, 6)
+    assert (render_grid(liif, feat, (37, 23)) - ask(liif, feat, (37, 23))).abs().max() < 1e-5
+
+@given(crops(40))
+def test_a_window_equals_the_crop_of_the_whole(crop):
+    torch.manual_seed(0)
+    (size, (t, l, b, r), window), liif, feat = crop, LIIF(6, hidden=(16, 16)), torch.randn(1, 6, 5, 7)
+    assert_close(render_grid(liif, feat, (b - t, r - l), window), render_grid(liif, feat, size)[..., t:b, l:r], atol=1e-4, rtol=0)
+
+def literal(liif, feat, x, cell):
+    "METHOD section 1 for one point of one feature map, word by word."
+    size = torch.tensor(feat.shape[-2:])
+    centres = [-1 + (2 * torch.arange(n) + 1) / n for n in size]
+    preds, areas = [], []
+    for v_r in (-1, 1):
+        for v_c in (-1, 1):
+            moved = (x + torch.tensor([v_r, v_c]) / size + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)
+            i, j = ((c - m).abs().argmin() for c, m in zip(centres, moved))
+            rel = (x - torch.stack([centres[0][i], centres[1][j]])) * size
+            preds.append(liif.mlp(torch.cat([feat[:, i, j], rel, cell * size])))
+            areas.append(rel.prod().abs() + 1e-9)
+    return sum(p * a for p, a in zip(preds, areas[::-1])) / sum(areas)
+
+def test_forward_is_the_method_word_by_word():
+    liif, feat = LIIF(6, hidden=(16,)), torch.randn(6, 4, 3)
+    coord, cell = torch.rand(40, 2) * 2 - 1, torch.rand(40, 2)
+    assert_close(liif(feat[None], coord[None], cell[None])[0], torch.stack([literal(liif, feat, x, c) for x, c in zip(coord, cell)]), atol=1e-5, rtol=0)
+
+def test_where_the_mlp_passes_features_through_it_is_bilinear_interpolation():
+    liif, feat, eye = LIIF(3, hidden=(6,)), torch.randn(1, 3, 4, 6), torch.eye(3)
+    first, _, last = liif.mlp
+    for layer in (first, last): nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
+    first.weight.data[:, :3], last.weight.data = torch.cat([eye, -eye]), torch.cat([eye, -eye], 1)  # x = relu(x) - relu(-x)
+    truth = F.interpolate(feat, (19, 32), mode='bilinear', align_corners=False)
+    assert_close(ask(liif, feat, (19, 32)), truth, atol=1e-5, rtol=0)
+    assert_close(render_grid(liif, feat, (19, 32)), truth, atol=1e-5, rtol=0)
+
+def test_a_point_is_read_from_the_cells_on_both_sides():
+    x = torch.tensor([-.1])  # of four cells, between the second (centre -.25) and the third (centre .25)
+    (before, rel_before), (after, rel_after) = nearest(x, -1, 4), nearest(x, 1, 4)
+    assert (before.item(), after.item()) == (1, 2)
+    assert_close(torch.cat([rel_before, rel_after]), torch.tensor([.6, -1.4]))
+
+def test_published_width_is_the_default_and_gradient_reaches_the_features():
+    liif, feat = LIIF(16), torch.randn(1, 16, 3, 3, requires_grad=True)
+    assert [m.out_features for m in liif.mlp if isinstance(m, nn.Linear)] == [256, 256, 256, 256, 3]
+    assert liif.mlp[0].in_features == 16 + 2 + 2
+    ask(liif, feat, (5, 5)).sum().backward()
+    assert (feat.grad.abs().sum((0, 1)) > 0).all()

@@ -1,0 +1,43 @@
+"The published configurations, as METHOD.md sections 1 and 2 give them, built without memory on the meta device."
+import pytest, torch
+from arsr.field import FirstStage, FirstStageConfig
+from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
+
+NATURAL = UNetConfig(ch=160, mult=(1, 2, 2, 4), n_res=2, attn=(3,))     # attention at the lowest level
+FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), n_res=2, attn=(0, 1, 2))  # at full, half and quarter latent resolution
+
+PUBLISHED = {  # name: first stage, (encoder, decoder, LIIF) parameters, (image, latent) sides, denoiser, its parameters
+    'generation, faces 256': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (256, 64),
+        DenoiserConfig(NATURAL, z=3, target='eps', schedule='linear', betas=(.0015, .0155)), 113_618_243),
+    'SR, faces 8x': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian'), (22_622_720, 30_141_856, 232_195), (128, 32),
+        DenoiserConfig(FACES, z=32, conditional=True, target='eps', schedule='linear', betas=(.0001, .015)), 411_075_104),
+    'SR, natural images 4x': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (192, 48),
+        DenoiserConfig(NATURAL, z=3, conditional=True, target='eps', schedule='linear', betas=(.0015, .0155)), 113_622_563),
+    'SR, LSUN 16x': (FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian'), (34_425_856, 44_306_848, 232_195), (256, 32),
+        DenoiserConfig(NATURAL, z=32, conditional=True, target='eps', schedule='linear', betas=(.0015, .0155)), 113_747_872),
+}
+
+def count(module): return sum(p.numel() for p in module.parameters())
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_first_stage(name):
+    cfg, (n_encoder, n_decoder, n_liif), (image, latent), *_ = PUBLISHED[name]
+    with torch.device('meta'):
+        first = FirstStage(cfg)
+        z = first.encode(torch.empty(1, 3, image, image))
+        feat = first.decoder(z)
+    assert (count(first.encoder), count(first.decoder), count(first.liif)) == (n_encoder, n_decoder, n_liif)
+    assert z.shape == (1, cfg.z, latent, latent) and feat.shape == (1, 128, latent, latent)
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_denoiser(name):
+    *_, (_, latent), cfg, n = PUBLISHED[name]
+    with torch.device('meta'):
+        denoiser, z = Denoiser(cfg), torch.empty(1, cfg.z, latent, latent)
+        answer = denoiser.predict(z, torch.empty(1, dtype=torch.long), z if cfg.conditional else None)
+    assert count(denoiser) == n
+    assert answer.shape == z.shape and len(denoiser.abar) == 1000
+
+def test_defaults_are_the_published_ones():
+    assert FirstStageConfig() == PUBLISHED['generation, faces 256'][0]
+    assert DenoiserConfig() == PUBLISHED['generation, faces 256'][3]

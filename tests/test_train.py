@@ -1,0 +1,227 @@
+import math
+import pytest, numpy as np, torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.testing import assert_close
+import arsr.train
+from arsr.coords import resize, to_model
+from arsr.data import Renders, degrade
+from arsr.field import first_stage_loss
+from arsr.train import EMA, Latents, Settings, encode_renders, fit, hardware, learning_rate, load_checkpoint, save_checkpoint
+from arsr.unet import denoising_loss
+
+# pieces
+
+def test_hardware_names_a_precision_and_a_layout():
+    hw = hardware()
+    assert hw['mixed_precision'] in ('no', 'bf16', 'fp16') and hw['layout'] in (torch.contiguous_format, torch.channels_last)
+
+def test_ema_is_the_weighted_sum_of_all_weights_so_far():
+    model, values = nn.Linear(1, 1), [1., 4., -2., 8.]
+    model.weight.data.fill_(values[0])
+    ema, expected = EMA(model, decay=.15), values[0]
+    for step, value in enumerate(values[1:]):
+        model.weight.data.fill_(value)
+        ema.update(model, step)
+        decay = min(.15, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    assert ema.state['weight'].item() == pytest.approx(expected, rel=1e-5)
+    assert model.weight.item() == 8.  # the model itself is left alone
+
+def test_ema_settles_on_weights_that_do_not_move_and_copies_counters():
+    model = nn.BatchNorm2d(2)
+    ema = EMA(model, decay=.9)
+    model(torch.randn(4, 2, 3, 3) + 5)
+    for step in range(200): ema.update(model, step)
+    for k, v in model.state_dict().items(): assert_close(ema.state[k], v, atol=1e-4, rtol=0)
+    assert ema.state['num_batches_tracked'] == 1
+
+def test_learning_rate_warms_up_and_falls_on_a_cosine_to_zero():
+    assert [learning_rate(0, step, warmup=4) for step in (0, 1, 3, 9)] == [.25, .5, 1, 1]
+    assert [learning_rate(p, 10**6) for p in (0, .5, 1, 2)] == pytest.approx([1, .5, 0, 0])
+    falling = [learning_rate(p, 10**6) for p in np.linspace(0, 1, 30)]
+    assert falling == sorted(falling, reverse=True)
+
+# checkpoints
+
+class Toy(torch.utils.data.Dataset):
+    def __len__(self): return 2**40
+    def __getitem__(self, k): return torch.from_numpy(np.random.default_rng(k).standard_normal(4, dtype=np.float32))
+
+def make_model():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(.3), nn.Linear(8, 1))
+
+def noisy_loss(model, x): return (model(x) - x.sum(1, keepdim=True) + .1 * torch.randn(len(x), 1)).square().mean()
+
+SETTINGS = Settings(batch=4, warmup=2)
+
+class Clock:
+    "Stands in for the module `time`; a training step takes one second."
+    now = 0.
+    def time(self): return self.now
+    def ticking(self, loss):
+        def timed(model, batch):
+            self.now += 1
+            return loss(model, batch)
+        return timed
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(arsr.train, 'time', clock)
+    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format))
+    return clock
+
+@pytest.fixture
+def train(clock):
+    def train(out, **kwargs):
+        model = make_model()
+        return fit(model, clock.ticking(noisy_loss), Toy(), out, SETTINGS, **kwargs), model
+    return train
+
+def trained_pieces():
+    model = make_model()
+    opt, ema = torch.optim.AdamW(model.parameters(), 1e-2), EMA(model)
+    for step in range(2):
+        noisy_loss(model, torch.randn(4, 4)).backward()
+        opt.step(); opt.zero_grad(); ema.update(model, step)
+    return model, ema, opt
+
+def test_a_checkpoint_brings_everything_back(tmp_path):
+    model, ema, opt = trained_pieces()
+    save_checkpoint(tmp_path, model, ema, opt, dict(step=2, seconds=1.5, loss=None))
+    noise = torch.rand(3)
+    other = make_model()
+    other_ema, other_opt = EMA(other), torch.optim.AdamW(other.parameters(), 1e-2)
+    assert load_checkpoint(tmp_path, other, other_ema, other_opt) == dict(step=2, seconds=1.5, loss=None)
+    for a, b in ((model.state_dict(), other.state_dict()), (ema.state, other_ema.state)):
+        for k in a: assert torch.equal(a[k], b[k])
+    for a, b in zip(opt.state_dict()['state'].values(), other_opt.state_dict()['state'].values()):
+        for k in a: assert torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k]))
+    assert torch.equal(torch.rand(3), noise)  # the random numbers go on where they were
+
+def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    pieces = trained_pieces()
+    save_checkpoint(tmp_path, *pieces, dict(step=2))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert list(before) == ['checkpoint.safetensors']
+    def crash(tensors, path, metadata):
+        path.write_bytes(b'half')
+        raise OSError('disk full')
+    monkeypatch.setattr(arsr.train, 'save_file', crash)
+    with pytest.raises(OSError, match='disk full'): save_checkpoint(tmp_path, *pieces, dict(step=3))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+# the loop
+
+def test_stops_by_steps(train, tmp_path):
+    state, model = train(tmp_path, steps=6)
+    assert state['step'] == 6 and state['seconds'] == 6 and math.isfinite(state['loss'])
+    again, same = train(tmp_path, steps=6)  # there is nothing left to do
+    assert again == state
+    for k, v in model.state_dict().items(): assert torch.equal(v, same.state_dict()[k])
+
+@pytest.mark.parametrize('budget, steps', [(dict(minutes=5 / 60), 5), (dict(plan=7 / 60), 7), (dict(minutes=5 / 60, plan=3 / 60), 3), (dict(minutes=1, steps=4), 4)])
+def test_stops_by_minutes(train, tmp_path, budget, steps): assert train(tmp_path, **budget)[0]['step'] == steps
+
+@pytest.mark.parametrize('whole', [dict(steps=6), dict(plan=6 / 60)])
+def test_resume_is_exact(train, tmp_path, whole):
+    straight, _ = train(tmp_path/'straight', **whole)
+    first, _ = train(tmp_path/'pieces', minutes=3 / 60, **whole)
+    assert first['step'] == 3
+    second, _ = train(tmp_path/'pieces', minutes=60, **whole)
+    assert second['step'] == straight['step'] == 6 and second['seconds'] == straight['seconds']
+    a, b = (load_file(tmp_path/run/'checkpoint.safetensors') for run in ('straight', 'pieces'))
+    assert a.keys() == b.keys() and any(k.startswith('opt.') for k in a) and any(k.startswith('ema.') for k in a)
+    for k in a: assert torch.equal(a[k], b[k]), k
+
+def test_the_model_is_left_with_the_averaged_weights(train, tmp_path):
+    _, model = train(tmp_path, steps=3)
+    saved = load_file(tmp_path/'checkpoint.safetensors')
+    for k, v in model.state_dict().items(): assert torch.equal(v, saved[f'ema.{k}'])
+    assert not torch.equal(saved['ema.0.weight'], saved['model.0.weight'])
+
+def test_every_sample_is_seen_once_in_order(clock, tmp_path):
+    class Counting(Toy):
+        def __getitem__(self, k): return torch.tensor([float(k)])
+    seen = []
+    def loss(model, x):
+        seen.extend(x[:, 0].tolist())
+        return model(x).sum()
+    for minutes in (2 / 60, 3 / 60): fit(nn.Linear(1, 1), clock.ticking(loss), Counting(), tmp_path, SETTINGS, minutes=minutes)
+    assert seen == list(range(5 * 4))
+
+def test_the_gradient_is_clipped(tmp_path):
+    model = nn.Linear(1, 1, bias=False)
+    grads = []
+    model.weight.register_post_accumulate_grad_hook(lambda p: grads.append(p.grad.clone()))
+    seen = []
+    step = torch.optim.AdamW.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, 'step', lambda self, *a, **k: seen.append(model.weight.grad.norm().item()) or step(self, *a, **k))
+        fit(model, lambda net, x: 1e4 * net(x[:, :1]).sum(), Toy(), tmp_path, Settings(batch=4, clip=.5), steps=3)
+    assert all(g.norm() > 100 for g in grads) and seen == pytest.approx([.5] * 3, rel=1e-3)
+
+def test_a_long_run_saves_and_shows_itself_on_the_way(train, clock, tmp_path, capsys):
+    shown = []
+    def preview(weights, step): shown.append((step, (tmp_path/'checkpoint.safetensors').exists(), weights.keys()))
+    train(tmp_path, steps=650, every=100, preview=preview)
+    assert [s[:2] for s in shown] == [(300, True), (600, True)] and shown[0][2] == make_model().state_dict().keys()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and all('loss' in line and 'img/s' in line for line in lines)
+
+def test_it_learns(clock, tmp_path):
+    model = nn.Linear(4, 1)
+    fit(model, lambda net, x: (net(x) - x.sum(1, keepdim=True)).square().mean(), Toy(), tmp_path, Settings(lr=.1, batch=16, warmup=1, decay=.9, weight_decay=0), steps=150)
+    assert_close(model.weight, torch.ones(1, 4), atol=.02, rtol=0)
+
+# every stage through the same loop
+
+@pytest.fixture(scope='module')
+def renders(few): return Renders(few, base=32, sizes=(20, 40), per=2)
+
+def test_encode_renders(renders, first):
+    cache = encode_renders(first, renders, factor=4, conditional=True, batch=3)
+    assert cache['z'].shape == cache['cond'].shape == (4, 2, 4, 16, 16) and cache['z'].dtype == torch.float16
+    x = renders.base[2:3] / 255
+    small = resize(degrade(x.flip(-1), 4), (32, 32)).clamp(0, 1)
+    with torch.no_grad():
+        assert_close(cache['z'][2, 0], first.encode(to_model(x))[0].half(), atol=2e-3, rtol=2e-3)
+        assert_close(cache['z'][2, 1], first.encode(to_model(x.flip(-1)))[0].half(), atol=2e-3, rtol=2e-3)
+        assert_close(cache['cond'][2, 1], first.encode(to_model(small))[0].half(), atol=2e-3, rtol=2e-3)
+    assert set(encode_renders(first, renders)) == {'z'}
+
+def test_latents(renders):
+    z = torch.arange(8.).view(4, 2, 1, 1, 1)
+    data = Latents(renders, dict(z=z, cond=-z), z_std=2., labels=True)
+    items = [data[k] for k in range(40)]
+    which = torch.stack([item['z'] for item in items]).flatten() * 2
+    assert set(which.tolist()) == set(range(8))
+    for item, i in zip(items, which.long() // 2): assert item['label'] == renders.source.category[i] and torch.equal(item['cond'], -item['z'])
+    assert set(Latents(renders, dict(z=z))[0]) == {'z'}
+
+def test_a_mirrored_latent_is_asked_about_the_mirrored_picture(renders):
+    z = torch.arange(8.).view(4, 2, 1, 1, 1)
+    data, mirrors = Latents(renders, dict(z=z), queries=30), set()
+    for k in range(40):
+        item = data[k]
+        i, mirror = divmod(int(item['z']), 2)
+        size = round(2 / item['cell'][0, 0].item())
+        picture = next(t for t in renders.truth[i] if t.shape[-1] == size)
+        if mirror: picture = picture.flip(-1)
+        row, col = ((item['coord'] + 1) / 2 * size).long().T
+        assert_close(to_model(picture[:, row, col].T / 255), item['rgb'])
+        mirrors.add(mirror)
+    assert mirrors == {0, 1}
+
+def test_first_and_second_stage_go_through_fit(renders, first, make_denoiser, tmp_path):
+    from arsr.alignment import alignment_loss, freeze
+    from arsr.data import RandomScaleCrops
+    settings = Settings(batch=2, warmup=1)
+    state = fit(first, first_stage_loss, RandomScaleCrops(renders, 16, 8), tmp_path/'first', settings, steps=2)
+    cache, denoiser = encode_renders(freeze(first), renders, conditional=True), make_denoiser(conditional=True, classes=9)
+    latent = fit(denoiser, denoising_loss, Latents(renders, cache, labels=True), tmp_path/'latent', settings, steps=2)
+    align = fit(denoiser, lambda net, batch: alignment_loss(net, first, batch, w_max=3.), Latents(renders, cache, labels=True, queries=8),
+                tmp_path/'align', settings, steps=2)
+    assert all(math.isfinite(s['loss']) and s['step'] == 2 for s in (state, latent, align))

@@ -1,0 +1,150 @@
+import pytest, torch
+from hypothesis import given, strategies as st
+from torch.testing import assert_close
+from arsr.diffusion import m_s, q_sample, to_x0
+from arsr.unet import DenoiserConfig, Denoiser, UNet, UNetConfig, _starts, denoising_loss, drop_labels, guided, in_windows, time_features
+
+# the network
+
+@pytest.fixture(scope='module')
+def nets():
+    torch.manual_seed(0)
+    return {p: UNet(4, 3, UNetConfig(ch=8, mult=(1, 2, 2), n_res=1, attn=(2,), patch=p)).eval() for p in (1, 2)}
+
+@given(st.sampled_from([1, 2]), st.integers(1, 21), st.integers(1, 21))
+def test_it_answers_at_any_size(nets, patch, h, w): assert nets[patch](torch.randn(1, 4, h, w), torch.tensor([3])).shape == (1, 3, h, w)
+
+def test_it_says_zero_before_training(nets):
+    for net in nets.values(): assert_close(net(torch.randn(2, 4, 8, 10), torch.tensor([3, 900])), torch.zeros(2, 3, 8, 10), atol=0, rtol=0)
+
+def test_size_is_padded_not_stretched(make_denoiser):
+    net, x, t = make_denoiser().unet.eval(), torch.randn(1, 4, 8, 8), torch.tensor([3])
+    padded = torch.cat([x[..., :7], x[..., 6:7]], -1)
+    assert_close(net(x[..., :7], t), net(padded, t)[..., :7])
+
+def test_images_of_a_batch_do_not_mix(make_denoiser):
+    net, x, t = make_denoiser(classes=3).unet.eval(), torch.randn(3, 4, 8, 6), torch.tensor([3, 500, 900])
+    label = torch.tensor([0, 2, 3])
+    whole = net(x, t, label)
+    for i in range(3): assert_close(net(x[i:i+1], t[i:i+1], label[i:i+1]), whole[i:i+1], atol=1e-4, rtol=1e-3)
+
+def test_time_matters(make_denoiser):
+    net, x = make_denoiser().unet.eval(), torch.randn(1, 4, 8, 6)
+    assert (net(x, torch.tensor([3])) - net(x, torch.tensor([900]))).abs().max() > 1e-3
+
+def test_labels_matter_and_none_means_unknown(make_denoiser):
+    net, x, t = make_denoiser(classes=3).unet.eval(), torch.randn(1, 4, 8, 6), torch.tensor([3])
+    answers = [net(x, t, torch.tensor([k])) for k in range(4)]
+    for a in range(4):
+        for b in range(a): assert (answers[a] - answers[b]).abs().max() > 1e-3
+    assert_close(net(x, t), answers[3])
+
+@pytest.mark.parametrize('c', [8, 160])
+def test_time_features_tell_all_steps_apart(c):
+    f = time_features(torch.arange(1000), c)
+    assert f.shape == (1000, c) and f.abs().max() <= 1 + 1e-6
+    assert torch.pdist(f).min() > 1e-3
+
+def test_heads_have_32_channels_and_levels_get_attention_where_asked():
+    with torch.device('meta'): net = UNet(3, 3, UNetConfig(attn=(1, 3)))
+    attended = [m.res.skip.out_channels if hasattr(m.res.skip, 'out_channels') else m.res.after[0].num_channels
+                for m in net.down if hasattr(m, 'attn') and hasattr(m.attn, 'heads')]
+    assert attended == [320, 320, 640, 640]
+    assert net.middle[0].attn.heads == 640 // 32 and not hasattr(net.middle[1].attn, 'heads')
+
+# the denoiser
+
+@pytest.mark.parametrize('target', ['eps', 'x0', 'v'])
+def test_the_estimate_of_the_clean_latent_follows_from_the_answer(make_denoiser, target):
+    denoiser, z_t, t = make_denoiser(target=target, schedule='cosine').eval(), torch.randn(2, 4, 8, 6), torch.tensor([3, 900])
+    assert_close(denoiser(z_t, t), to_x0(target, denoiser.predict(z_t, t), z_t, *m_s(denoiser.abar, t)))
+
+def test_unknown_target_refused(refuses):
+    with refuses("'eps', 'x0' or 'v'", "'noise'"): Denoiser(DenoiserConfig(target='noise'))
+
+def test_the_condition_comes_in_beside_the_noisy_latent(make_denoiser):
+    denoiser, z_t, t = make_denoiser(conditional=True).eval(), torch.randn(1, 4, 8, 6), torch.tensor([500])
+    assert denoiser.unet.enter.in_channels == 8
+    a, b = (denoiser(z_t, t, cond=cond) for cond in (torch.zeros_like(z_t), torch.ones_like(z_t)))
+    assert (a - b).abs().max() > 1e-3
+
+def test_what_is_stored_with_the_weights(make_denoiser):
+    names = make_denoiser().state_dict()
+    assert 'z_std' in names and 'abar' not in names  # the schedule is configuration
+
+@pytest.mark.parametrize('target', ['eps', 'x0', 'v'])
+def test_loss_is_the_squared_error_of_the_answer(make_denoiser, target):
+    denoiser, z = make_denoiser(awake=0, target=target, schedule='cosine'), torch.randn(64, 4, 8, 8)
+    assert_close(denoising_loss(denoiser, dict(z=z)).item(), 1., atol=.1, rtol=0)  # an untrained net says zero, and every target has unit variance
+
+def test_loss_passes_condition_and_label_on(make_denoiser):
+    denoiser = make_denoiser(conditional=True, classes=3).eval()
+    z = torch.randn(2, 4, 8, 8)
+    def loss(cond, label, drop=0.):
+        torch.manual_seed(0)
+        return denoising_loss(denoiser, dict(z=z, cond=cond, label=torch.tensor(label)), drop).item()
+    assert loss(z, [0, 1]) != loss(z, [0, 2]) and loss(z, [0, 1]) != loss(-z, [0, 1])
+    assert loss(z, [0, 1], drop=1.) == loss(z, [2, 2], drop=1.) != loss(z, [0, 1])
+
+def test_a_share_of_the_labels_is_forgotten():
+    label = torch.arange(9).repeat(1000)
+    dropped = drop_labels(label, 9, .1)
+    assert .08 < (dropped == 9).float().mean() < .12 and (dropped[dropped != 9] == label[dropped != 9]).all()
+    assert drop_labels(None, 9, .1) is None
+
+def test_guidance(make_denoiser):
+    denoiser, z_t, t, label = make_denoiser(classes=3).eval(), torch.randn(2, 4, 8, 6), torch.tensor([300, 700]), torch.tensor([0, 2])
+    told, untold = denoiser(z_t, t, label=label), denoiser(z_t, t)
+    assert_close(guided(denoiser, label, scale=1.)(z_t, t), told, atol=1e-4, rtol=1e-4)
+    assert_close(guided(denoiser, label, scale=0.)(z_t, t), untold, atol=1e-4, rtol=1e-4)
+    assert_close(guided(denoiser, label, scale=3.)(z_t, t), untold + 3 * (told - untold), atol=1e-4, rtol=1e-4)
+
+# windows
+
+@given(n=st.integers(1, 200), window=st.integers(2, 40), data=st.data())
+def test_window_starts_cover_everything_and_overlap(n, window, data):
+    overlap = data.draw(st.integers(0, window - 1))
+    starts = _starts(n, window, overlap)
+    assert starts[0] == 0 and (n <= window or starts[-1] == n - window)
+    assert all(0 < b - a <= window - overlap for a, b in zip(starts, starts[1:]))
+
+@given(h=st.integers(1, 60), w=st.integers(1, 60), window=st.integers(4, 20), data=st.data())
+def test_a_function_of_each_cell_sees_no_seam(h, w, window, data):
+    overlap = data.draw(st.integers(0, window - 1))
+    a, b = torch.randn(2, 2, 4, h, w)
+    f = lambda a, b: (a * 2 + b**2)[:, :3]
+    assert_close(in_windows(f, a, b, window=window, overlap=overlap, batch=5), f(a, b), atol=1e-5, rtol=1e-5)
+
+def test_few_and_small_windows_at_a_time():
+    seen = []
+    def f(a):
+        seen.append(tuple(a.shape))
+        return a
+    in_windows(f, torch.zeros(2, 1, 100, 70), window=16, overlap=8, batch=3)
+    assert all(n <= 2 * 3 and (h, w) == (16, 16) for n, _, h, w in seen)
+    assert sum(n for n, *_ in seen) == 2 * 12 * 8  # as many windows as it takes, each once
+
+def test_a_map_that_fits_goes_through_whole():
+    seen = []
+    in_windows(lambda a: seen.append(a.shape) or a, torch.zeros(2, 1, 16, 9), window=16)
+    assert seen == [(2, 1, 16, 9)]
+
+def test_a_long_map_is_cut_along_its_long_side_only():
+    seen = []
+    in_windows(lambda a: seen.append(tuple(a.shape[-2:])) or a, torch.zeros(1, 1, 5, 100), window=16)
+    assert set(seen) == {(5, 16)}
+
+def test_windows_that_disagree_fade_into_each_other():
+    windows = iter([0., 1.])
+    out = in_windows(lambda a: torch.full_like(a, next(windows)), torch.zeros(1, 1, 4, 24), window=16, overlap=8, batch=1)[0, 0, 0]
+    assert (out[:8] == 0).all() and (out[16:] == 1).all()
+    assert (out.diff() >= 0).all() and out.diff().max() < .15
+
+def test_a_denoiser_in_windows_is_near_its_answer_on_the_whole(make_denoiser):
+    denoiser = make_denoiser(awake=.02, attn=(), target='v', schedule='cosine').eval()
+    z = torch.nn.functional.interpolate(torch.randn(1, 4, 6, 6), (48, 48), mode='bilinear')
+    t = torch.tensor([300])
+    z_t = q_sample(z, t, torch.randn_like(z), denoiser.abar)
+    f = lambda z_t: denoiser(z_t, t.expand(len(z_t)))
+    with torch.no_grad(): whole, parts = f(z_t), in_windows(f, z_t, window=32, overlap=16)
+    assert ((whole - parts).square().mean() / whole.square().mean()).sqrt() < .1
