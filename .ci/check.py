@@ -1,5 +1,5 @@
 "Is the library what the notebooks export, are the notebooks clean, and is README.md what index.ipynb renders to?"
-import os, shutil, subprocess, sys, tempfile
+import json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 from readme import render
 
@@ -38,6 +38,7 @@ def problems():
         if name not in should: yield f'{name}: no notebook exports it; delete it'
         elif should[name] != have.get(name):
             yield f'{name}: ' + ('not clean; run nbdev_clean' if name.endswith('.ipynb') else 'not what the notebooks export; run nbdev_export')
+        if name.endswith('.ipynb') and 'kernelspec' not in json.loads(have[name])['metadata']: yield f'{name}: names no kernel; save it in JupyterLab, or copy the metadata of another notebook'
     size = sum(len(b) for name, b in have.items() if name.endswith('.ipynb'))
     if size > LIMIT: yield f'nbs: {size / 2**20:.1f} MB of notebooks; they may have {LIMIT / 2**20:.0f} MB together'
     text, pictures = render()

@@ -64,7 +64,7 @@ def photo_key(path:Path)->str:
     "A name for a photograph that says which one it is, wherever its file stands."
     return path.parts[-4] if path.parts[-3] == 'contents' else path.stem
 
-# %% ../nbs/01a_datasets.ipynb #c085a933
+# %% ../nbs/01a_datasets.ipynb #505c5dc1
 def random_crop(im:Image.Image, side:int, rng)->Image.Image:
     "A square crop after shrinking the picture by a random factor: crisp pixels, and things of many sizes."
     smallest = max(side / min(im.size), .25)
@@ -73,6 +73,7 @@ def random_crop(im:Image.Image, side:int, rng)->Image.Image:
     left, top = (int(rng.integers(0, s - side + 1)) for s in im.size)
     return im.crop((left, top, left + side, top + side))
 
+# %% ../nbs/01a_datasets.ipynb #784fa28d
 def pack_photos(
     out:Path, # the zip to write
     side:int=192, # pixels of a crop

@@ -92,4 +92,4 @@ def main(out='demo'):
     print(f'{time.time() - start:.0f} s in all; pictures are in {out}/')
 
 # %% ../nbs/15_demo.ipynb #fabd33b5
-if __name__ == '__main__': main()
+if __name__ == '__main__' and '__file__' in globals(): main()  # as a program, not as a cell

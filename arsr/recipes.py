@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR', 'SMALL_UPSCALER',
            'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'Preset', 'find_preset', 'cached', 'open_renders',
-           'open_latents', 'train_first', 'trained_first', 'train_second', 'assemble', 'category_shares', 'train_stage']
+           'open_latents', 'train_first', 'trained_first', 'train_second', 'assemble', 'category_shares', 'log_stage',
+           'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import json
@@ -14,12 +15,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import default_collate
 from .alignment import alignment_loss, freeze, image_error
-from .coords import FULL, make_cell, make_coord, to_model
-from .data import RandomScaleCrops, Renders, open_source
-from .field import FirstStage, FirstStageConfig, encode_field, first_stage_loss
+from .coords import make_cell, make_coord, resize, to_model
+from .data import RandomScaleCrops, Renders, degrade, open_source
+from .field import FirstStage, FirstStageConfig, first_stage_loss
 from .pipeline import ARSR, load_weights, save_weights, write_whole
 from .train import Latents, Settings, encode_renders, fit, hardware
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss
+from einops import rearrange
 from safetensors.torch import load_file, save_file
 
 # %% ../nbs/13_recipes.ipynb #79a278b3
@@ -74,9 +76,9 @@ def find_preset(name:str)->Preset:
     return PRESETS[name]
 
 # %% ../nbs/13_recipes.ipynb #0e3ff31f
-def cached(path:Path, make, save, load):
-    "Load what an earlier run left at `path`, or make it and leave it there."
-    if not path.exists():
+def cached(path:Path, make, save, load, source:Path|None=None):
+    "Load what an earlier run left at `path`, or make it and leave it there; make it again if `source` is newer."
+    if not path.exists() or (source and source.stat().st_mtime > path.stat().st_mtime):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda part: save(make(), part))
     return load(path)
@@ -89,7 +91,8 @@ def open_renders(preset:Preset, data:str, out:Path)->Renders:
 def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->dict:
     "Their latents, kept likewise."
     conditional = preset.denoiser.conditional
-    return cached(out/f'latents-{preset.task}.safetensors', lambda: encode_renders(first, renders, preset.factor, conditional), save_file, load_file)
+    return cached(out/f'latents-{preset.task}.safetensors', lambda: encode_renders(first, renders, preset.factor, conditional),
+                  save_file, load_file, source=out/'first.safetensors')
 
 # %% ../nbs/13_recipes.ipynb #89522be9
 def train_first(preset:Preset, data:str, out:Path, **budget)->dict:
@@ -143,6 +146,39 @@ def category_shares()->dict:
     return {'categories': source.categories, 'shares': [round(x, 4) for x in (count / count.sum()).tolist()]}
 
 # %% ../nbs/13_recipes.ipynb #b6639915
+def log_stage(out:Path, title:str, state:dict, settings:Settings):
+    "Note in training.json how long a stage has been trained, and on what."
+    path = out/'training.json'
+    log = json.loads(path.read_text()) if path.exists() else {}
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{torch.get_num_threads()} CPU threads'
+    log[title] = dict(steps=state['step'], batch=settings.batch, minutes=round(state['seconds'] / 60, 1), hardware=machine,
+                      precision=hardware()['mixed_precision'], seed=settings.seed)
+    write_whole(path, lambda part: part.write_text(json.dumps(log, indent=1)))
+
+# %% ../nbs/13_recipes.ipynb #2e458c56
+@torch.no_grad()
+def alignment_curve(
+    preset:Preset, # whose `latent` and `align` stages are both in `out`
+    data:str, # the source whose held-out pictures are used
+    out:Path, # where alignment-TASK.json is written
+    limit:int=32, # pictures
+    steps=range(0, 1000, 50), # noise levels
+)->dict: # abar, and the image error before and after at each
+    "Mean squared error of the decoded estimate on held-out pictures at each noise level, before and after alignment."
+    first, source = trained_first(preset, out), open_source(data, 'valid', preset.held_out)
+    x = torch.stack([source.view(int(i), preset.base) for i in torch.linspace(0, len(source) - 1, min(limit, len(source)))])
+    batch = dict(z=first.encode(to_model(x)), rgb=rearrange(to_model(x), 'n c h w -> n (h w) c'),
+                 coord=make_coord(preset.base).expand(len(x), -1, -1), cell=make_cell(preset.base).expand(len(x), -1, -1))
+    if preset.denoiser.conditional: batch['cond'] = first.encode(to_model(resize(degrade(x, preset.factor), preset.base).clamp(0, 1)))
+    curve = {'abar': None, 'pictures': len(x)}
+    for stage in ('latent', 'align'):
+        load_weights(net := Denoiser(preset.denoiser).eval(), out/f'{preset.task}-{stage}.safetensors')
+        scaled = {k: v / net.z_std if k in ('z', 'cond') else v for k, v in batch.items()}
+        curve |= {'abar': net.abar[list(steps)].tolist(), stage: image_error(net, first, scaled, steps).tolist()}
+    write_whole(out/f'alignment-{preset.task}.json', lambda part: part.write_text(json.dumps(curve)))
+    return curve
+
+# %% ../nbs/13_recipes.ipynb #f1136787
 def train_stage(
     name:str, # of a preset
     stage:str, # 'first', 'latent' or 'align'
@@ -156,5 +192,7 @@ def train_stage(
     out.mkdir(parents=True, exist_ok=True)
     data = data or preset.data
     state = train_first(preset, data, out, **budget) if stage == 'first' else train_second(preset, data, out, stage, **budget)
+    log_stage(out, stage if stage == 'first' else f'{preset.task} {stage}', state, preset.settings.get(stage, Settings()))
+    if stage == 'align': alignment_curve(preset, data, out)
     assemble(preset, out, name.split('-')[0]).save_pretrained(out)
     return state

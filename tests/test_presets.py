@@ -1,19 +1,20 @@
 "The published configurations, as METHOD.md sections 1 and 2 give them, built without memory on the meta device."
 import pytest, torch
 from arsr.field import FirstStage, FirstStageConfig
+from arsr.recipes import PRESETS
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
 NATURAL = UNetConfig(ch=160, mult=(1, 2, 2, 4), n_res=2, attn=(3,))     # attention at the lowest level
 FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), n_res=2, attn=(0, 1, 2))  # at full, half and quarter latent resolution
 
-PUBLISHED = {  # name: first stage, (encoder, decoder, LIIF) parameters, (image, latent) sides, denoiser, its parameters
-    'generation, faces 256': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (256, 64),
+PUBLISHED = {  # name: first stage, (encoder, decoder, LIIF) parameters, sides of (image, latent), denoiser, its parameters
+    'paper-gen-256': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (256, 64),
         DenoiserConfig(NATURAL, z=3, target='eps', schedule='linear', betas=(.0015, .0155)), 113_618_243),
-    'SR, faces 8x': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian'), (22_622_720, 30_141_856, 232_195), (128, 32),
+    'paper-sr-faces-8x': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian'), (22_622_720, 30_141_856, 232_195), (128, 32),
         DenoiserConfig(FACES, z=32, conditional=True, target='eps', schedule='linear', betas=(.0001, .015)), 411_075_104),
-    'SR, natural images 4x': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (192, 48),
+    'paper-sr-div2k': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (192, 48),
         DenoiserConfig(NATURAL, z=3, conditional=True, target='eps', schedule='linear', betas=(.0015, .0155)), 113_622_563),
-    'SR, LSUN 16x': (FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian'), (34_425_856, 44_306_848, 232_195), (256, 32),
+    'paper-sr-lsun-16x': (FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian'), (34_425_856, 44_306_848, 232_195), (256, 32),
         DenoiserConfig(NATURAL, z=32, conditional=True, target='eps', schedule='linear', betas=(.0015, .0155)), 113_747_872),
 }
 
@@ -39,5 +40,20 @@ def test_denoiser(name):
     assert answer.shape == z.shape and len(denoiser.abar) == 1000
 
 def test_defaults_are_the_published_ones():
-    assert FirstStageConfig() == PUBLISHED['generation, faces 256'][0]
-    assert DenoiserConfig() == PUBLISHED['generation, faces 256'][3]
+    assert FirstStageConfig() == PUBLISHED['paper-gen-256'][0]
+    assert DenoiserConfig() == PUBLISHED['paper-gen-256'][3]
+
+SIZES = {'paper-gen-256': (64, 256), 'paper-sr-faces-8x': (32, 128), 'paper-sr-div2k': (48, 192), 'paper-sr-lsun-16x': (32, 256)}
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_the_presets_are_the_published_configurations(name):
+    first, _, (image, _), denoiser, _ = PUBLISHED[name]
+    preset = PRESETS[name]
+    assert (preset.first, preset.denoiser, preset.crop, preset.sizes) == (first, denoiser, image, SIZES[name])
+    assert preset.task == ('upscaler' if denoiser.conditional else 'generator')
+
+@pytest.mark.parametrize('name', PRESETS)
+def test_every_preset_constructs_and_its_parts_fit_together(name):
+    preset = PRESETS[name]
+    with torch.device('meta'): first, denoiser = FirstStage(preset.first), Denoiser(preset.denoiser)
+    assert first.cfg.z == denoiser.cfg.z and preset.crop % first.cfg.f == 0

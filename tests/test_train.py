@@ -136,6 +136,13 @@ def test_resume_is_exact(train, tmp_path, whole):
     assert a.keys() == b.keys() and any(k.startswith('opt.') for k in a) and any(k.startswith('ema.') for k in a)
     for k in a: assert torch.equal(a[k], b[k]), k
 
+def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(clock, tmp_path):
+    def interrupted(model, x):
+        if clock.now == 3: raise KeyboardInterrupt
+        return noisy_loss(model, x)
+    assert fit(make_model(), clock.ticking(interrupted), Toy(), tmp_path, SETTINGS, steps=6)['step'] == 2
+    assert fit(make_model(), noisy_loss, Toy(), tmp_path, SETTINGS, steps=6)['step'] == 6
+
 def test_the_model_is_left_with_the_averaged_weights(train, tmp_path):
     _, model = train(tmp_path, steps=3)
     saved = load_file(tmp_path/'checkpoint.safetensors')
@@ -167,9 +174,9 @@ def test_a_long_run_saves_and_shows_itself_on_the_way(train, clock, tmp_path, ca
     shown = []
     def preview(weights, step): shown.append((step, (tmp_path/'checkpoint.safetensors').exists(), weights.keys()))
     train(tmp_path, steps=650, every=100, preview=preview)
-    assert [s[:2] for s in shown] == [(300, True), (600, True)] and shown[0][2] == make_model().state_dict().keys()
+    assert [s[:2] for s in shown] == [(300, True), (600, True), (650, True)] and shown[0][2] == make_model().state_dict().keys()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 and all('loss' in line and 'img/s' in line for line in lines)
+    assert len(lines) == 7 and all('loss' in line and 'img/s' in line for line in lines)
 
 def test_it_learns(clock, tmp_path):
     model = nn.Linear(4, 1)
