@@ -282,7 +282,7 @@ class Renders:
         seed:int=0, # which ones
     ):
         rng = np.random.default_rng(seed)
-        byte = lambda i, size: (source.view(i, size) * 255).round().byte()
+        byte = lambda i, size: (source.view(i, size) * 255).round().byte().contiguous()
         self.source, self.base_size, self.pick = source, base, GroupSampler(source)
         self.base = torch.stack([byte(i, base) for i in progress_bar(range(len(source)))])
         self.truth = [[byte(i, int(s)) for s in rng.integers(sizes[0], sizes[1] + 1, per)] for i in progress_bar(range(len(source)))]

@@ -13,14 +13,17 @@ from .coords import FULL, cell_size, check_size, check_window, make_cell, make_c
 
 # %% ../nbs/03_liif.ipynb #36d73f5f
 SHIFTS = [(r, c) for r in (-1, 1) for c in (-1, 1)]  # half a cell up or down, half a cell left or right
-EPS = 1e-6  # keeps a point that lies exactly between two cells from being counted twice
+EPS = 1e-6  # a nudge that decides for both shifts alike when a point lies exactly on a cell's centre
 
 def nearest(
     x:Tensor, # (...) coordinates along one axis, in [-1,1]
-    shift:int, # -1 or 1: look half a cell towards the start or the end
+    shift:int, # -1 or 1: look half a cell towards the start or the end; 0: do not
     n:int, # cells along this axis
-)->tuple: # index of the nearest cell, and the offset of `x` from its centre times n; both (...)
-    "Along one axis: which cell is nearest to the shifted point, and where the unshifted point lies relative to it."
+)->tuple: # index (...) of the nearest cell, and (...) offset of `x` from its centre times n: 2 is one whole cell
+    """Along one axis: which cell is nearest to the shifted point, and where the unshifted point lies relative to it.
+
+    The shift, the nudge and the clamp are those of the published LIIF (Chen et al., CVPR 2021).
+    """
     moved = (x + shift / n + EPS).clamp(-1 + EPS, 1 - EPS)
     index = ((moved + 1) / 2 * n).floor().long().clamp(max=n - 1)
     centre = (2 * index + 1) / n - 1

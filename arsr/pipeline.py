@@ -8,7 +8,6 @@ __all__ = ['WEIGHTS', 'SAMPLERS', 'first_config', 'denoiser_config', 'write_whol
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json, os, tempfile
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 import torch
@@ -19,7 +18,7 @@ from .coords import check_size, resize, to_model
 from .data import degrade, load_image
 from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field
-from .train import hardware
+from .train import fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, UNetConfig, guided, in_windows
 
 # %% ../nbs/09_pipeline.ipynb #5e7cb4ff
@@ -160,11 +159,6 @@ class ARSR:
         write_whole(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
         return folder
 
-    def _fast(self):
-        "bf16 arithmetic for the denoiser where the hardware has it."
-        precision = {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(hardware()['mixed_precision'])
-        return torch.autocast(self.device.type, precision) if precision else nullcontext()
-
     def _field(self, z:Tensor, size:tuple)->ImageField:
         "Decode a latent to features, in windows if it is large."
         feat = in_windows(self.first.decoder, z, window=64, overlap=16, batch=4)
@@ -190,7 +184,7 @@ class ARSR:
         h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(size or self.meta['size']))
         z = seeded_noise((n, net.cfg.z, h, w), seed).to(self.device)
         denoise = guided(net, self.labels(n, seed, category), guidance) if net.cfg.unet.classes else net
-        with self._fast(): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
+        with fast_arithmetic(self.device.type): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
         return self._field(z.float() * net.z_std, (h * self.first.cfg.f, w * self.first.cfg.f))
 
     def labels(self, n:int, seed:int|None, category:str|None)->Tensor: # (n,)
@@ -222,7 +216,7 @@ class ARSR:
         z = seeded_noise((n, *cond.shape[1:]), seed).to(self.device)
         def denoise(z_t, t):
             return in_windows(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
-        with self._fast(): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
+        with fast_arithmetic(self.device.type): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
         field = self._field(z.float() * net.z_std, lr.shape[-2:])
         return back_project(field, lr.expand(n, -1, -1, -1), factor) if consistent else field
 

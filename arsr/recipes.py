@@ -9,17 +9,18 @@ __all__ = ['NANO', 'SMALL', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCA
            'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
-import json
+import hashlib, json
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 import torch
 from torch.utils.data import default_collate
 from .alignment import alignment_loss, freeze, image_error
-from .coords import make_cell, make_coord, resize, to_model
-from .data import RandomScaleCrops, Renders, degrade, open_source
+from .coords import make_cell, make_coord, to_model
+from .data import RandomScaleCrops, Renders, open_source
 from .field import FirstStage, FirstStageConfig, first_stage_loss
 from .pipeline import ARSR, load_weights, save_weights, write_whole
-from .train import Latents, Settings, encode_renders, fit, hardware
+from .train import Latents, Settings, encode_renders, fit, hardware, low_resolution
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss
 from einops import rearrange
 from safetensors.torch import load_file, save_file
@@ -76,9 +77,9 @@ def find_preset(name:str)->Preset:
     return PRESETS[name]
 
 # %% ../nbs/13_recipes.ipynb #0e3ff31f
-def cached(path:Path, make, save, load, source:Path|None=None):
-    "Load what an earlier run left at `path`, or make it and leave it there; make it again if `source` is newer."
-    if not path.exists() or (source and source.stat().st_mtime > path.stat().st_mtime):
+def cached(path:Path, make, save, load):
+    "Load what an earlier run left at `path`, or make it and leave it there."
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda part: save(make(), part))
     return load(path)
@@ -89,10 +90,13 @@ def open_renders(preset:Preset, data:str, out:Path)->Renders:
     return cached(out/'renders.safetensors', lambda: Renders(source, preset.base, preset.sizes), Renders.save, lambda p: Renders.load(p, source))
 
 def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->dict:
-    "Their latents, kept likewise."
-    conditional = preset.denoiser.conditional
-    return cached(out/f'latents-{preset.task}.safetensors', lambda: encode_renders(first, renders, preset.factor, conditional),
-                  save_file, load_file, source=out/'first.safetensors')
+    "Their latents, kept likewise, under a name that changes with the first stage."
+    views = {'z': lambda x: x} | ({'cond': partial(low_resolution, factor=preset.factor)} if preset.denoiser.conditional else {})
+    stamp = hashlib.sha256((out/'first.safetensors').read_bytes()).hexdigest()[:8]
+    def latents(name, view):
+        make = lambda: {name: encode_renders(first, renders, view)}
+        return cached(out/f'latents-{name}-{stamp}.safetensors', make, save_file, load_file)
+    return {k: v for name, view in views.items() for k, v in latents(name, view).items()}
 
 # %% ../nbs/13_recipes.ipynb #89522be9
 def train_first(preset:Preset, data:str, out:Path, **budget)->dict:
@@ -169,7 +173,7 @@ def alignment_curve(
     x = torch.stack([source.view(int(i), preset.base) for i in torch.linspace(0, len(source) - 1, min(limit, len(source)))])
     batch = dict(z=first.encode(to_model(x)), rgb=rearrange(to_model(x), 'n c h w -> n (h w) c'),
                  coord=make_coord(preset.base).expand(len(x), -1, -1), cell=make_cell(preset.base).expand(len(x), -1, -1))
-    if preset.denoiser.conditional: batch['cond'] = first.encode(to_model(resize(degrade(x, preset.factor), preset.base).clamp(0, 1)))
+    if preset.denoiser.conditional: batch['cond'] = first.encode(to_model(low_resolution(x, preset.factor)))
     curve = {'abar': None, 'pictures': len(x)}
     for stage in ('latent', 'align'):
         load_weights(net := Denoiser(preset.denoiser).eval(), out/f'{preset.task}-{stage}.safetensors')

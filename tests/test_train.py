@@ -1,5 +1,6 @@
 import math
 import pytest, numpy as np, torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 from torch.testing import assert_close
@@ -7,7 +8,7 @@ import arsr.train
 from arsr.coords import resize, to_model
 from arsr.data import Renders, degrade
 from arsr.field import first_stage_loss
-from arsr.train import EMA, Latents, Settings, encode_renders, fit, hardware, learning_rate, load_checkpoint, save_checkpoint
+from arsr.train import EMA, Latents, Settings, encode_renders, fit, hardware, learning_rate, load_checkpoint, low_resolution, save_checkpoint
 from arsr.unet import denoising_loss
 
 # pieces
@@ -57,12 +58,12 @@ def noisy_loss(model, x): return (model(x) - x.sum(1, keepdim=True) + .1 * torch
 SETTINGS = Settings(batch=4, warmup=2)
 
 class Clock:
-    "Stands in for the module `time`; a training step takes one second."
-    now = 0.
+    "Stands in for the module `time`; a training step takes one second, or what `step` says."
+    now, step = 0., 1
     def time(self): return self.now
     def ticking(self, loss):
         def timed(model, batch):
-            self.now += 1
+            self.now += self.step
             return loss(model, batch)
         return timed
 
@@ -91,7 +92,6 @@ def trained_pieces():
 def test_a_checkpoint_brings_everything_back(tmp_path):
     model, ema, opt = trained_pieces()
     save_checkpoint(tmp_path, model, ema, opt, dict(step=2, seconds=1.5, loss=None))
-    noise = torch.rand(3)
     other = make_model()
     other_ema, other_opt = EMA(other), torch.optim.AdamW(other.parameters(), 1e-2)
     assert load_checkpoint(tmp_path, other, other_ema, other_opt) == dict(step=2, seconds=1.5, loss=None)
@@ -99,7 +99,6 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
         for k in a: assert torch.equal(a[k], b[k])
     for a, b in zip(opt.state_dict()['state'].values(), other_opt.state_dict()['state'].values()):
         for k in a: assert torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k]))
-    assert torch.equal(torch.rand(3), noise)  # the random numbers go on where they were
 
 def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     pieces = trained_pieces()
@@ -113,7 +112,22 @@ def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='disk full'): save_checkpoint(tmp_path, *pieces, dict(step=3))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
+@pytest.mark.parametrize('share', [0., .5, .99])
+def test_a_damaged_checkpoint_refused(tmp_path, refuses, share):
+    save_checkpoint(tmp_path, *trained_pieces(), dict(step=2))
+    path = tmp_path/'checkpoint.safetensors'
+    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * share)])
+    with refuses('checkpoint.safetensors is not a complete checkpoint', 'delete it'): fit(make_model(), noisy_loss, Toy(), tmp_path, SETTINGS, steps=6)
+
+def test_the_checkpoint_of_another_model_refused(tmp_path, refuses):
+    save_checkpoint(tmp_path, *trained_pieces(), dict(step=2))
+    with refuses('belongs to another model', 'another folder'): fit(nn.Linear(4, 1), noisy_loss, Toy(), tmp_path, SETTINGS, steps=6)
+
 # the loop
+
+@pytest.mark.parametrize('budget', [dict(steps=0), dict(minutes=0), dict(minutes=-1), dict(plan=0), dict(minutes=float('nan'))])
+def test_budgets_refused(train, tmp_path, refuses, budget):
+    with refuses(next(iter(budget)), 'must be above zero'): train(tmp_path, **budget)
 
 def test_stops_by_steps(train, tmp_path):
     state, model = train(tmp_path, steps=6)
@@ -173,10 +187,25 @@ def test_the_gradient_is_clipped(tmp_path):
 def test_a_long_run_saves_and_shows_itself_on_the_way(train, clock, tmp_path, capsys):
     shown = []
     def preview(weights, step): shown.append((step, (tmp_path/'checkpoint.safetensors').exists(), weights.keys()))
-    train(tmp_path, steps=650, every=100, preview=preview)
-    assert [s[:2] for s in shown] == [(300, True), (600, True), (650, True)] and shown[0][2] == make_model().state_dict().keys()
+    clock.step = 50
+    train(tmp_path, steps=13, every=100, preview=preview)
+    assert [s[:2] for s in shown] == [(6, True), (12, True), (13, True)] and shown[0][2] == make_model().state_dict().keys()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 7 and all('loss' in line and 'img/s' in line for line in lines)
+
+def test_it_trains_inside_the_wrapper_that_several_devices_need(monkeypatch, make_denoiser, tmp_path):
+    class Latents(Toy):
+        def __getitem__(self, k): return dict(z=torch.full((4, 8, 8), k / 8))
+    def run(name):
+        fit(make_denoiser(), denoising_loss, Latents(), tmp_path/name, SETTINGS, steps=2)
+        return load_file(tmp_path/name/'checkpoint.safetensors')
+    bare = run('bare')
+    monkeypatch.setattr(Accelerator, 'prepare_model', lambda self, model, **kwargs: nn.parallel.DistributedDataParallel(model))
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try: wrapped = run('wrapped')
+    finally: torch.distributed.destroy_process_group()
+    assert bare.keys() == wrapped.keys()
+    for k in bare: assert_close(bare[k], wrapped[k])
 
 def test_it_learns(clock, tmp_path):
     model = nn.Linear(4, 1)
@@ -189,7 +218,7 @@ def test_it_learns(clock, tmp_path):
 def renders(few): return Renders(few, base=32, sizes=(20, 40), per=2)
 
 def test_encode_renders(renders, first):
-    cache = encode_renders(first, renders, factor=4, conditional=True, batch=3)
+    cache = dict(z=encode_renders(first, renders, batch=3), cond=encode_renders(first, renders, low_resolution, batch=3))
     assert cache['z'].shape == cache['cond'].shape == (4, 2, 4, 16, 16) and cache['z'].dtype == torch.float16
     x = renders.base[2:3] / 255
     small = resize(degrade(x.flip(-1), 4), (32, 32)).clamp(0, 1)
@@ -197,7 +226,6 @@ def test_encode_renders(renders, first):
         assert_close(cache['z'][2, 0], first.encode(to_model(x))[0].half(), atol=2e-3, rtol=2e-3)
         assert_close(cache['z'][2, 1], first.encode(to_model(x.flip(-1)))[0].half(), atol=2e-3, rtol=2e-3)
         assert_close(cache['cond'][2, 1], first.encode(to_model(small))[0].half(), atol=2e-3, rtol=2e-3)
-    assert set(encode_renders(first, renders)) == {'z'}
 
 def test_latents(renders):
     z = torch.arange(8.).view(4, 2, 1, 1, 1)
@@ -227,7 +255,9 @@ def test_first_and_second_stage_go_through_fit(renders, first, make_denoiser, tm
     from arsr.data import RandomScaleCrops
     settings = Settings(batch=2, warmup=1)
     state = fit(first, first_stage_loss, RandomScaleCrops(renders, 16, 8), tmp_path/'first', settings, steps=2)
-    cache, denoiser = encode_renders(freeze(first), renders, conditional=True), make_denoiser(conditional=True, classes=9)
+    freeze(first)
+    cache = dict(z=encode_renders(first, renders), cond=encode_renders(first, renders, low_resolution))
+    denoiser = make_denoiser(conditional=True, classes=9)
     latent = fit(denoiser, denoising_loss, Latents(renders, cache, labels=True), tmp_path/'latent', settings, steps=2)
     align = fit(denoiser, lambda net, batch: alignment_loss(net, first, batch, w_max=3.), Latents(renders, cache, labels=True, queries=8),
                 tmp_path/'align', settings, steps=2)
