@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['PHOTOS', 'TITLES', 'DATA', 'HeldOutDrawings', 'evaluation_photos', 'compare_upscaled', 'measure_photos',
            'measure_drawings', 'first_stage_figures', 'measure', 'nearest', 'write_sheets', 'growing', 'write_hero',
-           'card', 'write_card']
+           'card', 'write_card', 'ship']
 
 # %% ../nbs/16_cards.ipynb #73a0282e
-import json, platform, subprocess
+import json, platform, shutil, subprocess
 from datetime import date
 from pathlib import Path
 import torch
@@ -102,14 +102,14 @@ def nearest(
 # %% ../nbs/16_cards.ipynb #765b4425
 def write_sheets(
     pipe:ARSR, # a model that generates
-    folder:Path, # where generated.png and nearest.png go
+    folder:Path, # where seeds.png and nearest.png go
     side:int=112, # pixels of one picture
 ):
     "Seeds 0 to 63 on one sheet, and each of them left of its nearest training drawing on another."
     drawings, folder = Drawings('train'), Path(folder)
     field = pipe.generate(64, seed=0)
     pictures = field.render(size=side)
-    sheet(pictures, columns=8).save(folder/'generated.png')
+    sheet(pictures, columns=8).save(folder/'seeds.png')
     small = torch.stack([drawings.view(i, 32) for i in range(len(drawings))])
     twins = torch.stack([drawings.view(int(i), side) for i in nearest(field.render(size=32), small)])
     pairs = torch.stack([pictures, twins], 1).flatten(0, 1)
@@ -135,7 +135,7 @@ def write_hero(
     emoji:ARSR, photo:ARSR, # the two shipped models
     path, # the picture to write
     seeds:tuple=tuple(range(9)), # what is drawn
-    hero:int=4, # which of them is shown at many sizes
+    hero:int=6, # which of them is shown at many sizes
 ):
     "Generated drawings above; below, one of them and an enlarged photograph at several sizes."
     drawings = torch.cat([emoji.generate(1, seed=s).render(size=152) for s in seeds])
@@ -165,6 +165,7 @@ DATA = {
 def card(name:str, log:dict, results:dict, remarks:str='')->str: # Markdown
     "The card of a model: data, training log, validation figures, remarks."
     where = ', '.join(f'{k} {results[k]}' for k in ('commit', 'seed', 'torch', 'threads', 'machine', 'measured'))
+    log = dict(sorted(log.items(), key=lambda row: row[0] != 'first'))
     parts = [f'# {TITLES[name]}', DATA[name], '## Training', _table(log), '## Validation', f'Measured with `arsr.cards.measure` ({where}).']
     for title, rows in results.items():
         if isinstance(rows, dict): parts += [f'### {title}', _table({k: v for k, v in rows.items() if isinstance(v, dict)})]
@@ -179,3 +180,17 @@ def write_card(
     results, log = measure(pipe), json.loads((folder/'training.json').read_text())
     write_whole(folder/'results.json', lambda part: part.write_text(json.dumps(results, indent=1)))
     write_whole(folder/'README.md', lambda part: part.write_text(card(pipe.meta['name'], log, results, remarks)))
+
+# %% ../nbs/16_cards.ipynb #fc7dfe81
+def ship(
+    run, # folder that `arsr train` wrote
+    folder, # where the model goes, such as arsr/weights/emoji
+    remarks:str='', # for the card
+):
+    "Leave the checkpoints behind: copy weights, configuration and logs, measure, and write the card."
+    run, folder = Path(run), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ('config.json', 'training.json', 'first.safetensors', 'generator.safetensors', 'upscaler.safetensors',
+                 'alignment-generator.json', 'alignment-upscaler.json'):
+        if (run/name).exists(): shutil.copy(run/name, folder/name)
+    write_card(folder, remarks)

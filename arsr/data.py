@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ASSETS', 'SUFFIXES', 'PUBLIC', 'load_image', 'view', 'render_svg', 'drawing_group', 'held_out', 'Drawings',
            'GroupSampler', 'Images', 'public_set', 'hub_images', 'open_source', 'degrade', 'random_window',
-           'random_queries', 'Renders', 'RandomScaleCrops']
+           'random_queries', 'square_view', 'Renders', 'RandomScaleCrops']
 
 # %% ../nbs/01_data.ipynb #769b5d6c
 import hashlib, io, json, lzma, re, zipfile
@@ -195,6 +195,12 @@ class Images:
         "The window, cut at whole pixels and resized (antialiased bicubic)."
         return view(self.load(i).float() / 255, size, window)
 
+    def square(self, i:int)->tuple: # top, left, bottom, right in [0,1]
+        "The largest centred square of a picture: what square training data see of it."
+        h, w = self.load(i).shape[-2:]
+        s = min(h, w)
+        return (h - s) / 2 / h, (w - s) / 2 / w, (h + s) / 2 / h, (w + s) / 2 / w
+
 # %% ../nbs/01_data.ipynb #dd035ac4
 PUBLIC = {  # where the pictures of the field's public sets stand below the folder they are unpacked in
     'div2k': 'DIV2K_*_HR', 'flickr2k': 'Flickr2K_HR', 'ffhq': 'images1024x1024', 'celeba-hq': 'celeba_hq*', 'lsun': '*_train',
@@ -268,6 +274,10 @@ def random_queries(
     return dict(coord=torch.stack([y, x], -1), cell=cell, rgb=to_model(truth[:, row, col].T / 255))
 
 # %% ../nbs/01_data.ipynb #384a506e
+def square_view(source, i:int, size:int)->Tensor: # (3,size,size) in [0,1]
+    "A square picture of picture `i`: all of a drawing, the middle of a photograph that is longer one way."
+    return source.view(i, size, source.square(i) if hasattr(source, 'square') else FULL)
+
 class Renders:
     """Every picture of a source, drawn once at its base size and once at each of a few random sizes.
 
@@ -282,7 +292,7 @@ class Renders:
         seed:int=0, # which ones
     ):
         rng = np.random.default_rng(seed)
-        byte = lambda i, size: (source.view(i, size) * 255).round().byte().contiguous()
+        byte = lambda i, size: (square_view(source, i, size) * 255).round().byte().contiguous()
         self.source, self.base_size, self.pick = source, base, GroupSampler(source)
         self.base = torch.stack([byte(i, base) for i in progress_bar(range(len(source)))])
         self.truth = [[byte(i, int(s)) for s in rng.integers(sizes[0], sizes[1] + 1, per)] for i in progress_bar(range(len(source)))]

@@ -74,7 +74,7 @@ def find_weights(
         try: return Path(snapshot_download(str(name), allow_patterns=['*.json', '*.safetensors']))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
             raise ValueError(f"'{name}' is no folder here and could not be fetched from the hub: {str(e).splitlines()[0]}") from None
-    raise ValueError(f"no weights called '{name}': use one of {', '.join(shipped)}, a folder with a config.json, or a hub id OWNER/NAME")
+    raise ValueError(f"no weights called '{name}': use {', '.join([*shipped, 'a folder with a config.json', 'or a hub id OWNER/NAME'])}")
 
 # %% ../nbs/09_pipeline.ipynb #449002c6
 def seeded_noise(
@@ -83,6 +83,7 @@ def seeded_noise(
 )->Tensor: # (n,c,h,w) from N(0,I)
     "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3."
     n, *rest = shape
+    if n < 1: raise ValueError(f"n must be at least 1, not {n}")
     if seed is None: seed = int(torch.randint(2**31, ()))
     return torch.stack([torch.randn(rest, generator=torch.Generator().manual_seed(seed + k)) for k in range(n)])
 
@@ -144,9 +145,10 @@ class ARSR:
         try: config = json.loads((folder/'config.json').read_text())
         except json.JSONDecodeError as e: raise ValueError(f"{folder/'config.json'} is not valid JSON: {e}") from None
         makers = dict(first=lambda d: FirstStage(first_config(d)), generator=lambda d: Denoiser(denoiser_config(d)), upscaler=lambda d: Denoiser(denoiser_config(d)))
-        parts = {k: make(config[k]) for k, make in makers.items() if k in config}
+        try: parts, meta = {k: make(config[k]) for k, make in makers.items() if k == 'first' or k in config}, config['meta']
+        except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"{folder/'config.json'} is not the configuration of a model: {e!r}") from None
         for k, module in parts.items(): load_weights(module, folder/f'{k}.safetensors')
-        return cls(**parts, meta=config['meta'], device=device)
+        return cls(**parts, meta=meta, device=device)
 
     def save_pretrained(self,
         folder, # where to; made if missing
@@ -181,7 +183,8 @@ class ARSR:
     )->ImageField:
         "New pictures from noise."
         net = self._need('generator', 'generate')
-        h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(size or self.meta['size']))
+        if category and not net.cfg.unet.classes: raise ValueError(f"the weights '{self.meta['name']}' know no categories")
+        h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
         z = seeded_noise((n, net.cfg.z, h, w), seed).to(self.device)
         denoise = guided(net, self.labels(n, seed, category), guidance) if net.cfg.unet.classes else net
         with fast_arithmetic(self.device.type): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
@@ -202,7 +205,7 @@ class ARSR:
     def upscale(self,
         image, # path, PIL image, array or tensor
         seed:int|None=None, # answer k is that of seed + k
-        steps:int=8, # network evaluations
+        steps:int=2, # network evaluations
         n:int=1, # different answers to the one input
         sampler:str='dpmpp_2m', # or 'ddim', 'ddpm'
         consistent:bool=True, # correct the answer until shrinking it gives the input back

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR', 'SMALL_UPSCALER',
            'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'Preset', 'find_preset', 'cached', 'open_renders',
-           'open_latents', 'train_first', 'trained_first', 'train_second', 'assemble', 'category_shares', 'log_stage',
-           'alignment_curve', 'train_stage']
+           'open_latents', 'train_first', 'trained_first', 'train_second', 'for_data', 'assemble', 'category_shares',
+           'log_stage', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import hashlib, json
@@ -14,13 +14,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import torch
-from torch.utils.data import default_collate
 from .alignment import alignment_loss, freeze, image_error
 from .coords import make_cell, make_coord, to_model
-from .data import RandomScaleCrops, Renders, open_source
+from .data import RandomScaleCrops, Renders, open_source, square_view
 from .field import FirstStage, FirstStageConfig, first_stage_loss
 from .pipeline import ARSR, load_weights, save_weights, write_whole
-from .train import Latents, Settings, encode_renders, fit, hardware, low_resolution
+from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss
 from einops import rearrange
 from safetensors.torch import load_file, save_file
@@ -76,7 +75,7 @@ def find_preset(name:str)->Preset:
     if name not in PRESETS: raise ValueError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
-# %% ../nbs/13_recipes.ipynb #0e3ff31f
+# %% ../nbs/13_recipes.ipynb #03a3a931
 def cached(path:Path, make, save, load):
     "Load what an earlier run left at `path`, or make it and leave it there."
     if not path.exists():
@@ -86,8 +85,10 @@ def cached(path:Path, make, save, load):
 
 def open_renders(preset:Preset, data:str, out:Path)->Renders:
     "The training pictures of a preset, rendered once and kept in `out`."
-    source = open_source(data, 'train', preset.held_out)
-    return cached(out/'renders.safetensors', lambda: Renders(source, preset.base, preset.sizes), Renders.save, lambda p: Renders.load(p, source))
+    source, path = open_source(data, 'train', preset.held_out), out/'renders.safetensors'
+    renders = cached(path, lambda: Renders(source, preset.base, preset.sizes), Renders.save, lambda p: Renders.load(p, source))
+    if (len(renders.base), renders.base_size) != (len(source), preset.base): raise ValueError(f"{path} was made of other pictures; use another folder")
+    return renders
 
 def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->dict:
     "Their latents, kept likewise, under a name that changes with the first stage."
@@ -98,17 +99,18 @@ def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->di
         return cached(out/f'latents-{name}-{stamp}.safetensors', make, save_file, load_file)
     return {k: v for name, view in views.items() for k, v in latents(name, view).items()}
 
-# %% ../nbs/13_recipes.ipynb #89522be9
+# %% ../nbs/13_recipes.ipynb #69f8ead6
 def train_first(preset:Preset, data:str, out:Path, **budget)->dict:
     "Stage 1: encoder, decoder and LIIF together."
     first = FirstStage(preset.first)
     if (out/'init.safetensors').exists(): load_weights(first, out/'init.safetensors')
-    crops = RandomScaleCrops(open_renders(preset, data, out), preset.crop, preset.queries)
+    with accelerator().main_process_first(): renders = open_renders(preset, data, out)
+    crops = RandomScaleCrops(renders, preset.crop, preset.queries)
     state = fit(first, first_stage_loss, crops, out/'first', preset.settings.get('first', Settings()), **budget)
-    save_weights(first, out/'first.safetensors')
+    if accelerator().is_main_process: save_weights(first, out/'first.safetensors')
     return state
 
-# %% ../nbs/13_recipes.ipynb #b68c0a45
+# %% ../nbs/13_recipes.ipynb #97ccb5ee
 def trained_first(preset:Preset, out:Path)->FirstStage:
     "The frozen first stage that an earlier run left in `out`."
     if not (out/'first.safetensors').exists(): raise ValueError(f"{out} holds no first.safetensors: run --stage first into the same folder before")
@@ -117,8 +119,8 @@ def trained_first(preset:Preset, out:Path)->FirstStage:
 
 def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     "Stage 2a (`latent`) or 2b (`align`, which goes on from what `latent` left)."
-    first, renders = trained_first(preset, out), open_renders(preset, data, out)
-    denoiser, cache = Denoiser(preset.denoiser), open_latents(preset, first, renders, out)
+    first, denoiser = trained_first(preset, out).to(accelerator().device), Denoiser(preset.denoiser)
+    with accelerator().main_process_first(): renders = open_renders(preset, data, out); cache = open_latents(preset, first, renders, out)
     if preset.first.latent != 'norm': denoiser.z_std.fill_(cache['z'][:preset.settings.get('latent', Settings()).batch].float().std())
     settings, loss, queries = preset.settings.get(stage, Settings()), denoising_loss, 0
     if stage == 'align':
@@ -127,14 +129,24 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
         loss, queries = (lambda net, batch: alignment_loss(net, first, batch, w_max=preset.w_max)), preset.queries
     samples = Latents(renders, cache, denoiser.z_std.item(), labels=denoiser.cfg.unet.classes > 0, queries=queries)
     state = fit(denoiser, loss, samples, out/f'{preset.task}-{stage}', settings, **budget)
-    save_weights(denoiser, out/f'{preset.task}-{stage}.safetensors')
+    if accelerator().is_main_process: save_weights(denoiser, out/f'{preset.task}-{stage}.safetensors')
     return state
 
-# %% ../nbs/13_recipes.ipynb #35af7b93
+# %% ../nbs/13_recipes.ipynb #87ab8fc5
+def for_data(
+    preset:Preset, # made for its own data
+    data:str|None, # what `open_source` opens; None: its own
+)->Preset: # the same for these data
+    "Only the drawings have categories, so a denoiser of other pictures is not told any."
+    if data in (None, preset.data): return preset
+    unet = preset.denoiser.unet if data == 'emoji' else replace(preset.denoiser.unet, classes=0)
+    return replace(preset, data=str(data), denoiser=replace(preset.denoiser, unet=unet))
+
+# %% ../nbs/13_recipes.ipynb #079c3b40
 def assemble(preset:Preset, out:Path, name:str)->ARSR:
     "Put what has been trained in `out` so far together as a model that `from_pretrained` opens."
     best = {k: next((p for p in (out/f'{k}-align.safetensors', out/f'{k}-latent.safetensors') if p.exists()), None) for k in ('generator', 'upscaler')}
-    configs = {p.task: p.denoiser for p in PRESETS.values() if p.first == preset.first and p.data == preset.data} | {preset.task: preset.denoiser}
+    configs = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first} | {preset.task: preset.denoiser}
     parts = {}
     for k, path in best.items():
         if path: load_weights(parts.setdefault(k, Denoiser(configs[k])), path)
@@ -167,10 +179,12 @@ def alignment_curve(
     out:Path, # where alignment-TASK.json is written
     limit:int=32, # pictures
     steps=range(0, 1000, 50), # noise levels
-)->dict: # abar, and the image error before and after at each
+)->dict: # abar, and the image error before and after at each; empty if no picture is held out
     "Mean squared error of the decoded estimate on held-out pictures at each noise level, before and after alignment."
-    first, source = trained_first(preset, out), open_source(data, 'valid', preset.held_out)
-    x = torch.stack([source.view(int(i), preset.base) for i in torch.linspace(0, len(source) - 1, min(limit, len(source)))])
+    try: source = open_source(data, 'valid', preset.held_out)
+    except ValueError: return {}  # too few pictures to hold one out
+    first = trained_first(preset, out)
+    x = torch.stack([square_view(source, int(i), preset.base) for i in torch.linspace(0, len(source) - 1, min(limit, len(source)))])
     batch = dict(z=first.encode(to_model(x)), rgb=rearrange(to_model(x), 'n c h w -> n (h w) c'),
                  coord=make_coord(preset.base).expand(len(x), -1, -1), cell=make_cell(preset.base).expand(len(x), -1, -1))
     if preset.denoiser.conditional: batch['cond'] = first.encode(to_model(low_resolution(x, preset.factor)))
@@ -191,12 +205,12 @@ def train_stage(
     **budget, # `minutes`, `plan`, `steps` of `fit`
 )->dict: # step, seconds, loss
     "Train one stage of a preset, go on where an earlier call stopped, and leave a model that can be loaded."
-    preset, out = find_preset(name), Path(out)
+    preset, out = for_data(find_preset(name), data), Path(out)
     if stage not in ('first', 'latent', 'align'): raise ValueError(f"unknown stage '{stage}'; choose one of first, latent, align")
-    out.mkdir(parents=True, exist_ok=True)
-    data = data or preset.data
-    state = train_first(preset, data, out, **budget) if stage == 'first' else train_second(preset, data, out, stage, **budget)
-    log_stage(out, stage if stage == 'first' else f'{preset.task} {stage}', state, preset.settings.get(stage, Settings()))
-    if stage == 'align': alignment_curve(preset, data, out)
-    assemble(preset, out, name.split('-')[0]).save_pretrained(out)
+    state = train_first(preset, preset.data, out, **budget) if stage == 'first' else train_second(preset, preset.data, out, stage, **budget)
+    if accelerator().is_main_process:
+        log_stage(out, stage if stage == 'first' else f'{preset.task} {stage}', state, preset.settings.get(stage, Settings()))
+        if stage == 'align': alignment_curve(preset, preset.data, out)
+        assemble(preset, out, name.split('-')[0]).save_pretrained(out)
+    accelerator().wait_for_everyone()
     return state

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['hardware', 'fast_arithmetic', 'EMA', 'learning_rate', 'Budget', 'save_checkpoint', 'load_checkpoint',
-           'low_resolution', 'encode_renders', 'Latents', 'Settings', 'Report', 'Objective', 'shared_clock', 'fit',
-           'keep']
+           'low_resolution', 'encode_renders', 'Latents', 'Settings', 'Report', 'accelerator', 'Objective',
+           'shared_clock', 'fit', 'keep']
 
 # %% ../nbs/08_train.ipynb #ed95f627
 import json, math, os, time
@@ -199,11 +199,11 @@ class Report:
     "A bar and a live loss plot in a notebook, a plain line now and then in a terminal."
     def __init__(self,
         batch:int, # samples a step
-        every:float=30, # seconds between lines; a notebook's plot moves every two
+        every:float=30, # seconds between lines; a notebook's plot moves every two, and more often at first
         show=print, # how a line is printed
     ):
         self.batch, self.show, self.bar = batch, show, master_bar(range(1000), names=('loss',)) if IN_NOTEBOOK else None
-        self.every = min(every, 2) if self.bar else every
+        self.every, self.longest = (.2, min(every, 2)) if self.bar else (every, every)
         self.history, self.losses, self.last = [], [], time.time()
 
     def __call__(self, loss:Tensor, state:dict, progress:float):
@@ -218,20 +218,25 @@ class Report:
         self.history.append((state['step'], state['loss']))
         if self.bar: self.draw(f"step {state['step']}, loss {state['loss']:.4f}, {speed:.0f} img/s, {state['seconds'] / 60:.1f} min", progress)
         else: self.show(f"step {state['step']:6d}  loss {state['loss']:.4f}  {speed:6.1f} img/s  {state['seconds'] / 60:6.1f} min", flush=True)
-        self.losses, self.last = [], time.time()
+        self.losses, self.last, self.every = [], time.time(), min(1.25 * self.every, self.longest)
 
     def draw(self, line:str, progress:float):
         "Bar, line and curve, in the place of the last ones."
         if len(self.history) == 1: self.bar.on_iter_begin()
         self.bar.main_bar.on_update(int(1000 * min(progress, 1)), line)
-        self.bar.update_graph([list(zip(*self.history))], figsize=(5, 2.2))
+        if len(self.history) > 1: self.bar.update_graph([list(zip(*self.history))], figsize=(5, 2.2))
 
     def close(self, state:dict, progress:float):
         "Show the rest. A figure left open would be shown once more at the end of the cell."
         self.flush(state, progress)
-        if not self.bar or not self.history: return
+        if not hasattr(self.bar, 'graph_fig'): return
         import matplotlib.pyplot as plt
         plt.close(self.bar.graph_fig)
+
+# %% ../nbs/08_train.ipynb #2a823c30
+def accelerator()->Accelerator:
+    "The processes and the device that the launcher gave us, with the arithmetic of the hardware."
+    return Accelerator(mixed_precision=hardware()['mixed_precision'])
 
 # %% ../nbs/08_train.ipynb #e6943bb2
 class Objective(nn.Module):
@@ -264,10 +269,9 @@ def fit(
     preview=None, # called with (averaged state dict, step) at each checkpoint
 )->dict: # step, seconds, loss
     "Train until the time or the steps are used up, or until Ctrl-C; go on from `out` if it holds a checkpoint."
-    out, hw = Path(out), hardware()
-    acc = Accelerator(mixed_precision=hw['mixed_precision'])
+    out, acc = Path(out), accelerator()
     opt = torch.optim.AdamW(model.parameters(), s.lr, weight_decay=s.weight_decay, betas=(.9, .99))
-    objective, opt = acc.prepare(Objective(model.train().to(memory_format=hw['layout']), loss_fn), opt)
+    objective, opt = acc.prepare(Objective(model.train().to(memory_format=hardware()['layout']), loss_fn), opt)
     ema, state = EMA(model, s.decay), dict(step=0, seconds=0., loss=None)
     if (out/'checkpoint.safetensors').exists(): state = load_checkpoint(out, model, ema, opt)
     loader = torch.utils.data.DataLoader(data, s.batch // acc.num_processes, sampler=range(state['step'] * s.batch, 2**40), generator=torch.Generator())
@@ -280,8 +284,7 @@ def fit(
             acc.backward(loss := objective(batch))
             acc.clip_grad_norm_(model.parameters(), s.clip)
             opt.step(); opt.zero_grad()
-            ema.update(model, state['step'])
-            budget.tick()
+            ema.update(model, state['step']); budget.tick()
             report(loss, state, budget.progress)
             if time.time() - saved >= 300:
                 keep(acc, out, model, ema, opt, state, preview)

@@ -151,7 +151,7 @@ def titled(title:str, picture:ipw.Image)->ipw.VBox:
 
 def row(*parts:ipw.Widget)->ipw.HBox:
     "Parts beside each other; on a narrow page, below each other."
-    return ipw.HBox(parts, layout={'flex_flow': 'row wrap'})
+    return ipw.HBox(parts, layout={'flex_flow': 'row wrap', 'align_items': 'flex-start', 'grid_gap': '8px'})
 
 # %% ../nbs/12_widgets.ipynb #e5f8a912
 def side_by_side(left:Image.Image, right:Image.Image, gap:int=8)->Image.Image:

@@ -320,3 +320,11 @@ def test_crop_k_is_the_same_whenever_it_is_asked_for(renders):
     a, b, c = RandomScaleCrops(renders, 16, 8), RandomScaleCrops(renders, 16, 8), RandomScaleCrops(renders, 16, 8, seed=1)
     b[3]
     assert torch.equal(a[7]['coord'], b[7]['coord']) and not torch.equal(a[7]['coord'], a[8]['coord']) and not torch.equal(a[7]['coord'], c[7]['coord'])
+
+def test_square_training_data_do_not_squash(tmp_path):
+    picture = torch.zeros(3, 40, 80)
+    picture[:, :, 20:60] = 1
+    Image.fromarray((picture.permute(1, 2, 0) * 255).byte().numpy()).save(tmp_path/'wide.png')
+    images = Images(tmp_path)
+    assert images.square(0) == (0, .25, 1, .75)
+    assert (Renders(images, base=16, sizes=(8, 8), per=1).base == 255).all()

@@ -1,5 +1,5 @@
 import math
-import pytest, numpy as np, torch
+import pytest, matplotlib.pyplot as plt, numpy as np, torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
@@ -206,6 +206,27 @@ def test_it_trains_inside_the_wrapper_that_several_devices_need(monkeypatch, mak
     finally: torch.distributed.destroy_process_group()
     assert bare.keys() == wrapped.keys()
     for k in bare: assert_close(bare[k], wrapped[k])
+
+class FakeBar:
+    "Stands in for fastprogress's bar in a notebook, and notes what it is told."
+    def __init__(self, gen, names): self.main_bar, self.bars, self.graphs, self.shown = self, [], [], 0
+    def on_iter_begin(self): self.shown += 1
+    def on_update(self, value, text): self.bars.append((value, text))
+    def update_graph(self, graphs, figsize):
+        self.graphs.append(graphs[0])
+        self.graph_fig = plt.figure(num='loss')
+
+@pytest.mark.parametrize('minutes, end', [(None, 1000), (30 / 60, 500)])
+def test_in_a_notebook_there_is_one_bar_and_one_plot(train, monkeypatch, tmp_path, capsys, minutes, end):
+    made = []
+    monkeypatch.setattr(arsr.train, 'IN_NOTEBOOK', True)
+    monkeypatch.setattr(arsr.train, 'master_bar', lambda *args, **kwargs: made.append(FakeBar(*args, **kwargs)) or made[0])
+    state, _ = train(tmp_path, steps=60, minutes=minutes)
+    bar, = made
+    assert bar.shown == 1 and capsys.readouterr().out == ''
+    assert bar.bars[-1][0] == end and f"step {state['step']}, loss {state['loss']:.4f}" in bar.bars[-1][1]
+    assert len(bar.graphs[0][0]) == 2 and bar.graphs[-1][0][-1] == state['step'] and len(bar.graphs[-1][0]) > 10
+    assert not plt.fignum_exists('loss')  # an open one would be shown again
 
 def test_it_learns(clock, tmp_path):
     model = nn.Linear(4, 1)
