@@ -185,7 +185,7 @@ def to_multiple(
     x:Tensor, # (n,3,h,w) picture
     f:int, # the encoder's reduction
 )->Tensor: # the same picture at the nearest size that is a multiple of f
-    "Encoders halve; a picture of 37 x 50 is first resampled to 36 x 52. A field does not mind: it has no pixels of its own."
+    "Encoders halve; a picture of 37 x 50 is first resampled to 36 x 48. A field does not mind: it has no pixels of its own."
     h, w = (max(f, round(n / f) * f) for n in x.shape[-2:])
     return resize(x, (h, w)).clamp(0, 1)
 
