@@ -156,7 +156,7 @@ def _add_generate(commands):
     p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')
     p.add_argument('--size', help='pixels: the long side, or HEIGHTxWIDTH (default: the training size)')
     p.add_argument('-o', '--output', required=True, help='folder for the pictures')
-    p.add_argument('--category', help="kind of drawing, e.g. 'Food & Drink' (default: by chance)")
+    p.add_argument('--category', help="what to draw, e.g. 'Food & Drink' or 'food-fruit' (default: by chance)")
     p.add_argument('--guidance', type=float, default=2., help='1: as trained; above: more typical (default: 2)')
     _add_common(p, 'emoji', 25)
 

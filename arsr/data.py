@@ -119,16 +119,17 @@ def held_out(
 
 # %% ../nbs/01_data.ipynb #c3cd3e54
 class Drawings:
-    "The vector emoji: 3,819 drawings in nine categories, each a function from coordinates to colour."
+    "The vector emoji: 3,819 drawings in nine categories and some eighty kinds, each a function from coordinates to colour."
     def __init__(self,
         split:str='train', # 'train', 'valid' (5% of the groups, by hash) or 'all'
     ):
         packed = json.loads(lzma.decompress((ASSETS/'emoji.json.xz').read_bytes()))
         keep = {'train': lambda g: not held_out(g), 'valid': held_out, 'all': lambda g: True}[split]
         self.names = [n for n in packed if keep(drawing_group(n))]
-        self.body = [packed[n][1] for n in self.names]
-        self.categories = sorted({c for c, _ in packed.values()})
+        self.body = [packed[n][-1] for n in self.names]
+        self.categories, self.kinds = (sorted({row[k] for row in packed.values()}) for k in (0, 1))
         self.category = torch.tensor([self.categories.index(packed[n][0]) for n in self.names])
+        self.kind = torch.tensor([self.kinds.index(packed[n][1]) for n in self.names])
         self.groups = [drawing_group(n) for n in self.names]
 
     def __len__(self): return len(self.names)
@@ -157,7 +158,7 @@ SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff'}
 
 class Images:
     "Pictures in a folder (searched recursively) or in a zip archive."
-    category = None
+    category = kind = None
     def __init__(self,
         path, # folder or .zip
         split:str='all', # 'train', 'valid' or 'all'
@@ -232,7 +233,7 @@ def open_source(
     data:str, # 'emoji', a folder, a zip, 'NAME:FOLDER' for a public set, or 'hub:OWNER/NAME'
     split:str='train', # 'train', 'valid' or 'all'
     share:float=.05, # fraction held out of pictures; that of the emoji is fixed
-): # an object with `view(i, size, window)`, `names`, `groups`, `category`
+): # an object with `view(i, size, window)`, `names`, `groups`, `kind`
     "The source that a string on the command line means."
     if data == 'emoji': return Drawings(split)
     kind, _, rest = str(data).partition(':')

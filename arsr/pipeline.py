@@ -178,7 +178,7 @@ class ARSR:
         seed:int|None=None, # picture k is that of seed + k
         steps:int=25, # network evaluations
         sampler:str='dpmpp_2m', # or 'ddim', 'ddpm'
-        category:str|None=None, # one of meta['categories']; drawn by chance if None
+        category:str|None=None, # such as 'Food & Drink', or a kind such as 'food-fruit', of meta['categories']; drawn by chance if None
         guidance:float=2., # 1: as trained; above: more typical of the category
     )->ImageField:
         "New pictures from noise."
@@ -191,15 +191,13 @@ class ARSR:
         return self._field(z.float() * net.z_std, (h * self.first.cfg.f, w * self.first.cfg.f))
 
     def labels(self, n:int, seed:int|None, category:str|None)->Tensor: # (n,)
-        "The category asked for, or one drawn for each seed as often as it occurs in the data."
-        names = self.meta['categories']
-        if category is None:
-            shares = torch.tensor(self.meta['shares'])
-            seeds = [None] * n if seed is None else [seed + k for k in range(n)]
-            draw = [torch.multinomial(shares, 1, generator=None if s is None else torch.Generator().manual_seed(s)) for s in seeds]
-            return torch.cat(draw).to(self.device)
-        if category not in names: raise ValueError(f"unknown category '{category}'; choose one of {', '.join(names)}")
-        return torch.full((n,), names.index(category), device=self.device)
+        "A kind for each seed, drawn as often as it occurs in the data, among all or among those of the category asked for."
+        kinds, shares = [name.split(' / ') for name in self.meta['categories']], torch.tensor(self.meta['shares'])
+        if category is not None: shares = shares * torch.tensor([category in kind for kind in kinds])
+        if not shares.any(): raise ValueError(f"unknown category '{category}'; choose one of {', '.join(dict.fromkeys(kind[0] for kind in kinds))}")
+        seeds = [None] * n if seed is None else [seed + k for k in range(n)]
+        draw = [torch.multinomial(shares, 1, generator=None if s is None else torch.Generator().manual_seed(s)) for s in seeds]
+        return torch.cat(draw).to(self.device)
 
     @torch.no_grad()
     def upscale(self,

@@ -157,12 +157,12 @@ class Latents(torch.utils.data.Dataset):
         renders:Renders, # the pictures
         cache:dict, # z and, for super-resolution, cond: of `encode_renders`
         z_std:float=1., # latents are divided by this
-        labels:bool=False, # give the category
+        labels:bool=False, # give the kind of drawing
         queries:int=0, # truth at so many points, for alignment
         seed:int=0, # sample k is the same on every machine
     ):
         self.renders, self.cache, self.z_std = renders, cache, z_std
-        self.label = renders.source.category if labels else None
+        self.label = renders.source.kind if labels else None
         self.queries, self.seed = queries, seed
 
     def __len__(self): return 2**40
@@ -270,7 +270,7 @@ def fit(
 )->dict: # step, seconds, loss
     "Train until the time or the steps are used up, or until Ctrl-C; go on from `out` if it holds a checkpoint."
     out, acc = Path(out), accelerator()
-    opt = torch.optim.AdamW(model.parameters(), s.lr, weight_decay=s.weight_decay, betas=(.9, .99))
+    opt = torch.optim.AdamW(model.parameters(), s.lr, weight_decay=s.weight_decay, betas=(.9, .99), fused=True)
     objective, opt = acc.prepare(Objective(model.train().to(memory_format=hardware()['layout']), loss_fn), opt)
     ema, state = EMA(model, s.decay), dict(step=0, seconds=0., loss=None)
     if (out/'checkpoint.safetensors').exists(): state = load_checkpoint(out, model, ema, opt)

@@ -38,7 +38,7 @@ def drawings(): return Drawings()
 def few(drawings):
     "A source of four drawings."
     class Few:
-        view, groups, category = drawings.view, drawings.names[:4], drawings.category[:4]
+        view, groups, kind = drawings.view, drawings.names[:4], drawings.kind[:4]
         def __len__(self): return 4
     return Few()
 

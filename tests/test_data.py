@@ -138,7 +138,8 @@ def test_the_held_out_drawings_are_these_for_ever(drawings):
     assert (len(Drawings('all')), len(drawings), len(valid)) == (3819, 3623, 196)
     assert (len(set(drawings.groups)), len(set(valid.groups))) == (1658, 86)
     assert valid.names[:4] == ['alembic', 'atm-sign', 'ballet-shoes', 'bellhop-bell'] and valid.names[-1] == 'woozy-face'
-    assert len(drawings.categories) == 9 and len(drawings.category) == len(drawings.body) == 3623
+    assert len(drawings.categories) == 9 and len(drawings.category) == len(drawings.kind) == len(drawings.body) == 3623
+    assert all(drawings.kinds[k].startswith(drawings.categories[c] + ' / ') for k, c in zip(drawings.kind, drawings.category))
 
 def test_the_splits_share_no_group_and_leave_nothing_out(drawings):
     valid = Drawings('valid')

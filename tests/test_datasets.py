@@ -5,7 +5,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from arsr import datasets
 from arsr.data import Images, held_out
-from arsr.datasets import NATURE, UBUNTU, WALLPAPERS, category_of, pack_emoji, pack_photos, photo_key, photographs, random_crop, textures
+from arsr.datasets import NATURE, UBUNTU, WALLPAPERS, category_of, pack_emoji, pack_photos, photo_key, photographs, random_crop, subgroups, textures
 
 KNOWN = {'woman-climbing': 'People & Body', 'cat': 'Animals & Nature'}
 
@@ -14,11 +14,22 @@ KNOWN = {'woman-climbing': 'People & Body', 'cat': 'Animals & Nature'}
 def test_every_drawing_finds_a_category(name, category): assert category_of(name, KNOWN) == category
 
 def test_pack_emoji(tmp_path):
-    (tmp_path/'icons.json').write_text(json.dumps({'icons': {'zebra-flag': {'body': '<b/>'}, 'cat': {'body': '<a/>'}}}))
-    (tmp_path/'metadata.json').write_text(json.dumps({'categories': {'Animals & Nature': ['cat']}}))
-    assert pack_emoji(tmp_path, tmp_path/'out.xz') == 2
+    birds = {f'bird-{i}': {'body': f'<b{i}/>'} for i in range(8)}
+    write = lambda name, content: (tmp_path/name).write_text(json.dumps(content))
+    write('icons.json', {'icons': {'zebra-flag': {'body': '<b/>'}, 'cat': {'body': '<a/>'}} | birds, 'aliases': {'parrot': {'parent': 'bird-7'}}})
+    write('metadata.json', {'categories': {'Animals & Nature': ['cat', *birds]}})
+    write('chars.json', {'1f408-fe0f': 'cat', '1f997': 'parrot'} | {f'1f99{i}': f'bird-{i}' for i in range(7)})
+    write('emoji.json', [{'unified': f'1F99{i}', 'non_qualified': None, 'subcategory': 'animal-bird'} for i in range(8)] +
+                        [{'unified': '1F408', 'non_qualified': None, 'subcategory': 'animal-mammal'}])
+    assert pack_emoji(tmp_path, tmp_path, tmp_path/'out.xz') == 10
     packed = json.loads(lzma.decompress((tmp_path/'out.xz').read_bytes()))
-    assert packed == {'cat': ['Animals & Nature', '<a/>'], 'zebra-flag': ['Flags', '<b/>']}
+    assert packed['cat'] == ['Animals & Nature', 'Animals & Nature / other', '<a/>']  # the only mammal
+    assert packed['zebra-flag'] == ['Flags', 'Flags / other', '<b/>']
+    assert {packed[n][1] for n in birds} == {'Animals & Nature / animal-bird'}  # one of them under an alias
+
+def test_skin_tones_share_the_subgroup_of_their_emoji():
+    wave = {'unified': '1F44B', 'non_qualified': None, 'subcategory': 'hand-fingers-open', 'skin_variations': {'1F3FB': {'unified': '1F44B-1F3FB', 'non_qualified': None}}}
+    assert subgroups([wave]) == {'1f44b': 'hand-fingers-open', '1f44b-1f3fb': 'hand-fingers-open'}
 
 def touch(path, size=10):
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -156,6 +156,13 @@ def test_a_category_is_drawn_as_often_as_it_occurs_and_can_be_asked_for(pipe):
     food, symbols = (pipe.generate(1, seed=0, steps=2, category=c).feat for c in ('Food', 'Symbols'))
     assert not torch.allclose(food, symbols)
 
+def test_a_category_has_kinds_and_either_can_be_asked_for(pipe, monkeypatch):
+    monkeypatch.setitem(pipe.meta, 'categories', ['Food / fruit', 'Food / drink', 'Symbols / other'])
+    drawn = pipe.labels(400, 0, 'Food').bincount(minlength=3) / 400
+    assert_close(drawn, torch.tensor([.5, .3, 0]) / .8, atol=.08, rtol=0)
+    assert pipe.labels(3, 0, 'drink').tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="choose one of Food, Symbols$"): pipe.labels(1, 0, 'fruits')
+
 def test_guidance_of_one_is_the_plain_denoiser_and_more_goes_further(pipe):
     feats = [pipe.generate(1, seed=0, steps=2, category='Food', guidance=g).feat for g in (0., 1., 2.)]
     assert not torch.allclose(feats[0], feats[1]) and not torch.allclose(feats[1], feats[2])

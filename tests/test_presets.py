@@ -57,3 +57,6 @@ def test_every_preset_constructs_and_its_parts_fit_together(name):
     preset = PRESETS[name]
     with torch.device('meta'): first, denoiser = FirstStage(preset.first), Denoiser(preset.denoiser)
     assert first.cfg.z == denoiser.cfg.z and preset.crop % first.cfg.f == 0
+
+def test_our_generators_know_every_kind_of_drawing(drawings):
+    assert {p.denoiser.unet.classes for p in PRESETS.values() if p.task == 'generator' and p.data == 'emoji'} == {len(drawings.kinds)}

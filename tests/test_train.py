@@ -254,7 +254,7 @@ def test_latents(renders):
     items = [data[k] for k in range(40)]
     which = torch.stack([item['z'] for item in items]).flatten() * 2
     assert set(which.tolist()) == set(range(8))
-    for item, i in zip(items, which.long() // 2): assert item['label'] == renders.source.category[i] and torch.equal(item['cond'], -item['z'])
+    for item, i in zip(items, which.long() // 2): assert item['label'] == renders.source.kind[i] and torch.equal(item['cond'], -item['z'])
     assert set(Latents(renders, dict(z=z))[0]) == {'z'}
 
 def test_a_mirrored_latent_is_asked_about_the_mirrored_picture(renders):
