@@ -27,7 +27,8 @@ def alignment_loss(
     With w = m/s, the mean of w^2 |z - z_hat|^2 is exactly that of |eps - eps_hat|^2; the image term carries the same
     weighting through the frozen decoder and LIIF to the pixels of the truth at its own size, which may differ in every batch.
     """
-    power = {'l1': 1, 'l2': 2}[kind]
+    if kind not in ('l1', 'l2'): raise ValueError(f"kind must be 'l1' or 'l2', not '{kind}'")
+    power = int(kind[1])
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
     t, eps = torch.randint(len(denoiser.abar), (len(z),), device=z.device), torch.randn_like(z)
     m, s = m_s(denoiser.abar, t)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHOTOS', 'TITLES', 'DATA', 'HeldOutDrawings', 'evaluation_photos', 'compare_upscaled', 'measure_photos',
-           'measure_drawings', 'first_stage_figures', 'measure', 'nearest', 'write_sheets', 'growing', 'write_hero',
-           'card', 'write_card', 'ship']
+           'measure_drawings', 'first_stage_figures', 'measure', 'write_sheets', 'growing', 'write_hero', 'card',
+           'write_card', 'ship']
 
 # %% ../nbs/16_cards.ipynb #73a0282e
 import json, platform, shutil, subprocess
@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 import arsr
 from .coords import resize
-from .data import Drawings, degrade, load_image
+from .data import Drawings, degrade, load_image, write_whole
 from .demo import sheet
-from .metrics import first_stage_psnr, psnr, sharpness
-from .pipeline import ARSR, write_whole
+from .metrics import first_stage_psnr, nearest, psnr, sharpness
+from .pipeline import ARSR
 
 # %% ../nbs/16_cards.ipynb #97657764
 class HeldOutDrawings:
@@ -90,14 +90,6 @@ def _commit()->str:
     "The commit the code is at, if it is a checkout."
     found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(arsr.__file__).parent, capture_output=True, text=True)
     return found.stdout.strip() or 'none'
-
-# %% ../nbs/16_cards.ipynb #90669d28
-def nearest(
-    pictures:torch.Tensor, # (n,3,s,s) in [0,1]
-    candidates:torch.Tensor, # (m,3,s,s) in [0,1]
-)->torch.Tensor: # (n,) index of the nearest candidate
-    "Nearest neighbours by squared pixel distance."
-    return torch.cdist(pictures.flatten(1), candidates.flatten(1)).argmin(1)
 
 # %% ../nbs/16_cards.ipynb #765b4425
 def write_sheets(

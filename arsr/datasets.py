@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from fastprogress.fastprogress import progress_bar
-from .data import _open_image, drawing_group, held_out
+from .data import _open_image, drawing_group, held_out, write_whole
 
 # %% ../nbs/01a_datasets.ipynb #145f5cb5
 RULES = [  # category of the few drawings that the icon set files under none, by a word in their name
@@ -113,16 +113,17 @@ def pack_photos(
     seed:int=0,
 )->int: # number of crops
     "Random crops of every photograph and texture as high-quality JPEG in one zip; `NAME@K.jpg` is crop K of NAME."
-    rng, n = np.random.default_rng(seed), 0
+    rng = np.random.default_rng(seed)
     jobs = [(p, per_photo) for p in photographs()] + [(p, per_texture) for p in textures()]
     if not jobs: raise ValueError("none of the packages is installed: apt-get install plasma-workspace-wallpapers mate-backgrounds lomiri-wallpapers-16.04 supertuxkart-data")
-    with zipfile.ZipFile(out, 'w') as z:
-        for path, count in progress_bar(jobs):
-            im = _open_image(path)
-            if min(im.size) < side: continue
-            for k in range(count):
-                buffer = io.BytesIO()
-                random_crop(im, side, rng).save(buffer, 'JPEG', quality=95, subsampling=0)
-                z.writestr(f'{photo_key(path)}@{k}.jpg', buffer.getvalue())
-                n += 1
-    return n
+    def write(part):
+        with zipfile.ZipFile(part, 'w') as z:
+            for path, count in progress_bar(jobs): add(z, path, count)
+    def add(z, path, count):
+        im = _open_image(path)
+        for k in range(count if min(im.size) >= side else 0):
+            buffer = io.BytesIO()
+            random_crop(im, side, rng).save(buffer, 'JPEG', quality=95, subsampling=0)
+            z.writestr(f'{photo_key(path)}@{k}.jpg', buffer.getvalue())
+    write_whole(out, write)
+    return len(zipfile.ZipFile(out).namelist())

@@ -7,7 +7,6 @@ __all__ = ['FirstStageConfig', 'FirstStage', 'absolute_error', 'shrunk', 'first_
            'save_picture', 'ImageField', 'to_multiple', 'encode_field']
 
 # %% ../nbs/04_field.ipynb #f8953807
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -16,7 +15,7 @@ from torch import nn, Tensor
 from einops import rearrange
 from .autoencoder import Encoder, Decoder
 from .coords import FULL, check_size, check_window, make_cell, make_coord, pixel_centres, resize, to_image, to_model
-from .data import load_image
+from .data import load_image, write_whole
 from .liif import LIIF, render_grid
 
 # %% ../nbs/04_field.ipynb #b88565b2
@@ -153,12 +152,7 @@ def save_picture(
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"cannot tell an image format from '{path.name}'; use .png, .jpg, .webp or .tif")
     if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
-    part = path.with_name(f'.{path.stem}.part{path.suffix}')
-    try:
-        write(part)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-    return path
+    return write_whole(path, write)
 
 # %% ../nbs/04_field.ipynb #a43baa5d
 class ImageField:

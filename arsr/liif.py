@@ -49,6 +49,7 @@ class LIIF(nn.Module):
         hidden:tuple=(256, 256, 256, 256), # widths of the hidden layers
     ):
         super().__init__()
+        if not hidden: raise ValueError("hidden must name the width of one layer at least")
         self.n_feat, self.mlp = n_feat, mlp(n_feat + 4, n_out, tuple(hidden))
 
     def forward(self,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'OURS', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
-           'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'Preset', 'find_preset', 'cached',
-           'open_renders', 'open_latents', 'train_first', 'trained_first', 'train_second', 'for_data', 'assemble',
-           'kind_shares', 'log_stage', 'alignment_curve', 'train_stage']
+           'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
+           'open_renders', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'train_second', 'for_data',
+           'assemble', 'kind_shares', 'log_stage', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import hashlib, json
@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from .alignment import alignment_loss, freeze, image_error
 from .coords import make_cell, make_coord, to_model
-from .data import RandomScaleCrops, Renders, open_source, square_view
+from .data import RandomScaleCrops, Renders, open_source, square_view, write_whole
 from .field import FirstStage, FirstStageConfig, first_stage_loss
-from .pipeline import ARSR, load_weights, save_weights, write_whole
+from .pipeline import ARSR, load_weights, save_weights
 from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss
 from einops import rearrange
@@ -103,13 +103,19 @@ def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->di
     return {k: v for name, view in views.items() for k, v in latents(name, view).items()}
 
 # %% ../nbs/13_recipes.ipynb #69f8ead6
+STAGES = ('first', 'latent', 'align', 'control')
+
+def settings_of(preset:Preset, stage:str)->Settings:
+    "How a stage is trained; the control of an alignment is trained like the alignment."
+    return preset.settings.get('align' if stage == 'control' else stage, Settings())
+
 def train_first(preset:Preset, data:str, out:Path, **budget)->dict:
     "Stage 1: encoder, decoder and LIIF together."
     first = FirstStage(preset.first)
     if (out/'init.safetensors').exists(): load_weights(first, out/'init.safetensors')
     with accelerator().main_process_first(): renders = open_renders(preset, data, out)
     crops = RandomScaleCrops(renders, preset.crop, preset.queries)
-    state = fit(first, partial(first_stage_loss, equivariance=preset.equivariance), crops, out/'first', preset.settings.get('first', Settings()), **budget)
+    state = fit(first, partial(first_stage_loss, equivariance=preset.equivariance), crops, out/'first', settings_of(preset, 'first'), **budget)
     if accelerator().is_main_process: save_weights(first, out/'first.safetensors')
     return state
 
@@ -121,15 +127,15 @@ def trained_first(preset:Preset, out:Path)->FirstStage:
     return freeze(first)
 
 def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
-    "Stage 2a (`latent`) or 2b (`align`, which goes on from what `latent` left)."
+    "Stage 2a (`latent`), and what goes on from there: 2b (`align`), or more of the same to compare it with (`control`)."
     first, denoiser = trained_first(preset, out).to(accelerator().device), Denoiser(preset.denoiser)
     with accelerator().main_process_first(): renders = open_renders(preset, data, out); cache = open_latents(preset, first, renders, out)
-    if preset.first.latent != 'norm': denoiser.z_std.fill_(cache['z'][:preset.settings.get('latent', Settings()).batch].float().std())
-    settings, loss, queries = preset.settings.get(stage, Settings()), denoising_loss, 0
-    if stage == 'align':
+    if preset.first.latent != 'norm': denoiser.z_std.fill_(cache['z'][:settings_of(preset, 'latent').batch].float().std())
+    settings, loss, queries = settings_of(preset, stage), denoising_loss, 0
+    if stage != 'latent':
         if not (out/f'{preset.task}-latent.safetensors').exists(): raise ValueError(f"{out} holds no {preset.task}-latent.safetensors: run --stage latent into the same folder before")
         load_weights(denoiser, out/f'{preset.task}-latent.safetensors')
-        loss, queries = (lambda net, batch: alignment_loss(net, first, batch, w_max=preset.w_max)), preset.queries
+    if stage == 'align': loss, queries = (lambda net, batch: alignment_loss(net, first, batch, w_max=preset.w_max)), preset.queries
     samples = Latents(renders, cache, denoiser.z_std.item(), labels=denoiser.cfg.unet.classes > 0, queries=queries)
     state = fit(denoiser, loss, samples, out/f'{preset.task}-{stage}', settings, **budget)
     if accelerator().is_main_process: save_weights(denoiser, out/f'{preset.task}-{stage}.safetensors')
@@ -177,23 +183,25 @@ def log_stage(out:Path, title:str, state:dict, settings:Settings):
 # %% ../nbs/13_recipes.ipynb #2e458c56
 @torch.no_grad()
 def alignment_curve(
-    preset:Preset, # whose `latent` and `align` stages are both in `out`
+    preset:Preset, # whose `latent` and `align` stages are in `out`, and perhaps `control`
     data:str, # the source whose held-out pictures are used
     out:Path, # where alignment-TASK.json is written
     limit:int=32, # pictures
     steps=range(0, 1000, 50), # noise levels
-)->dict: # abar, and the image error before and after at each; empty if no picture is held out
+)->dict: # abar, and the image error of each stage; empty if no picture is held out
     "Mean squared error of the decoded estimate on held-out pictures at each noise level, before and after alignment."
     try: source = open_source(data, 'valid', preset.held_out)
     except ValueError: return {}  # too few pictures to hold one out
-    first = trained_first(preset, out)
-    x = torch.stack([square_view(source, int(i), preset.base) for i in torch.linspace(0, len(source) - 1, min(limit, len(source)))])
+    device = accelerator().device
+    first = trained_first(preset, out).to(device)
+    x = torch.stack([square_view(source, int(i), preset.base) for i in torch.linspace(0, len(source) - 1, min(limit, len(source)))]).to(device)
     batch = dict(z=first.encode(to_model(x)), rgb=rearrange(to_model(x), 'n c h w -> n (h w) c'),
-                 coord=make_coord(preset.base).expand(len(x), -1, -1), cell=make_cell(preset.base).expand(len(x), -1, -1))
+                 **{k: make(preset.base).to(device).expand(len(x), -1, -1) for k, make in dict(coord=make_coord, cell=make_cell).items()})
     if preset.denoiser.conditional: batch['cond'] = first.encode(to_model(low_resolution(x, preset.factor)))
     curve = {'abar': None, 'pictures': len(x)}
-    for stage in ('latent', 'align'):
-        load_weights(net := Denoiser(preset.denoiser).eval(), out/f'{preset.task}-{stage}.safetensors')
+    for stage in ('latent', 'control', 'align'):
+        if not (out/f'{preset.task}-{stage}.safetensors').exists(): continue
+        load_weights(net := Denoiser(preset.denoiser).eval().to(device), out/f'{preset.task}-{stage}.safetensors')
         scaled = {k: v / net.z_std if k in ('z', 'cond') else v for k, v in batch.items()}
         curve |= {'abar': net.abar[list(steps)].tolist(), stage: image_error(net, first, scaled, steps).tolist()}
     write_whole(out/f'alignment-{preset.task}.json', lambda part: part.write_text(json.dumps(curve)))
@@ -202,18 +210,18 @@ def alignment_curve(
 # %% ../nbs/13_recipes.ipynb #f1136787
 def train_stage(
     name:str, # of a preset
-    stage:str, # 'first', 'latent' or 'align'
+    stage:str, # 'first', 'latent', 'align' or 'control'
     out, # folder; stages of one model share it
     data:str|None=None, # what `open_source` opens; the preset's own if None
     **budget, # `minutes`, `plan`, `steps` of `fit`
 )->dict: # step, seconds, loss
     "Train one stage of a preset, go on where an earlier call stopped, and leave a model that can be loaded."
     preset, out = for_data(find_preset(name), data), Path(out)
-    if stage not in ('first', 'latent', 'align'): raise ValueError(f"unknown stage '{stage}'; choose one of first, latent, align")
+    if stage not in STAGES: raise ValueError(f"unknown stage '{stage}'; choose one of {', '.join(STAGES)}")
     state = train_first(preset, preset.data, out, **budget) if stage == 'first' else train_second(preset, preset.data, out, stage, **budget)
     if accelerator().is_main_process:
-        log_stage(out, stage if stage == 'first' else f'{preset.task} {stage}', state, preset.settings.get(stage, Settings()))
-        if stage == 'align': alignment_curve(preset, preset.data, out)
+        log_stage(out, stage if stage == 'first' else f'{preset.task} {stage}', state, settings_of(preset, stage))
+        if stage in ('align', 'control'): alignment_curve(preset, preset.data, out)
         assemble(preset, out, name.split('-')[0]).save_pretrained(out)
     accelerator().wait_for_everyone()
     return state

@@ -8,7 +8,7 @@ __all__ = ['hardware', 'fast_arithmetic', 'EMA', 'learning_rate', 'Budget', 'sav
            'shared_clock', 'fit', 'keep']
 
 # %% ../nbs/08_train.ipynb #ed95f627
-import json, math, os, time
+import json, math, time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from fastprogress.fastprogress import IN_NOTEBOOK, master_bar, progress_bar
 from .coords import FULL, resize, to_model
-from .data import Renders, degrade, random_queries
+from .data import Renders, degrade, random_queries, write_whole
 from .field import FirstStage
 
 # %% ../nbs/08_train.ipynb #68cd84b9
@@ -98,11 +98,8 @@ def save_checkpoint(
     out.mkdir(parents=True, exist_ok=True)
     slots = {f'opt.{i}.{k}': torch.as_tensor(v) for i, s in opt.state_dict()['state'].items() for k, v in s.items()}
     tensors = {**{f'model.{k}': v for k, v in model.state_dict().items()}, **{f'ema.{k}': v for k, v in ema.state.items()}, **slots}
-    part = out/'checkpoint.part'
-    try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata={'state': json.dumps(state)})
-        os.replace(part, out/'checkpoint.safetensors')
-    finally: part.unlink(missing_ok=True)
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
+    write_whole(out/'checkpoint.safetensors', lambda part: save_file(tensors, part, metadata={'state': json.dumps(state)}))
 
 # %% ../nbs/08_train.ipynb #1e20fc64
 def _split(tensors:dict, prefix:str)->dict:

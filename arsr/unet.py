@@ -201,26 +201,30 @@ def _ramp(n:int)->Tensor:
 
 # %% ../nbs/06_unet.ipynb #fbf4301f
 def in_windows(
-    f, # (n,c,h,w), ... -> (n,k,h,w), for maps up to window x window
+    f, # (n,c,h,w), ... -> (n,k,grow*h,grow*w), for maps up to window x window
     *maps:Tensor, # all of one size (h,w)
     window:int=32, # side of a window, in cells
     overlap:int=8, # cells shared by neighbours, at least
     batch:int=16, # windows that go through `f` together
-)->Tensor: # (n,k,h,w)
+    grow:int=1, # cells of the answer a cell of the maps
+)->Tensor: # (n,k,grow*h,grow*w)
     """Apply `f` to overlapping windows of large maps and blend its answers with weights that fade towards each window's border.
 
     Memory is that of `batch` windows, whatever the size of the maps. Maps no larger than a window go through whole.
+    `ValueError` unless windows are larger than their overlap.
     """
+    if not 0 <= overlap < window: raise ValueError(f"windows of {window} cells cannot overlap by {overlap}")
     n, (h, w) = len(maps[0]), maps[0].shape[-2:]
     if max(h, w) <= window: return f(*maps)
     spots = [(y, x) for y in _starts(h, window, overlap) for x in _starts(w, window, overlap)]
-    rows, cols = min(h, window), min(w, window)
-    weight, out, total = (_ramp(rows)[:, None] * _ramp(cols)).to(maps[0]), 0, maps[0].new_zeros(h, w)
-    cut = lambda a, y, x: a[..., y:y+rows, x:x+cols]
-    for group in (spots[i:i+batch] for i in range(0, len(spots), batch)):
+    rows, cols, g = min(h, window), min(w, window), grow
+    weight, out, total = (_ramp(g * rows)[:, None] * _ramp(g * cols)).to(maps[0]), None, maps[0].new_zeros(g * h, g * w)
+    cut = lambda a, y, x, g=1: a[..., g*y:g*(y+rows), g*x:g*(x+cols)]
+    together = max(1, batch // n)
+    for group in (spots[i:i+together] for i in range(0, len(spots), together)):
         answers = f(*(torch.cat([cut(a, y, x) for y, x in group]) for a in maps))
-        if not torch.is_tensor(out): out = answers.new_zeros(n, answers.shape[1], h, w)
+        if out is None: out = answers.new_zeros(n, answers.shape[1], g * h, g * w)
         for (y, x), answer in zip(group, answers.chunk(len(group))):
-            cut(out, y, x).add_(answer * weight)
-            cut(total, y, x).add_(weight)
+            cut(out, y, x, g).add_(answer * weight)
+            cut(total, y, x, g).add_(weight)
     return out / total

@@ -197,8 +197,15 @@ def test_splits_of_a_folder(folder):
     train, valid = Images(folder, 'train', share=.3), Images(folder, 'valid', share=.3)
     assert sorted(train.names + valid.names) == Images(folder).names and len(valid) == sum(held_out(f'p{i}', .3) for i in range(10)) > 0
 
-def test_crops_of_a_photograph_stay_together():
-    assert len({Images.held(f'lake@{k}.jpg', .5) for k in range(50)}) == 1 != len({Images.held(f'lake{k}.jpg', .5) for k in range(50)})
+def test_crops_of_a_photograph_stay_together(tmp_path):
+    names = {photo: [f'{photo}@{k}.png' for k in range(8)] for photo in ('lake', 'moor', 'hill', 'dune')}
+    for name in sum(names.values(), []): Image.new('RGB', (4, 4)).save(tmp_path/name)
+    valid = Images(tmp_path, 'valid', share=.5).names
+    assert valid == sorted(sum((crops for photo, crops in names.items() if held_out(photo, .5)), [])) and 0 < len(valid) < 32
+
+def test_a_split_must_be_one_that_exists(refuses, folder):
+    for source in (lambda: Drawings('test'), lambda: Images(folder, 'test')):
+        with refuses("split must be 'train', 'valid' or 'all', not 'test'"): source()
 
 def test_pictures_are_decoded_once(folder, monkeypatch):
     images, calls = Images(folder), []

@@ -1,0 +1,375 @@
+import subprocess, sys, time
+from types import SimpleNamespace
+import numpy as np, pytest, scipy.linalg, torch, torch.nn.functional as F
+from hypothesis import given, strategies as st
+from scipy.ndimage import gaussian_filter
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch.testing import assert_close
+import arsr.metrics
+from arsr.coords import resize
+from arsr.data import load_image
+from arsr.field import ImageField, encode_field, sample_bicubic
+from arsr.metrics import (MS_WEIGHTS, EffLite, diversity, efflite, fd_efflite, fid, frechet, interval, lpips, lr_consistency, macs,
+                          measured, ms_ssim, nearest, patch_fd, psnr, random_patches, self_ssim, ssim, to_luma)
+
+MB = 2**20
+
+@pytest.fixture(scope='module')
+def cat(): return load_image(data.chelsea()[30:222, 90:282])
+
+@pytest.fixture(scope='module')
+def net(): return efflite()
+
+@pytest.fixture(scope='module')
+def sets(drawings):
+    "Two sets of 24 drawings of 48 pixels."
+    x = torch.stack([drawings.view(70 * i, 48) for i in range(48)])
+    return x[::2], x[1::2]
+
+def noisy(x, sigma=.1): return (x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+def blurred(x, k): return resize(resize(x, x.shape[-1] // k), x.shape[-2:]).clamp(0, 1)
+def hwc(x): return x.permute(1, 2, 0).double().numpy()
+
+# pixel by pixel
+
+def test_psnr_is_that_of_scikit_image(cat):
+    assert psnr(noisy(cat), cat).item() == pytest.approx(peak_signal_noise_ratio(hwc(cat), hwc(noisy(cat)), data_range=1), abs=1e-4)
+
+@given(st.integers(0, 9))
+def test_shaving_is_cropping(shave):
+    x, y = torch.rand(2, 2, 3, 20, 24)
+    assert_close(psnr(x, y, shave), psnr(*(v[..., shave:20 - shave, shave:24 - shave] for v in (x, y))))
+
+@pytest.mark.parametrize('shave', [-1, 10, 11])
+def test_shaving_everything_is_refused(shave, refuses):
+    with refuses('shave must leave some of 20 x 24', 'from 0 to 9', str(shave)): psnr(torch.rand(3, 20, 24), torch.rand(3, 20, 24), shave)
+
+def test_luma_is_bt601():
+    primaries = torch.eye(3)[:, :, None, None]
+    assert_close(to_luma(primaries).flatten() * 255 - 16, torch.tensor([65.481, 128.553, 24.966]), atol=1e-3, rtol=0)
+    assert_close(to_luma(torch.ones(3, 2, 2)) * 255, torch.full((1, 2, 2), 235.), atol=1e-3, rtol=0)
+
+def test_luma_psnr_sees_brightness_alone():
+    grey = torch.full((3, 8, 8), .5)
+    same_luma = grey + .1 * torch.tensor([1., -65.481 / 128.553, 0.])[:, None, None]
+    assert psnr(same_luma, grey, luma=True) > 100 > psnr(same_luma, grey)
+    assert psnr(grey + .1, grey, luma=True).item() == pytest.approx(20 - 20 * np.log10(219 / 255), abs=1e-3)
+
+def test_ssim_is_that_of_scikit_image(cat):
+    x = torch.stack([noisy(cat), blurred(cat, 4), cat * .5])
+    ours = ssim(x, cat.expand_as(x))
+    for value, p in zip(ours, x):
+        theirs = structural_similarity(hwc(p), hwc(cat), data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+        assert value.item() == pytest.approx(theirs, abs=1e-4)
+
+def test_ms_ssim_is_the_published_product(cat):
+    def parts(x, y): # contrast times structure, and luminance, of two grey pictures, inside the border
+        g = lambda v: gaussian_filter(v, 1.5, truncate=3.5)[5:-5, 5:-5]
+        a, b = g(x), g(y)
+        cs = (2 * (g(x * y) - a * b) + .03**2) / (g(x * x) - a**2 + g(y * y) - b**2 + .03**2)
+        return cs.mean(), (cs * (2 * a * b + .01**2) / (a**2 + b**2 + .01**2)).mean()
+    halved = lambda v: v.reshape(v.shape[0] // 2, 2, -1, 2).mean((1, 3))
+    for spoilt in (noisy(cat), blurred(cat, 4)):
+        truth = []
+        for x, y in zip(spoilt.double().numpy(), cat.double().numpy()):
+            out = 1.
+            for k, weight in enumerate(MS_WEIGHTS):
+                out *= parts(x, y)[k == 4]**weight
+                if k < 4: x, y = halved(x), halved(y)
+            truth.append(out)
+        assert ms_ssim(spoilt[None], cat[None]).item() == pytest.approx(np.mean(truth), abs=1e-4)
+
+def test_structure_of_equal_and_of_inverted_pictures(cat):
+    x = torch.stack([cat, torch.zeros_like(cat)])
+    for f in (ssim, ms_ssim): assert_close(f(x, x), torch.ones(2))
+    assert ssim(1 - cat[None], cat[None]) < 0
+    assert ms_ssim(1 - cat[None], cat[None]) == 0
+
+@pytest.mark.parametrize('f, side', [(ssim, 11), (ms_ssim, 176)])
+def test_smallest_picture(f, side, refuses):
+    x = torch.rand(1, 3, side, side + 3)
+    assert_close(f(x, x), torch.ones(1))
+    with refuses(f'at least {side} x {side}', f'not {side - 1} x {side + 3}'): f(x[..., 1:, :], x[..., 1:, :])
+
+@pytest.mark.parametrize('f', [ssim, ms_ssim, lpips, lambda x, y: efflite().distance(x, y)])
+def test_shapes_that_do_not_fit(f, refuses):
+    with refuses('two batches of one shape (n,3,h,w)'): f(torch.rand(1, 3, 200, 200), torch.rand(1, 3, 200, 201))
+    with refuses('two batches of one shape (n,3,h,w)'): f(torch.rand(3, 200, 200), torch.rand(3, 200, 200))
+
+# the network
+
+def test_the_network_is_loaded_once(): assert efflite() is efflite('cpu') is efflite(torch.device('cpu'))
+
+def test_the_network_knows_a_cat(net):
+    x = load_image(data.chelsea())[:, :, 75:375]
+    with torch.no_grad(): assert net.net(net.prepare(resize(x, 224).clamp(0, 1)[None])).argmax() in (281, 282, 285) # ImageNet's house cats
+
+@pytest.mark.parametrize('size', [(32, 32), (33, 47), (64, 96), (131, 40)])
+def test_pictures_of_any_size(net, size):
+    x = torch.rand(3, 3, *size)
+    assert net.distance(x, x).tolist() == [0, 0, 0]
+    assert net.embed(x, None).shape == net.embed(x, 64).shape == (3, 320)
+    assert [len(f) for f in net.features(x)] == [3] * 5
+
+def test_five_resolutions(net):
+    assert [tuple(f.shape[1:]) for f in net.features(torch.rand(1, 3, 64, 96))] == [(16, 32, 48), (24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
+
+@pytest.mark.parametrize('spoil', [blurred, lambda x, k: noisy(x, .03 * k)], ids=['blur', 'noise'])
+def test_distance_grows_with_the_damage(net, cat, spoil):
+    x = torch.stack([cat[:, 32:128, 32:128], cat[:, 96:192, 64:160]])
+    steps = torch.stack([net.distance(spoil(x, k), x) for k in (2, 4, 8)])
+    assert (steps[0] > .01).all() and (steps.diff(dim=0) > 0).all()
+    assert_close(net.distance(x, spoil(x, 2)), steps[0])
+
+def test_where_psnr_and_the_network_disagree(net, cat):
+    moved, soft = cat.roll(1, -1)[None], blurred(cat, 2)[None]
+    assert psnr(moved, cat) < psnr(soft, cat)
+    assert net.distance(moved, cat[None]) < net.distance(soft, cat[None])
+
+def test_batches_change_nothing(net, monkeypatch):
+    x, y = torch.rand(2, 5, 3, 40, 48)
+    whole, features = net.distance(x, y), net.embed(x, None)
+    seen = []
+    monkeypatch.setattr(net, 'at_once', 2 * 40 * 48)
+    monkeypatch.setattr(net, 'features', lambda x: seen.append(len(x)) or EffLite.features(net, x))
+    assert_close(net.distance(x, y), whole)
+    assert_close(net.embed(x, None), features)
+    assert max(seen) == 2 # pictures at a time
+
+def test_embed_takes_any_iterable(net, sets):
+    x = sets[0][:4]
+    assert_close(net.embed(p for p in x), net.embed(x))
+    assert_close(net.embed([resize(x[0], (32, 90)), x[1]])[1], net.embed(x)[1])
+    assert_close(net.embed(x, 64), net.embed(resize(x, 64).clamp(0, 1), None))
+
+def test_wrong_pictures(net, refuses):
+    with refuses('at least 32 x 32', 'not 31 x 40'): net.distance(torch.rand(1, 3, 31, 40), torch.rand(1, 3, 31, 40))
+    with refuses('at least 32 x 32'): net.embed(torch.rand(2, 3, 31, 40), None)
+    with refuses('at least 32 x 32'): net.embed(torch.rand(2, 3, 64, 64), 16)
+    with refuses('no picture'): net.embed([])
+    for x in (torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(1, 3, 32, 32) * 255):
+        with refuses('must lie in [0,1]'): net.distance(x, x)
+
+def test_without_the_package(monkeypatch, refuses):
+    monkeypatch.setitem(sys.modules, 'efficientnet_lite_pytorch', None)
+    with refuses('EffLite-PD', "pip install 'arsr[metrics]'"): EffLite()
+
+# sets
+
+def by_the_book(a, b):
+    "The textbook formula with scipy's matrix root."
+    a, b = a.double().numpy(), b.double().numpy()
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    return ((a.mean(0) - b.mean(0))**2).sum() + np.trace(ca) + np.trace(cb) - 2 * np.trace(scipy.linalg.sqrtm(ca @ cb)).real
+
+@pytest.mark.parametrize('n, m', [(200, 300), (300, 25), (20, 25), (200, 2)])
+@pytest.mark.filterwarnings('ignore:Matrix is singular')
+def test_frechet_is_the_textbook_formula(n, m):
+    a, b = torch.randn(n, 40) @ torch.randn(40, 40), 3 * torch.randn(m, 40) + .2
+    assert frechet(a, b) == pytest.approx(by_the_book(a, b), rel=1e-5)
+    assert frechet(b, a) == pytest.approx(frechet(a, b), rel=1e-9)
+
+@pytest.mark.parametrize('n', [2, 10, 100])
+def test_frechet_of_equal_sets_is_zero(n):
+    a = 100 + torch.randn(n, 40)
+    assert 0 <= frechet(a, a) < 1e-9
+    assert frechet(a, a.flip(0)) < 1e-9
+    assert frechet(a, a + 2) == pytest.approx(4 * 40, rel=1e-4)
+
+@given(st.floats(.1, 10), st.floats(-5, 5))
+def test_frechet_in_one_dimension_is_means_and_deviations(scale, shift):
+    a = torch.tensor([[-1.], [0.], [1.]])
+    assert frechet(a, scale * a + shift) == pytest.approx(shift**2 + (scale - 1)**2, abs=1e-5)
+
+@pytest.mark.parametrize('a, b', [((1, 4), (9, 4)), ((9, 4), (9, 5)), ((9,), (9,))])
+def test_features_that_cannot_be_compared(a, b, refuses):
+    with refuses('(n,d) and (m,d)', str(a)): frechet(torch.rand(a), torch.rand(b))
+
+def test_the_interval_covers_and_the_bias_is_right():
+    "30 pairs of samples of two Gaussians whose distance is known."
+    n, d, rng = 200, 10, torch.Generator().manual_seed(0)
+    draw = lambda: torch.randn(n, d, generator=rng)
+    found = [interval(draw(), 2 * draw() + 1) for _ in range(30)]
+    fd, se, bias = (torch.tensor([r[k] for r in found]) for k in ('fd', 'se', 'bias'))
+    truth = d * (1 + 1)
+    assert .6 < se.mean() / fd.std() < 1.6
+    assert abs((fd - bias).mean() - truth) < 3 * fd.std() / 30**.5
+    same = [interval(draw(), draw()) for _ in range(10)]
+    assert sum(r['fd'] for r in same) / 10 > 5 * abs(sum(r['fd'] - r['bias'] for r in same) / 10) # truth: 0
+
+def test_interval_says_what_it_rests_on(refuses):
+    a, b = torch.randn(20, 3), torch.randn(37, 3)
+    out = interval(a, b)
+    assert (out['n'], out['m'], out['fd']) == (20, 37, frechet(a, b))
+    assert out['low'] < out['fd'] < out['high'] and out['high'] - out['fd'] == pytest.approx(2.262 * out['se'])
+    assert out == interval(a, b) != interval(a, b, seed=1)
+    with refuses('at least 20', 'not 19'): interval(a[:19], b)
+
+def test_fd_vanishes_for_equal_sets_and_grows(sets):
+    x, _ = sets
+    assert fd_efflite(x, x) < 1e-6
+    for spoil in (blurred, lambda x, k: noisy(x, .03 * k)):
+        near, far = (fd_efflite(x, spoil(x, k)) for k in (2, 6))
+        assert 1 < near < far
+
+def test_a_small_sample_lifts_fd(net, sets):
+    a, b = (net.embed(x) for x in sets)
+    assert frechet(a[:8], b[:8]) > frechet(a, b) > 1
+
+def test_patches_are_windows_and_repeat(refuses):
+    x = [torch.arange(3 * h * w).view(3, h, w) for h, w in ((8, 9), (6, 20))]
+    patches = list(random_patches(x, 6, 40, seed=3))
+    assert len(patches) == 40 and all(p.shape == (3, 6, 6) for p in patches)
+    for p in patches: assert any((v.unfold(1, 6, 1).unfold(2, 6, 1) == p[:, None, None]).all((0, 3, 4)).any() for v in x)
+    assert len({tuple(p.flatten().tolist()) for p in patches}) > 10
+    assert all(torch.equal(p, q) for p, q in zip(patches, random_patches(x, 6, 40, seed=3)))
+    with refuses('a patch of 7 pixels', '6 x 20'): list(random_patches(x, 7, 40))
+
+def test_patches_see_what_resizing_hides(drawings):
+    fine = torch.stack([drawings.view(90 * i, 256) for i in range(24)])
+    soft = resize(resize(fine, 128), 256).clamp(0, 1)
+    assert patch_fd(fine, fine, n=30) < 1e-6
+    assert patch_fd(fine, soft, n=60) > 2 * fd_efflite(fine, soft)
+
+# fields
+
+def constant(pictures):
+    "A field that holds one picture for each size asked for."
+    return SimpleNamespace(render=lambda size: pictures[size if isinstance(size, int) else size[0]])
+
+def test_self_ssim(cat, refuses):
+    x = cat[None]
+    honest = constant({192: x, 48: resize(x, 48).clamp(0, 1)})
+    assert_close(self_ssim(honest, 48, 192), torch.ones(1))
+    assert self_ssim(constant({192: x, 48: noisy(resize(x, 48))}), 48, 192) < .9
+    for large in (48, 192):
+        with refuses('must be the larger one'): self_ssim(honest, 192, large)
+
+def test_field_measures_on_a_real_field(first, cat):
+    x = cat[None, :, :64, :96]
+    field = encode_field(first, x.expand(2, -1, -1, -1))
+    assert isinstance(field, ImageField)
+    assert self_ssim(field, 96, 192).shape == (2,)
+    assert_close(lr_consistency(field, x.expand(2, -1, -1, -1), 1), psnr(field.render(size=(64, 96)), x))
+
+def test_lr_consistency(cat):
+    lr = resize(cat, 48).clamp(0, 1)[None]
+    assert lr_consistency(constant({192: cat[None]}), lr, 4) > 100
+    assert lr_consistency(constant({192: noisy(cat[None])}), lr, 4) < 45
+    bicubic = SimpleNamespace(render=lambda size: sample_bicubic(lr, size))
+    assert lr_consistency(bicubic, lr, 3.3) > 35
+
+def test_diversity_is_the_mean_over_pairs(net, sets, monkeypatch, refuses):
+    x = sets[0][:5]
+    pairs = torch.cat([net.distance(x[i:i+1], x[j:j+1]) for i in range(5) for j in range(i)])
+    assert diversity(x)['pd'] == pytest.approx(pairs.mean().item(), rel=1e-4)
+    assert diversity(x)['std'] == pytest.approx(x.numpy().std(0, ddof=1).mean(), rel=1e-4)
+    monkeypatch.setattr(net, 'at_once', 2 * 48 * 48)
+    assert diversity(x)['pd'] == pytest.approx(pairs.mean().item(), rel=1e-4)
+    copies = diversity(x[:1].expand(4, -1, -1, -1))
+    assert abs(copies['pd']) < 1e-5 and copies['std'] < 1e-6
+    with refuses('at least two'): diversity(x[:1])
+
+def test_nearest(sets):
+    x, y = sets
+    assert nearest(x[[7, 3, 7]] + .01, x).tolist() == [7, 3, 7]
+    brute = [min(range(len(y)), key=lambda j: (p - y[j]).square().sum().item()) for p in x[:6]]
+    assert nearest(x[:6], y).tolist() == brute
+
+# cost
+
+def test_peak_memory_is_that_of_the_call():
+    keep = torch.ones(40 * MB // 4) # what was there before does not count
+    def brief():
+        for _ in range(3): torch.ones(80 * MB // 4).sum()
+        return 'done'
+    cost = measured(brief)
+    assert cost['result'] == 'done' and 70 * MB < cost['peak_bytes'] < 140 * MB
+    assert measured(lambda: None)['peak_bytes'] < 20 * MB < keep.numel() * 4
+
+def test_memory_is_measured_again_when_it_was_freed_before():
+    peaks = [measured(lambda: [torch.ones(MB // 16) for _ in range(256)])['peak_bytes'] for _ in range(2)] # 64 MB in small pieces
+    assert all(50 * MB < p < 100 * MB for p in peaks)
+
+def test_seconds():
+    assert .2 <= measured(lambda: time.sleep(.2))['seconds'] < 2
+
+def test_an_error_passes_and_the_watcher_ends():
+    import threading
+    before = threading.active_count()
+    with pytest.raises(KeyError): measured(lambda: {}[0])
+    time.sleep(.2)
+    assert threading.active_count() <= before
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_peak_memory_on_a_gpu():
+    keep = torch.ones(40 * MB // 4, device='cuda')
+    cost = measured(lambda: torch.ones(80 * MB // 4, device='cuda').sum().item(), 'cuda')
+    assert cost['result'] == 20 * MB and 80 * MB <= cost['peak_bytes'] < 90 * MB < 90 * MB + keep.numel()
+
+def test_macs():
+    assert macs(lambda: torch.rand(5, 7) @ torch.rand(7, 3)) == 5 * 7 * 3
+    assert macs(lambda: F.linear(torch.rand(2, 5, 7), torch.rand(3, 7), torch.rand(3))) == 2 * 5 * 7 * 3
+    assert macs(lambda: F.conv2d(torch.rand(2, 4, 9, 9), torch.rand(6, 2, 3, 3), stride=2, groups=2)) == 2 * 6 * 4 * 4 * 2 * 9
+
+@pytest.mark.parametrize('context', [torch.no_grad, torch.enable_grad])
+def test_macs_of_attention(context):
+    q, k, v = torch.rand(2, 3, 10, 4), torch.rand(2, 3, 7, 4), torch.rand(2, 3, 7, 4)
+    with context(): assert macs(lambda: F.scaled_dot_product_attention(q, k, v)) == 2 * 3 * 10 * 7 * (4 + 4)
+
+def test_macs_of_the_network(net):
+    "What the classifier computes beyond the features: its head, 320 to 1,280 channels at 7 x 7 places, and 1,000 classes."
+    x = torch.rand(1, 3, 224, 224)
+    with torch.no_grad(): assert macs(lambda: net.net(x)) - macs(lambda: net.features(x)) == 7 * 7 * 320 * 1280 + 1280 * 1000
+
+# LPIPS and FID
+
+@pytest.mark.parametrize('module', ['torchmetrics', 'torchmetrics.image.lpip', 'torchmetrics.image.fid'])
+def test_published_metrics_without_the_package(module, monkeypatch, refuses):
+    monkeypatch.setitem(sys.modules, module, None)
+    x = torch.rand(2, 3, 64, 64)
+    if 'fid' not in module:
+        with refuses('LPIPS cannot be computed here', module, "pip install 'arsr[metrics]'"): lpips(x, x)
+    if 'lpip' not in module:
+        with refuses('FID cannot be computed here', module, "pip install 'arsr[metrics]'"): fid(x, x)
+
+@pytest.fixture
+def offline(monkeypatch):
+    "A torchmetrics whose weights cannot be fetched, as its own error says it: two lines."
+    def fail(*args, **kwargs): raise OSError('<urlopen error [Errno -2] Name or service not known>\nsecond line')
+    package = {'torchmetrics': {}, 'torchmetrics.image': {}, 'torchmetrics.image.lpip': dict(LearnedPerceptualImagePatchSimilarity=fail),
+               'torchmetrics.image.fid': dict(FrechetInceptionDistance=fail)}
+    for name, names in package.items(): monkeypatch.setitem(sys.modules, name, SimpleNamespace(**names))
+
+def test_published_metrics_without_their_weights(offline, refuses):
+    x = torch.rand(2, 3, 64, 64)
+    with refuses('LPIPS cannot be computed here', 'Name or service not known', 'downloaded on first use'): lpips(x, x)
+    with refuses('FID cannot be computed here', 'Name or service not known'): fid(x, x)
+
+def test_published_metrics_get_all_pictures_in_0_to_1(monkeypatch):
+    "What torchmetrics is called with, by stand-ins that record it."
+    seen = []
+    class Metric(torch.nn.Module):
+        def __init__(self, *args, **kwargs):
+            super().__init__()
+            self.net = torch.nn.Module()
+            self.net.forward = lambda x, y, normalize: (seen.append((len(x), normalize)), (x - y).abs().mean((1, 2, 3), keepdim=True))[1]
+            seen.append((args, kwargs))
+        def update(self, x, real): seen.append((len(x), real))
+        def compute(self): return torch.tensor(7.)
+    for name in ('torchmetrics', 'torchmetrics.image'): monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+    monkeypatch.setitem(sys.modules, 'torchmetrics.image.lpip', SimpleNamespace(LearnedPerceptualImagePatchSimilarity=Metric))
+    monkeypatch.setitem(sys.modules, 'torchmetrics.image.fid', SimpleNamespace(FrechetInceptionDistance=Metric))
+    arsr.metrics._lpips_network.cache_clear()
+    x, y = torch.rand(2, 20, 3, 40, 40)
+    assert_close(lpips(x, y), (x - y).abs().mean((1, 2, 3)))
+    assert seen == [(('alex',), {}), (16, True), (4, True)]
+    seen.clear()
+    assert fid((p for p in torch.cat([x, y])), y) == 7
+    assert seen == [((), {'normalize': True}), (32, False), (8, False), (20, True)]
+    arsr.metrics._lpips_network.cache_clear()
+
+def test_nothing_optional_is_imported_before_it_is_needed():
+    code = "import sys, arsr.metrics; print([m for m in ('torchmetrics', 'torchvision', 'efficientnet_lite_pytorch') if m in sys.modules])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
