@@ -6,7 +6,7 @@
 __all__ = ['BASELINES', 'Picture', 'sample_lanczos', 'Bicubic', 'Lanczos', 'EDSR', 'LIIFConfig', 'LIIFRegression', 'Implicit',
            'window_axis', 'level_sizes', 'IDMConfig', 'PixelUNet', 'ImplicitDiffusion', 'common_noise', 'SampledField',
            'LowCrops', 'WindowPairs', 'regression_loss', 'pixel_loss', 'Baseline', 'find_baseline', 'save_baseline',
-           'load_baseline', 'train_baseline', 'main']
+           'read_config', 'load_baseline', 'train_baseline', 'main']
 
 # %% ../nbs/11_baselines.ipynb #1c3ede43
 import copy, json, sys
@@ -18,11 +18,11 @@ from torch import nn, Tensor
 from einops import rearrange
 from .autoencoder import conv3, norm
 from .coords import FULL, check_size, check_window, pixel_centres, to_image, to_model
-from .data import RandomScaleCrops, Renders, degrade, load_image, random_window, view
+from .data import RandomScaleCrops, Renders, degrade, load_image, random_window, view, write_whole
 from .diffusion import cosine_schedule, m_s, make_target, q_sample, to_x0
 from .field import ImageField, sample_bicubic
 from .liif import LIIF, nearest
-from .pipeline import load_weights, sampler_called, save_weights, write_whole
+from .pipeline import load_weights, sampler_called, save_weights
 from .train import Budget, Settings, accelerator, fast_arithmetic, fit
 from .unet import TimeResBlock, time_features, zero
 from .recipes import for_data, find_preset, log_stage, open_renders
@@ -357,20 +357,25 @@ def save_baseline(name:str, net:nn.Module, out:Path, **meta):
     config = dict(baseline=name, config=asdict(net.cfg), **meta)
     write_whole(out/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
 
+def read_config(folder:Path)->dict:
+    "What config.json says; `ValueError` if it is no JSON object."
+    try: config = json.loads((folder/'config.json').read_text())
+    except json.JSONDecodeError as e: raise ValueError(f"{folder/'config.json'} is not valid JSON: {e}") from None
+    if not isinstance(config, dict): raise ValueError(f"{folder/'config.json'} is not the configuration of a baseline")
+    return config
+
 def load_baseline(
     folder, # what `train_baseline` left
     device=None, # 'cpu', 'cuda', ...; the GPU if there is one
 )->nn.Module: # a `LIIFRegression` or an `ImplicitDiffusion`, in evaluation mode
     "A trained baseline. `ValueError` for a folder without one, a damaged file, or weights of another shape."
-    path = Path(folder)/'config.json'
-    if not path.is_file(): raise ValueError(f"{folder} holds no baseline: train one with python -m arsr.baselines")
-    try: config = json.loads(path.read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{path} is not valid JSON: {e}") from None
-    if not isinstance(config, dict) or 'baseline' not in config: raise ValueError(f"{path} is not the configuration of a baseline")
-    kind, values = find_baseline(config['baseline']), config.get('config', {})
-    try: net = kind.net(type(kind.config)(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
-    except (TypeError, AttributeError) as e: raise ValueError(f"{path} is not the configuration of a baseline: {e!r}") from None
-    load_weights(net, path.with_name('model.safetensors'))
+    folder = Path(folder)
+    if not (folder/'config.json').is_file(): raise ValueError(f"{folder} holds no baseline: train one with python -m arsr.baselines")
+    config = read_config(folder)
+    kind = find_baseline(config.get('baseline'))
+    try: net = kind.net(type(kind.config)(**{k: tuple(v) if isinstance(v, list) else v for k, v in config['config'].items()}))
+    except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"{folder/'config.json'} is not the configuration of a baseline: {e!r}") from None
+    load_weights(net, folder/'model.safetensors')
     return net.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval().requires_grad_(False)
 
 # %% ../nbs/11_baselines.ipynb #b188fa73
@@ -383,7 +388,7 @@ def train_baseline(
     "Train a baseline on the pictures, at the sizes and for the task of our own upscaler; leave a folder that `load_baseline` opens."
     kind, out, preset = find_baseline(name), Path(out), find_preset('emoji-upscale' if data == 'emoji' else 'photo-upscale')
     Budget(dict(step=0, seconds=0.), **budget)  # wrong numbers are refused before anything is drawn
-    if (out/'config.json').is_file() and json.loads((out/'config.json').read_text()).get('baseline') != name:
+    if (out/'config.json').is_file() and read_config(out).get('baseline') != name:
         raise ValueError(f"{out} holds another model; use another folder")
     with accelerator().main_process_first(): renders = open_renders(for_data(preset, data), data, out)
     torch.manual_seed(kind.settings.seed)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHOTOS', 'TITLES', 'DATA', 'HeldOutDrawings', 'evaluation_photos', 'compare_upscaled', 'measure_photos',
-           'measure_drawings', 'first_stage_figures', 'measure', 'write_sheets', 'growing', 'write_hero', 'card',
-           'write_card', 'ship']
+           'measure_drawings', 'first_stage_figures', 'measure', 'commit', 'write_sheets', 'growing', 'write_hero',
+           'card', 'write_card', 'ship']
 
 # %% ../nbs/16_cards.ipynb #73a0282e
 import json, platform, shutil, subprocess
@@ -80,13 +80,13 @@ def first_stage_figures(pipe:ARSR)->dict: # size -> PSNR of the field, of its ow
 def measure(pipe:ARSR)->dict:
     "The validation figures of a model, with what is needed to make them again."
     out = {'measured': str(date.today()), 'torch': torch.__version__, 'machine': platform.machine(), 'threads': torch.get_num_threads(),
-           'commit': _commit(), 'seed': 0}
+           'commit': commit(), 'seed': 0}
     if pipe.meta['name'] == 'photo': return out | {'photographs x4': measure_photos(pipe)}
     out['first stage, held-out drawings'] = first_stage_figures(pipe)
     if pipe.upscaler: out |= {f'held-out drawings x{s}': measure_drawings(pipe, s) for s in (4, 16)}
     return out
 
-def _commit()->str:
+def commit()->str:
     "The commit the code is at, if it is a checkout."
     found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(arsr.__file__).parent, capture_output=True, text=True)
     return found.stdout.strip() or 'none'

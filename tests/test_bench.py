@@ -1,0 +1,82 @@
+"The benchmark, on tiny sizes: every table is filled by a real run, and says under which conditions."
+import json, shutil
+import pytest, torch
+from arsr.baselines import IDMConfig, ImplicitDiffusion, LIIFConfig, LIIFRegression, save_baseline
+from arsr.bench import GROUPS, TABLES, as_text, means, open_bench, run_table
+from arsr.cli import main
+from arsr.pipeline import WEIGHTS
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    "Untrained baselines, and a training folder whose stages are all the shipped weights."
+    root = tmp_path_factory.mktemp('bench')
+    torch.manual_seed(0)
+    for kind in ('emoji', 'photo'):
+        for name, net in (('liif', LIIFRegression(LIIFConfig(ch=8, blocks=1, hidden=(16,)))), ('idm', ImplicitDiffusion(IDMConfig(ch=8, mult=(1, 2), lr_ch=8, lr_blocks=1, hidden=8)))):
+            (root/'baselines'/f'{name}-{kind}').mkdir(parents=True)
+            save_baseline(name, net, root/'baselines'/f'{name}-{kind}')
+    (root/'run').mkdir()
+    for name in ('generator-latent', 'generator-after-5', 'upscaler-latent', 'upscaler-align'):
+        shutil.copy(WEIGHTS/'emoji'/f"{name.split('-')[0]}.safetensors", root/'run'/f'{name}.safetensors')
+    return root
+
+@pytest.fixture(scope='module')
+def results(folders):
+    "Every table, through the command."
+    args = '--quick', '--device', 'cpu', '--baselines', folders/'baselines', '--run', folders/'run', '--out', folders/'out'
+    assert main(['bench', *map(str, args)]) == 0
+    return {p.stem: json.loads(p.read_text()) for p in (folders/'out').glob('*.json')}
+
+def test_every_table_has_rows_and_a_head(results):
+    assert results.keys() == TABLES.keys()
+    for name, result in results.items():
+        assert result['rows'] and result['table'] == name
+        for key in ('commit', 'seed', 'weights', 'baselines', 'hardware', 'torch', 'date', 'seconds'): assert result[key] is not None
+        assert result['quick'] is True
+        assert any(k in result['rows'][0] for k in GROUPS)
+
+def test_all_methods_are_compared_on_the_same_pictures(results):
+    for table in ('photos', 'drawings'):
+        by = {}
+        for row in results[table]['rows']: by.setdefault(row['method'], []).append((row['picture'], row['scale']))
+        assert len(by) == 6 and len({tuple(v) for v in by.values()}) == 1
+        bicubic = [r for r in results[table]['rows'] if r['method'] == 'bicubic']
+        assert all(r['psnr'] > 15 and .3 < r['ssim'] < 1 and r['pd'] > 0 for r in bicubic)
+
+def test_equal_weights_give_equal_rows(results):
+    first, second = (r for r in results['alignment']['rows'] if r['task'] == 'upscale')
+    assert (first['stage'], second['stage']) == ('latent', 'align') and first['psnr'] == second['psnr']
+    made = next(r for r in results['alignment']['rows'] if r['task'] == 'generate')
+    assert made['fd'] == pytest.approx(results['compute']['rows'][0]['fd'])
+
+def test_correction_raises_consistency(results):
+    score = {r['method']: r['consistency'] for r in means(results['drawings']['rows'])}
+    assert score['ours'] > score['ours, uncorrected']
+
+def test_cost_grows_with_the_output_and_most_for_pixels(results):
+    grow = {}
+    for method in ('ours', 'image-space diffusion'):
+        small, large = (next(r for r in results['cost']['rows'] if r['method'] == method and r['input'] == 32 and r['size'] == s) for s in (64, 96))
+        assert 0 < small['macs'] < large['macs'] and small['seconds'] > 0
+        grow[method] = large['macs'] / small['macs']
+    assert grow['ours'] < grow['image-space diffusion']
+
+def test_your_own_pictures(folders, tmp_path):
+    from PIL import Image
+    (tmp_path/'mine').mkdir()
+    Image.effect_noise((40, 48), 60).convert('RGB').save(tmp_path/'mine'/'noise.png')
+    assert main(['bench', '--quick', '--device', 'cpu', '--data', str(tmp_path/'mine'), '--task', 'upscale', '--out', str(tmp_path/'out')]) == 0
+    result = json.loads((tmp_path/'out'/'photos.json').read_text())
+    assert [p.name for p in (tmp_path/'out').iterdir()] == ['photos.json'] and {r['picture'] for r in result['rows']} == {'noise.png'}
+
+def test_means_and_text():
+    rows = [dict(picture=p, scale=s, method='a', psnr=float(p + s)) for p in (0, 2) for s in (2, 4)]
+    assert means(rows) == [dict(method='a', scale=2, psnr=3.), dict(method='a', scale=4, psnr=5.)]
+    assert as_text([dict(a=1, b=2.5), dict(a=10, b=.25)]).splitlines() == [' a     b', ' 1   2.5', '10  0.25']
+
+@pytest.mark.parametrize('args, words', [(['--only', 'beauty'], "unknown table 'beauty'; choose one of photos"), (['--baselines', 'nowhere', '--only', 'compute'], None),
+                                         (['--device', 'abacus'], "cannot compute on 'abacus'")])
+def test_wrong_arguments(args, words, tmp_path, capsys):
+    code = main(['bench', '--quick', '--out', str(tmp_path/'out'), *args])
+    if words: assert code == 2 and words in capsys.readouterr().err
+    else: assert code == 0 and 'nothing to measure' in capsys.readouterr().out
