@@ -247,16 +247,18 @@ def means(
     rows:list, # flat dictionaries
 )->list: # one row for each combination of the columns in GROUPS that occur, with the means of the other numbers
     "What is left of many rows."
-    by = [k for k in GROUPS if rows and k in rows[0]]
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    by, numbers = [k for k in GROUPS if k in columns], [k for k in columns if k not in GROUPS and any(isinstance(row.get(k), float) for row in rows)]
     groups = {}
     for row in rows: groups.setdefault(tuple(row.get(k) for k in by), []).append(row)
-    number = lambda k: isinstance(rows[0].get(k), float)
-    return [dict(zip(by, key)) | {k: statistics.fmean(r[k] for r in group if k in r) for k in rows[0] if number(k) and k not in by} for key, group in groups.items()]
+    mean = lambda group: {k: statistics.fmean(row[k] for row in group if k in row) for k in numbers if any(k in row for row in group)}
+    return [{k: v for k, v in zip(by, key) if v is not None} | mean(group) for key, group in groups.items()]
 
 def as_text(rows:list)->str:
     "Rows as aligned columns."
     if not rows: return '(nothing to measure: this table needs --run or --baselines)'
     cell = lambda v: f'{v:.4g}' if isinstance(v, float) else str(v)
-    lines = [list(rows[0])] + [[cell(row.get(k, '')) for k in rows[0]] for row in rows]
+    columns = list(dict.fromkeys(k for row in rows for k in row))
+    lines = [columns] + [[cell(row.get(k, '')) for k in columns] for row in rows]
     width = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     return '\n'.join('  '.join(v.rjust(w) for v, w in zip(line, width)) for line in lines)
