@@ -341,7 +341,7 @@ class Baseline:
     settings: Settings
 
 BASELINES = {
-    'liif': Baseline(LIIFConfig(), LIIFRegression, LowCrops, regression_loss, Settings(lr=6e-4)),
+    'liif': Baseline(LIIFConfig(), LIIFRegression, LowCrops, regression_loss, Settings()),
     'idm': Baseline(IDMConfig(), ImplicitDiffusion, WindowPairs, pixel_loss, Settings(lr=6e-4)),
 }
 

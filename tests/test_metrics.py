@@ -128,13 +128,13 @@ def test_where_psnr_and_the_network_disagree(net, cat):
     assert net.distance(moved, cat[None]) < net.distance(soft, cat[None])
 
 def test_batches_change_nothing(net, monkeypatch):
-    x, y = torch.rand(2, 5, 3, 40, 48)
+    x, y = torch.rand(2, 5, 3, 40, 48, generator=torch.Generator().manual_seed(0))
     whole, features = net.distance(x, y), net.embed(x, None)
     seen = []
     monkeypatch.setattr(net, 'at_once', 2 * 40 * 48)
     monkeypatch.setattr(net, 'features', lambda x: seen.append(len(x)) or EffLite.features(net, x))
-    assert_close(net.distance(x, y), whole)
-    assert_close(net.embed(x, None), features)
+    assert_close(net.distance(x, y), whole, atol=1e-4, rtol=1e-4)
+    assert_close(net.embed(x, None), features, atol=1e-4, rtol=1e-4)
     assert max(seen) == 2 # pictures at a time
 
 def test_embed_takes_any_iterable(net, sets):

@@ -8,6 +8,7 @@ import arsr.train
 from arsr.coords import resize, to_model
 from arsr.data import Renders, degrade
 from arsr.field import first_stage_loss
+from arsr.recipes import KINDS
 from arsr.train import EMA, Latents, Settings, encode_renders, fit, hardware, learning_rate, load_checkpoint, low_resolution, save_checkpoint
 from arsr.unet import denoising_loss
 
@@ -278,7 +279,7 @@ def test_first_and_second_stage_go_through_fit(renders, first, make_denoiser, tm
     state = fit(first, first_stage_loss, RandomScaleCrops(renders, 16, 8), tmp_path/'first', settings, steps=2)
     freeze(first)
     cache = dict(z=encode_renders(first, renders), cond=encode_renders(first, renders, low_resolution))
-    denoiser = make_denoiser(conditional=True, classes=9)
+    denoiser = make_denoiser(conditional=True, classes=KINDS)
     latent = fit(denoiser, denoising_loss, Latents(renders, cache, labels=True), tmp_path/'latent', settings, steps=2)
     align = fit(denoiser, lambda net, batch: alignment_loss(net, first, batch, w_max=3.), Latents(renders, cache, labels=True, queries=8),
                 tmp_path/'align', settings, steps=2)
