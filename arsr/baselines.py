@@ -6,10 +6,10 @@
 __all__ = ['BASELINES', 'Picture', 'sample_lanczos', 'Bicubic', 'Lanczos', 'EDSR', 'LIIFConfig', 'LIIFRegression', 'Implicit',
            'window_axis', 'level_sizes', 'IDMConfig', 'PixelUNet', 'ImplicitDiffusion', 'common_noise', 'SampledField',
            'LowCrops', 'WindowPairs', 'regression_loss', 'pixel_loss', 'Baseline', 'find_baseline', 'save_baseline',
-           'read_config', 'load_baseline', 'train_baseline', 'main']
+           'load_baseline', 'train_baseline', 'main']
 
 # %% ../nbs/11_baselines.ipynb #1c3ede43
-import copy, json, sys
+import json, sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -20,9 +20,9 @@ from .autoencoder import conv3, norm
 from .coords import FULL, check_size, check_window, pixel_centres, to_image, to_model
 from .data import RandomScaleCrops, Renders, degrade, load_image, random_window, view, write_whole
 from .diffusion import cosine_schedule, m_s, make_target, q_sample, to_x0
-from .field import ImageField, sample_bicubic
+from .field import ImageField, check_pixels, sample_bicubic
 from .liif import LIIF, nearest
-from .pipeline import load_weights, sampler_called, save_weights
+from .pipeline import load_weights, read_config, sampler_called, save_weights, with_tuples
 from .train import Budget, Settings, accelerator, fast_arithmetic, fit
 from .unet import TimeResBlock, time_features, zero
 from .recipes import for_data, find_preset, log_stage, open_renders
@@ -31,23 +31,7 @@ from .recipes import for_data, find_preset, log_stage, open_renders
 class Picture(ImageField):
     "Renders like any `ImageField`, but the pixels come from `ask(size, window)`."
     def __init__(self, lr:Tensor): # (n,3,h,w) in [0,1]
-        self.feat, self.size = lr, check_size(lr.shape[-2:])
-
-    def __getitem__(self, i):
-        i = slice(i, i + 1 or None) if isinstance(i, (int, np.integer)) else i
-        if len(self.feat[i]) == 0: raise IndexError(f"the field holds {len(self)} images")
-        part = copy.copy(self)
-        part.feat = self.feat[i]
-        return part
-
-    def __repr__(self): return f"{type(self).__name__}({len(self)} x {self.size[0]}x{self.size[1]})"
-
-    def render(self, size=None, scale=None, window=FULL)->Tensor: # (n,3,h,w) in [0,1]
-        "As `ImageField.render`: the same arguments, the same errors."
-        size = self.output_size(size, scale, window)
-        if self.max_pixels and size[0] * size[1] > self.max_pixels:
-            raise ValueError(f"{size[0]} x {size[1]} is over the limit of {self.max_pixels:,} pixels at once; ask for windows, or raise {type(self).__name__}.max_pixels")
-        return self.ask(size, check_window(window)).clamp(0, 1)
+        super().__init__(lr, None, lr.shape[-2:])
 
 # %% ../nbs/11_baselines.ipynb #ac311416
 def sample_lanczos(
@@ -64,11 +48,11 @@ def sample_lanczos(
 # %% ../nbs/11_baselines.ipynb #fc2d4ade
 class Bicubic(Picture):
     "A picture enlarged with a bicubic curve."
-    def ask(self, size, window): return sample_bicubic(self.feat, size, window)
+    def ask(self, size, window): return sample_bicubic(self.feat, size, window).clamp(0, 1)
 
 class Lanczos(Picture):
     "A picture enlarged with a windowed sinc."
-    def ask(self, size, window): return sample_lanczos(self.feat, size, window)
+    def ask(self, size, window): return sample_lanczos(self.feat, size, window).clamp(0, 1)
 
 # %% ../nbs/11_baselines.ipynb #4b200e79
 class EDSR(nn.Module):
@@ -268,13 +252,12 @@ class SampledField(Picture):
     def ask(self, size, window):
         (t, l, b, r), common = window, tuple(8 * n for n in self.size)
         h, w = max(1, round(size[0] / (b - t))), max(1, round(size[1] / (r - l)))
-        if self.max_pixels and h * w > self.max_pixels:
-            raise ValueError(f"this window needs a picture of {h} x {w}, over the limit of {self.max_pixels:,} pixels; ask for fewer, or raise SampledField.max_pixels")
+        check_pixels((h, w), self.max_pixels, 'it must be sampled whole for this window; ask for fewer, or raise SampledField.max_pixels')
         z = torch.stack([common_noise(int(s), (h, w), common) for s in self.seeds]).to(self.feat)
         with fast_arithmetic(z.device.type):
             cond = self.net.condition(to_model(self.feat), (h, w))
             z = self.sampler(lambda z, t: self.net(z, t, cond).clamp(-1, 1), z, self.net.abar, steps=self.steps)
-        return torch.stack([view(x, size, window) for x in to_image(z.float())])
+        return torch.stack([view(x, size, window) for x in to_image(z.float())]).clamp(0, 1)
 
 # %% ../nbs/11_baselines.ipynb #9e320f98
 class LowCrops(RandomScaleCrops):
@@ -357,13 +340,6 @@ def save_baseline(name:str, net:nn.Module, out:Path, **meta):
     config = dict(baseline=name, config=asdict(net.cfg), **meta)
     write_whole(out/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
 
-def read_config(folder:Path)->dict:
-    "What config.json says; `ValueError` if it is no JSON object."
-    try: config = json.loads((folder/'config.json').read_text())
-    except json.JSONDecodeError as e: raise ValueError(f"{folder/'config.json'} is not valid JSON: {e}") from None
-    if not isinstance(config, dict): raise ValueError(f"{folder/'config.json'} is not the configuration of a baseline")
-    return config
-
 def load_baseline(
     folder, # what `train_baseline` left
     device=None, # 'cpu', 'cuda', ...; the GPU if there is one
@@ -371,10 +347,10 @@ def load_baseline(
     "A trained baseline. `ValueError` for a folder without one, a damaged file, or weights of another shape."
     folder = Path(folder)
     if not (folder/'config.json').is_file(): raise ValueError(f"{folder} holds no baseline: train one with python -m arsr.baselines")
-    config = read_config(folder)
-    kind = find_baseline(config.get('baseline'))
-    try: net = kind.net(type(kind.config)(**{k: tuple(v) if isinstance(v, list) else v for k, v in config['config'].items()}))
-    except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"{folder/'config.json'} is not the configuration of a baseline: {e!r}") from None
+    def build(config):
+        kind = find_baseline(config.get('baseline'))
+        return kind.net(type(kind.config)(**with_tuples(config['config'])))
+    net = read_config(folder, build)
     load_weights(net, folder/'model.safetensors')
     return net.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval().requires_grad_(False)
 
@@ -388,7 +364,7 @@ def train_baseline(
     "Train a baseline on the pictures, at the sizes and for the task of our own upscaler; leave a folder that `load_baseline` opens."
     kind, out, preset = find_baseline(name), Path(out), find_preset('emoji-upscale' if data == 'emoji' else 'photo-upscale')
     Budget(dict(step=0, seconds=0.), **budget)  # wrong numbers are refused before anything is drawn
-    if (out/'config.json').is_file() and read_config(out).get('baseline') != name:
+    if (out/'config.json').is_file() and read_config(out, lambda config: config.get('baseline')) != name:
         raise ValueError(f"{out} holds another model; use another folder")
     with accelerator().main_process_first(): renders = open_renders(for_data(preset, data), data, out)
     torch.manual_seed(kind.settings.seed)

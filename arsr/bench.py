@@ -4,25 +4,24 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'GROUPS', 'TASKS', 'Bench', 'head', 'methods', 'compare', 'photographs', 'table_photos', 'table_drawings',
-           'Rendered', 'TrueDrawings', 'table_generation', 'table_consistency', 'variants', 'distance_of',
-           'table_alignment', 'table_samplers', 'table_cost', 'table_compute', 'run_table', 'open_bench', 'means',
-           'as_text']
+           'Rendered', 'TrueDrawings', 'true_features', 'distances', 'table_generation', 'table_consistency',
+           'with_denoiser', 'variants', 'distance_of', 'table_alignment', 'table_samplers', 'table_cost',
+           'table_compute', 'find_table', 'run_table', 'open_bench', 'means', 'as_text']
 
 # %% ../nbs/17_bench.ipynb #d6534187
-import json, os, platform, statistics, time
-from dataclasses import dataclass, field
+import json, statistics, time
+from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 import torch
 from torch import Tensor
-import arsr
 from .baselines import Bicubic, Lanczos, load_baseline
-from .cards import HeldOutDrawings, commit, evaluation_photos
-from .coords import resize
-from .data import Drawings, degrade, open_source, write_whole
-from .diffusion import sample_dpmpp_2m
-from .metrics import diversity, efflite, interval, lr_consistency, macs, measured, patch_fd, psnr, self_ssim, ssim
+from .cards import DistinctDrawings, commit, evaluation_photos
+from .data import degrade, open_source, write_whole
+from .metrics import diversity, efflite, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
 from .pipeline import ARSR, load_weights
+from .train import machine
 from .unet import Denoiser
 
 # %% ../nbs/17_bench.ipynb #1108ced2
@@ -45,9 +44,8 @@ class Bench:
 # %% ../nbs/17_bench.ipynb #6e239074
 def head(b:Bench, seconds:float)->dict:
     "What must be known to make a table again."
-    where = torch.cuda.get_device_name() if torch.device(b.device).type == 'cuda' else f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads'
     return dict(commit=commit(), seed=b.seed, weights={p.meta['name']: sum(q.numel() for m in p.parts.values() for q in m.parameters()) for p in (b.emoji, b.photo)},
-                baselines=sorted(b.baselines), quick=b.quick, data=b.data, hardware=where, torch=torch.__version__, date=str(date.today()), seconds=round(seconds, 1))
+                baselines=sorted(b.baselines), quick=b.quick, data=b.data, hardware=machine(b.device), torch=torch.__version__, date=str(date.today()), seconds=round(seconds, 1))
 
 # %% ../nbs/17_bench.ipynb #3f327724
 def methods(b:Bench, kind:str)->dict: # name -> (lr (1,3,h,w) -> field)
@@ -69,9 +67,8 @@ def compare(
     start, field = time.perf_counter(), make(lr.to(b.device))
     out = field.render(size=size).cpu()
     seconds = time.perf_counter() - start
-    back = psnr(resize(out, lr.shape[-2:]).clamp(0, 1), lr)
     return dict(psnr=psnr(out, truth).item(), psnr_y=psnr(out, truth, min(round(factor) + 6, size[0] // 4), luma=True).item(), ssim=ssim(out, truth).item(),
-                pd=efflite(b.device).distance(out, truth).item(), consistency=back.item(), seconds=seconds)
+                pd=efflite(b.device).distance(out, truth).item(), consistency=shrunk_psnr(out, lr).item(), seconds=seconds)
 
 # %% ../nbs/17_bench.ipynb #7f5f6e1b
 def photographs(b:Bench)->dict: # name -> (3,h,w) in [0,1]
@@ -84,22 +81,22 @@ def photographs(b:Bench)->dict: # name -> (3,h,w) in [0,1]
 
 def table_photos(b:Bench)->list:
     "Photographs, shrunk and enlarged again."
-    rows = []
+    makers, rows = methods(b, 'photo'), []
     for name, truth in photographs(b).items():
         for scale in b.pick((2, 3.3), (2, 3.3, 4, 6, 8, 12)):
             lr = degrade(truth, scale)[None]
-            rows += [dict(picture=name, scale=scale, method=m, **compare(b, make, lr, truth[None])) for m, make in methods(b, 'photo').items()]
+            rows += [dict(picture=name, scale=scale, method=m, **compare(b, make, lr, truth[None])) for m, make in makers.items()]
     return rows
 
 # %% ../nbs/17_bench.ipynb #47554d12
 def table_drawings(b:Bench)->list:
     "Held-out drawings against the truth rendered at the larger size."
-    held, rows = HeldOutDrawings(), []
+    held, makers, rows = DistinctDrawings(), methods(b, 'emoji'), []
     for i in range(b.pick(2, len(held))):
-        lr = degrade(held.view(i, 128), 4)[None]
+        lr = held.small(i)[None]
         for scale in b.pick((4,), (2, 4, 8, 16)):
             truth = held.view(i, 32 * scale)[None]
-            rows += [dict(picture=i, scale=scale, method=m, **compare(b, make, lr, truth)) for m, make in methods(b, 'emoji').items()]
+            rows += [dict(picture=i, scale=scale, method=m, **compare(b, make, lr, truth)) for m, make in makers.items()]
     return rows
 
 # %% ../nbs/17_bench.ipynb #f118a618
@@ -112,34 +109,52 @@ class Rendered:
         return self.field[i].render(size=self.size)[0].cpu()
 
 class TrueDrawings:
-    "Drawings of `n` different groups at one size, as a sequence."
-    def __init__(self, n:int, size:int, seed:int=0):
-        self.drawings, self.size = Drawings('train'), size
-        group = {g: i for i, g in enumerate(self.drawings.groups)}
-        order = torch.randperm(len(group), generator=torch.Generator().manual_seed(seed))[:n]
-        self.index = [list(group.values())[k] for k in order.tolist()]
+    "Drawings of `n` different groups at one size, as a sequence; with `others`, n that are not among them."
+    def __init__(self, n:int, size:int, seed:int=0, others:bool=False):
+        self.drawings, self.size = DistinctDrawings('train'), size
+        order = torch.randperm(len(self.drawings), generator=torch.Generator().manual_seed(seed))
+        self.index = order[n * others:][:n].tolist()
     def __len__(self): return len(self.index)
     def __getitem__(self, i): return self.drawings.view(self.index[i], self.size)
 
 # %% ../nbs/17_bench.ipynb #bc0ce55f
+@lru_cache(maxsize=None)
+def true_features(n:int, size:int, seed:int, others:bool, patch:int|None, patches:int, device:str)->Tensor: # (n,d)
+    "Features of true drawings, whole or of random patches."
+    truth = TrueDrawings(n, size, seed, others)
+    return efflite(device).embed(truth if patch is None else random_patches(truth, patch, patches, seed + others), None if patch else 128)
+
+def distances(
+    b:Bench, # for seed and device
+    pictures, # sequence of n generated pictures (3,size,size)
+    size:int, # their size
+    patch:int|None=None, # judge random patches of so many pixels, not whole pictures
+    patches:int=0, # how many
+)->dict: # as `interval`, and `floor`
+    "FD-EffLite to true drawings of that size with its interval, and the distance of two sets of true drawings."
+    true = lambda others: true_features(len(pictures), size, b.seed, others, patch, patches, b.device)
+    made = efflite(b.device).embed(random_patches(pictures, patch, patches, b.seed) if patch else pictures, None if patch else 128)
+    return interval(made, true(False)) | dict(floor=interval(true(True), true(False))['fd'])
+
+# %% ../nbs/17_bench.ipynb #f1a88c03
 def table_generation(b:Bench)->list:
     "New drawings at several sizes: Fréchet distances to drawings rendered at that size, consistency, diversity, cost."
     n, rows = b.pick(20, 500), []
     made = measured(lambda: b.emoji.generate(n, seed=b.seed), b.device)
     field = made.pop('result')
     for size in b.pick((64, 96), (64, 128, 256, 512, 1024)):
-        pictures, truth, patch = Rendered(field, size), TrueDrawings(n, size, b.seed), min(64, size)
+        pictures, patch = Rendered(field, size), min(64, size)
         cost = measured(lambda: field[0].render(size=size), b.device)
-        rows.append(dict(size=size, **interval(efflite(b.device).embed(pictures), efflite(b.device).embed(truth)),
-            patch_fd=patch_fd(pictures, truth, patch, b.pick(40, 2000), b.seed, b.device), patch=patch,
+        by_patch = {f'patch_{k}': v for k, v in distances(b, pictures, size, patch, b.pick(40, 1000)).items()}
+        rows.append(dict(size=size, **distances(b, pictures, size), **by_patch, patch=patch,
             **diversity(torch.stack([pictures[i] for i in range(b.pick(4, 50))]), b.device),
             generate_seconds=made['seconds'] / n, render_seconds=cost['seconds'], render_bytes=cost['peak_bytes']))
     return rows
 
 def table_consistency(b:Bench)->list:
     "SelfSSIM of every pair of sizes, for new drawings and for enlarged ones."
-    sizes, n, held, rows = b.pick((64, 96), (64, 128, 256, 512, 1024)), b.pick(2, 16), HeldOutDrawings(), []
-    lr = torch.stack([degrade(held.view(i, 128), 4) for i in range(n)])
+    sizes, n, held, rows = b.pick((64, 96), (64, 128, 256, 512, 1024)), b.pick(2, 16), DistinctDrawings(), []
+    lr = torch.stack([held.small(i) for i in range(n)])
     fields = {('generate', 'ours'): [b.emoji.generate(n, seed=b.seed)]} | {('upscale', m): [make(x[None].to(b.device)) for x in lr] for m, make in methods(b, 'emoji').items()}
     for (task, method), parts in fields.items():
         for small, large in [(s, l) for s in sizes for l in sizes if s < l]:
@@ -148,27 +163,30 @@ def table_consistency(b:Bench)->list:
     return rows
 
 # %% ../nbs/17_bench.ipynb #188eb6fe
+def with_denoiser(
+    b:Bench, # its model of drawings gives the first stage and what is known about the data
+    task:str, # 'generator' or 'upscaler'
+    path:Path, # other weights of that denoiser
+)->ARSR:
+    "The model of drawings with other weights of one denoiser, and without the other."
+    load_weights(net := Denoiser(getattr(b.emoji, task).cfg), path)
+    return ARSR(b.emoji.first, **{task: net}, meta=b.emoji.meta, device=b.device)
+
 def variants(b:Bench, task:str)->dict: # stage -> model
     "The model of drawings with the weights of each stage of a denoiser that the training folder holds."
-    out = {}
-    for stage in ('latent', 'control', 'align'):
-        path = b.run and b.run/f'{task}-{stage}.safetensors'
-        if not path or not path.exists(): continue
-        load_weights(net := Denoiser(getattr(b.emoji, task).cfg), path)
-        out[stage] = ARSR(b.emoji.first, **{task: net}, meta=b.emoji.meta, device=b.device)
-    return out
+    paths = {stage: b.run/f'{task}-{stage}.safetensors' for stage in ('latent', 'control', 'align')} if b.run else {}
+    return {stage: with_denoiser(b, task, path) for stage, path in paths.items() if path.exists()}
 
 def distance_of(b:Bench, pipe:ARSR, n:int, size:int=128, **how)->dict:
-    "FD-EffLite of n new drawings of a model, with its interval."
-    field = pipe.generate(n, seed=b.seed, **how)
-    return interval(efflite(b.device).embed(Rendered(field, size)), efflite(b.device).embed(TrueDrawings(n, size, b.seed)))
+    "FD-EffLite of n new drawings of a model, with its interval and floor."
+    return distances(b, Rendered(pipe.generate(n, seed=b.seed, **how), size), size)
 
 def table_alignment(b:Bench)->list:
     "Before alignment, after it, and after as much training without it."
     n = b.pick(20, 500)
     rows = [dict(task='generate', stage=stage, **distance_of(b, pipe, n)) for stage, pipe in variants(b, 'generator').items()]
     for stage, pipe in variants(b, 'upscaler').items():
-        figures = [r for r in table_drawings(Bench(pipe, b.photo, quick=b.quick, device=b.device, seed=b.seed)) if r['method'] == 'ours, uncorrected']
+        figures = [r for r in table_drawings(replace(b, emoji=pipe, baselines={})) if r['method'] == 'ours, uncorrected']
         for scale in sorted({r['scale'] for r in figures}):
             mean = lambda k: statistics.mean(r[k] for r in figures if r['scale'] == scale)
             rows.append(dict(task='upscale', stage=stage, scale=scale, psnr=mean('psnr'), pd=mean('pd'), n=len({r['picture'] for r in figures})))
@@ -186,10 +204,12 @@ def table_samplers(b:Bench)->list:
 # %% ../nbs/17_bench.ipynb #e0f70534
 def table_cost(b:Bench)->list:
     "Seconds, memory and operations to enlarge one drawing of 32 pixels, against the size of the answer; and against that of the input."
-    makers, rows = {m: make for m, make in methods(b, 'emoji').items() if m in ('ours', 'LIIF regression', 'image-space diffusion')}, []
+    held, rows = DistinctDrawings(), []
+    makers = {m: make for m, make in methods(b, 'emoji').items() if m in ('ours', 'LIIF regression', 'image-space diffusion')}
+    if idm := b.baselines.get('idm emoji'): makers['image-space diffusion, 2 steps'] = lambda lr: idm.upscale(lr[0], seed=b.seed, steps=2)
     asks = [(32, s) for s in b.pick((64, 96), (128, 256, 512, 1024, 2048))] + [(s, 4 * s) for s in b.pick((16,), (16, 64, 128, 256))]
     for side, size in asks:
-        lr = degrade(Drawings('valid').view(0, 4 * side), 4)[None].to(b.device)
+        lr = held.small(0, side)[None].to(b.device)
         jobs = {m: (lambda make=make: make(lr).render(size=size)) for m, make in makers.items() if not (m.startswith('image') and size > 1024)}
         runs = {m: [] for m in jobs}
         for _ in range(b.pick(1, 3)):
@@ -204,8 +224,7 @@ def table_compute(b:Bench)->list:
     "Quality of the generator along its training."
     rows = []
     for path in sorted(b.run.glob('generator-after-*.safetensors')) if b.run else []:
-        load_weights(net := Denoiser(b.emoji.generator.cfg), path)
-        pipe = ARSR(b.emoji.first, generator=net, meta=b.emoji.meta, device=b.device)
+        pipe = with_denoiser(b, 'generator', path)
         rows.append(dict(minutes=float(path.stem.split('-')[-1]), **distance_of(b, pipe, b.pick(20, 500))))
     return sorted(rows, key=lambda r: r['minutes'])
 
@@ -213,16 +232,20 @@ def table_compute(b:Bench)->list:
 TABLES = dict(photos=table_photos, drawings=table_drawings, generation=table_generation, consistency=table_consistency,
               alignment=table_alignment, samplers=table_samplers, cost=table_cost, compute=table_compute)
 
+def find_table(name:str):
+    "The function that fills a table; `ValueError` lists what there is."
+    if name not in TABLES: raise ValueError(f"unknown table '{name}'; choose one of {', '.join(TABLES)}")
+    return TABLES[name]
+
 def run_table(
     b:Bench, # what and how
     name:str, # of a table
     out:Path, # folder of the results
 )->dict: # the head, and `rows`
     "Measure one table and write it to OUT/NAME.json; `ValueError` for an unknown name."
-    if name not in TABLES: raise ValueError(f"unknown table '{name}'; choose one of {', '.join(TABLES)}")
-    start = time.perf_counter()
-    with torch.no_grad(): rows = TABLES[name](b)
-    result = head(b, time.perf_counter() - start) | {'table': name, 'what': TABLES[name].__doc__, 'rows': rows}
+    fill, start = find_table(name), time.perf_counter()
+    with torch.no_grad(): rows = fill(b)
+    result = head(b, time.perf_counter() - start) | {'table': name, 'what': fill.__doc__, 'rows': rows}
     Path(out).mkdir(parents=True, exist_ok=True)
     write_whole(Path(out)/f'{name}.json', lambda part: part.write_text(json.dumps(result, indent=1)))
     return result

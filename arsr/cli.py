@@ -29,14 +29,7 @@ def _check_numbers(args):
     if not 0 <= getattr(args, 'seed', 0) < 2**32: raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, not {args.seed}")
     if not abs(getattr(args, 'guidance', 0)) < float('inf'): raise ValueError(f"guidance must be a number, not {args.guidance}")
 
-def _check_output(path):
-    "`ValueError` unless a picture can be written there."
-    from PIL import Image
-    path = Path(path)
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"cannot tell an image format from '{path.name}'; use .png, .jpg, .webp or .tif")
-    if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
-    return path
+
 
 # %% ../nbs/14_cli.ipynb #29bdf11c
 def _check_target(
@@ -44,12 +37,9 @@ def _check_target(
     size, scale, force:bool, # as asked for
 )->tuple: # (h, w) of the picture to be written
     "`ValueError` for a picture over the limit, unless `--force` lifts it."
-    from arsr.field import ImageField
+    from arsr.field import ImageField, check_pixels, output_size
     if force: ImageField.max_pixels = None
-    h, w = ImageField((), None, own).output_size(size, scale)
-    if ImageField.max_pixels and h * w > ImageField.max_pixels:
-        raise ValueError(f"{h} x {w} is over the limit of {ImageField.max_pixels:,} pixels; --force lifts it, if there is memory for it")
-    return h, w
+    return check_pixels(output_size(own, size, scale), ImageField.max_pixels, '--force lifts it, if there is memory for it')
 
 def _device(args):
     "The device that `--device` names, or None; `ValueError` if there is no such thing here."
@@ -67,7 +57,8 @@ def _pipe(args):
 def upscale(args):
     "A small picture to a large one."
     from arsr.data import load_image
-    out, image = _check_output(args.output), load_image(args.image)
+    from arsr.field import check_picture_path
+    out, image = check_picture_path(args.output), load_image(args.image)
     size = parse_size(args.size) if args.size else None
     scale = args.scale if args.scale is not None or size else 4.
     h, w = _check_target(image.shape[-2:], size, scale, args.force)
@@ -112,9 +103,9 @@ def info(args):
 # %% ../nbs/14_cli.ipynb #74d11b65
 def bench(args):
     "Every figure of the benchmark, or some tables of it, into JSON files."
-    from arsr.bench import TABLES, TASKS, as_text, means, open_bench, run_table
+    from arsr.bench import TABLES, TASKS, as_text, find_table, means, open_bench, run_table
     names = args.only.split(',') if args.only else [n for n in TASKS.get(args.task, TABLES) if not args.data or n == 'photos']
-    if unknown := [n for n in names if n not in TABLES]: raise ValueError(f"unknown table '{unknown[0]}'; choose one of {', '.join(TABLES)}")
+    for name in names: find_table(name)
     b = open_bench(args.baselines, args.run_folder, _device(args), data=args.data, quick=args.quick, seed=args.seed)
     for name in names:
         result = run_table(b, name, args.out)
@@ -180,7 +171,7 @@ def _add_generate(commands):
 def _add_train(commands):
     p = _command(commands, 'train', train, 'arsr train emoji-generate --stage first --minutes 25 --out runs/emoji')
     p.add_argument('preset', help='name of a preset; `arsr info` lists them')
-    p.add_argument('--stage', required=True, help='first, latent, align, or control: as align, without its loss')
+    p.add_argument('--stage', required=True, help='first; decoder: more of first with the encoder at rest; latent; align; control: as align, without its loss')
     p.add_argument('--out', required=True, help='folder; the stages of a model share it, and a later call goes on there')
     p.add_argument('--data', help="'emoji', a folder, a zip, NAME:FOLDER of a public set, hub:OWNER/NAME (default: the preset's)")
     p.add_argument('--minutes', type=float, default=25, help='stop this call after so long (default: 25)')

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['FirstStageConfig', 'FirstStage', 'absolute_error', 'shrunk', 'first_stage_loss', 'sample_bicubic', 'output_size',
-           'save_picture', 'ImageField', 'to_multiple', 'encode_field']
+           'check_pixels', 'check_picture_path', 'save_picture', 'ImageField', 'to_multiple', 'encode_field']
 
 # %% ../nbs/04_field.ipynb #f8953807
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image
 from torch import nn, Tensor
 from einops import rearrange
+from fastcore.basics import patch
 from .autoencoder import Encoder, Decoder
 from .coords import FULL, check_size, check_window, make_cell, make_coord, pixel_centres, resize, to_image, to_model
 from .data import load_image, write_whole
@@ -142,17 +144,32 @@ def output_size(
     if not (0 < scale < float('inf')): raise ValueError(f"scale must be a number above zero, not {scale}")
     return max(1, round(h * scale)), max(1, round(w * scale))
 
+# %% ../nbs/04_field.ipynb #3f0342fb
+def check_pixels(
+    size:tuple, # (h, w) of what is asked for
+    limit:int|None, # pixels; None: no limit
+    remedy:str, # what to do instead
+)->tuple: # the size
+    "`ValueError` for a picture over the limit."
+    h, w = size
+    if limit and h * w > limit: raise ValueError(f"{h} x {w} is over the limit of {limit:,} pixels at once; {remedy}")
+    return size
+
 # %% ../nbs/04_field.ipynb #dc8f5e02
+def check_picture_path(path)->Path:
+    "The path, if a picture can be written there; `ValueError` for an unknown format or folder."
+    path = Path(path)
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"cannot tell an image format from '{path.name}'; use .png, .jpg, .webp or .tif")
+    if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
+    return path
+
 def save_picture(
     path, # where to; the suffix chooses the format
     write, # called with the name of a file beside `path`, to be written
 )->Path: # where it was written
     "Write a picture file, all or nothing; `ValueError` before anything is computed if the format or the folder is unknown."
-    path = Path(path)
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"cannot tell an image format from '{path.name}'; use .png, .jpg, .webp or .tif")
-    if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
-    return write_whole(path, write)
+    return write_whole(check_picture_path(path), write)
 
 # %% ../nbs/04_field.ipynb #a43baa5d
 class ImageField:
@@ -172,12 +189,20 @@ class ImageField:
     def __getitem__(self, i):
         i = slice(i, i + 1 or None) if isinstance(i, (int, np.integer)) else i
         if len(self.feat[i]) == 0: raise IndexError(f"the field holds {len(self)} images")
-        return ImageField(self.feat[i], self.liif, self.size, None if self.correction is None else self.correction[i])
+        part = copy.copy(self)
+        part.feat, part.correction = self.feat[i], None if self.correction is None else self.correction[i]
+        return part
 
-    def __repr__(self): return f"ImageField({len(self)} x {self.size[0]}x{self.size[1]})"
+    def __repr__(self): return f"{type(self).__name__}({len(self)} x {self.size[0]}x{self.size[1]})"
 
     def output_size(self, size=None, scale=None, window=FULL)->tuple: # (h, w) of what `render` returns for the same arguments
         return output_size(self.size, size, scale, window)
+
+    def ask(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [0,1]
+        "LIIF at the centres of the pixels, and the correction."
+        out = render_grid(self.liif, self.feat, size, window)
+        if self.correction is not None: out += sample_bicubic(self.correction, size, window)
+        return to_image(out)
 
     def render(self,
         size=None, # (h, w) in pixels, or the long side alone, keeping the aspect ratio
@@ -185,25 +210,25 @@ class ImageField:
         window=FULL, # top, left, bottom, right in [0,1]: only those pixels are computed
     )->Tensor: # (n,3,h,w) in [0,1]
         "Ask for every pixel of a window. `ValueError` for a size or scale not above zero, a window outside [0,1], or over `max_pixels`."
-        size = self.output_size(size, scale, window)
-        if self.max_pixels and size[0] * size[1] > self.max_pixels:
-            raise ValueError(f"{size[0]} x {size[1]} is over the limit of {self.max_pixels:,} pixels at once; ask for windows, or raise ImageField.max_pixels")
-        out = render_grid(self.liif, self.feat, size, window)
-        if self.correction is not None: out += sample_bicubic(self.correction, size, window)
-        return to_image(out)
+        size = check_pixels(self.output_size(size, scale, window), self.max_pixels, f'ask for windows, or raise {type(self).__name__}.max_pixels')
+        return self.ask(size, check_window(window))
 
-    def to_pil(self, **kwargs)->Image.Image:
-        "The first image as a PIL picture; same arguments as `render`."
-        return Image.fromarray((self[0].render(**kwargs)[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+# %% ../nbs/04_field.ipynb #9b517d82
+@patch
+def to_pil(self:ImageField, **kwargs)->Image.Image:
+    "The first image as a PIL picture; same arguments as `render`."
+    return Image.fromarray((self[0].render(**kwargs)[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
-    def save(self, path, **kwargs)->Path:
-        "Write the first image to a file, all or nothing; the suffix chooses the format, the rest is as in `render`."
-        return save_picture(path, lambda part: self.to_pil(**kwargs).save(part))
+@patch
+def save(self:ImageField, path, **kwargs)->Path:
+    "Write the first image to a file, all or nothing; the suffix chooses the format, the rest is as in `render`."
+    return save_picture(path, lambda part: self.to_pil(**kwargs).save(part))
 
-    def explore(self, **kwargs):
-        "A panel with a scale slider, beside bicubic enlargement; arguments as `arsr.widgets.explore`."
-        from arsr.widgets import explore
-        return explore(self, **kwargs)
+@patch
+def explore(self:ImageField, **kwargs):
+    "A panel with a scale slider, beside bicubic enlargement; arguments as `arsr.widgets.explore`."
+    from arsr.widgets import explore
+    return explore(self, **kwargs)
 
 # %% ../nbs/04_field.ipynb #b2c9cc32
 def to_multiple(

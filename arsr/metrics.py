@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MS_WEIGHTS', 'to_luma', 'psnr', 'sharpness', 'ssim', 'ms_ssim', 'Lite0', 'EffLite', 'efflite', 'frechet',
-           'fd_efflite', 'interval', 'random_patches', 'patch_fd', 'self_ssim', 'lr_consistency', 'diversity',
-           'nearest', 'measured', 'macs', 'lpips', 'fid', 'first_stage_psnr']
+           'fd_efflite', 'interval', 'random_patches', 'patch_fd', 'self_ssim', 'shrunk_psnr', 'lr_consistency',
+           'diversity', 'nearest', 'measured', 'macs', 'lpips', 'fid', 'first_stage_psnr']
 
 # %% ../nbs/10_metrics.ipynb #8a510d7e
 import ctypes, gc, sys, threading, time
@@ -218,6 +218,13 @@ def self_ssim(
     if min(a - b for a, b in zip(y.shape[-2:], x.shape[-2:])) <= 0: raise ValueError(f"the second size must be the larger one, not {tuple(x.shape[-2:])} and then {tuple(y.shape[-2:])}")
     return ssim(x, resize(y, x.shape[-2:]).clamp(0, 1))
 
+def shrunk_psnr(
+    out:Tensor, # (n,3,H,W) in [0,1]: answers
+    lr:Tensor, # (n,3,h,w) in [0,1]: the pictures they were made of
+)->Tensor: # (n,) decibels
+    "PSNR between the inputs and the answers shrunk to the inputs' size."
+    return psnr(resize(out, lr.shape[-2:]).clamp(0, 1), lr)
+
 def lr_consistency(
     field, # anything with `render(size=...)` -> (n,3,h,w) in [0,1]
     lr:Tensor, # (n,3,h,w) in [0,1]: the pictures it was made of
@@ -225,7 +232,7 @@ def lr_consistency(
 )->Tensor: # (n,) decibels
     "PSNR between the input and the enlarged output, shrunk to the input's size."
     h, w = lr.shape[-2:]
-    return psnr(resize(field.render(size=(round(h * factor), round(w * factor))), (h, w)).clamp(0, 1), lr)
+    return shrunk_psnr(field.render(size=(round(h * factor), round(w * factor))), lr)
 
 def diversity(
     pictures:Tensor, # (k,3,h,w) in [0,1]: answers to one question, or one set; at least two

@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'OURS', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
-           'open_renders', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'train_second', 'for_data',
-           'assemble', 'kind_shares', 'log_stage', 'alignment_curve', 'train_stage']
+           'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first',
+           'train_decoder', 'keep_doublings', 'train_second', 'for_data', 'assemble', 'kind_shares', 'log_stage',
+           'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
-import hashlib, json
+import copy, hashlib, json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,9 @@ import torch
 from .alignment import alignment_loss, freeze, image_error
 from .coords import make_cell, make_coord, to_model
 from .data import RandomScaleCrops, Renders, open_source, square_view, write_whole
-from .field import FirstStage, FirstStageConfig, first_stage_loss
+from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .pipeline import ARSR, load_weights, save_weights
-from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution
+from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution, machine
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss
 from einops import rearrange
 from safetensors.torch import load_file, save_file
@@ -93,17 +94,22 @@ def open_renders(preset:Preset, data:str, out:Path)->Renders:
     if (len(renders.base), renders.base_size) != (len(source), preset.base): raise ValueError(f"{path} was made of other pictures; use another folder")
     return renders
 
+def encoder_stamp(path:Path)->str:
+    "A name for what the encoder in a first-stage file says; the decoder may change without it."
+    parts = {k: v for k, v in sorted(load_file(path).items()) if k.startswith(('encoder.', 'norm.'))}
+    return hashlib.sha256(b''.join(v.numpy().tobytes() for v in parts.values())).hexdigest()[:8]
+
 def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->dict:
-    "Their latents, kept likewise, under a name that changes with the first stage."
+    "Their latents, kept likewise, under a name that changes with the encoder."
     views = {'z': lambda x: x} | ({'cond': partial(low_resolution, factor=preset.factor)} if preset.denoiser.conditional else {})
-    stamp = hashlib.sha256((out/'first.safetensors').read_bytes()).hexdigest()[:8]
+    stamp = encoder_stamp(out/'first.safetensors')
     def latents(name, view):
         make = lambda: {name: encode_renders(first, renders, view)}
         return cached(out/f'latents-{name}-{stamp}.safetensors', make, save_file, load_file)
     return {k: v for name, view in views.items() for k, v in latents(name, view).items()}
 
 # %% ../nbs/13_recipes.ipynb #69f8ead6
-STAGES = ('first', 'latent', 'align', 'control')
+STAGES = ('first', 'decoder', 'latent', 'align', 'control')
 
 def settings_of(preset:Preset, stage:str)->Settings:
     "How a stage is trained; the control of an alignment is trained like the alignment."
@@ -126,6 +132,30 @@ def trained_first(preset:Preset, out:Path)->FirstStage:
     load_weights(first := FirstStage(preset.first), out/'first.safetensors')
     return freeze(first)
 
+def train_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
+    "More of stage 1 for decoder and LIIF alone: latents, and all that was trained on them, stay as they are."
+    first = trained_first(preset, out).to(accelerator().device)
+    with accelerator().main_process_first(): renders = open_renders(preset, data, out); cache = open_latents(preset, first, renders, out)
+    reader = torch.nn.ModuleList([first.decoder, first.liif]).requires_grad_(True)
+    blurred = lambda z: z + preset.first.noise * torch.randn_like(z) if preset.first.latent == 'norm' else z
+    loss = lambda reader, batch: absolute_error(first, **batch | dict(z=blurred(batch['z'])))
+    state = fit(reader, loss, Latents(renders, {'z': cache['z']}, queries=4 * preset.queries), out/'decoder', settings_of(preset, 'decoder'), **budget)
+    if accelerator().is_main_process: save_weights(first, out/'first.safetensors')
+    return state
+
+# %% ../nbs/13_recipes.ipynb #86f48382
+def keep_doublings(
+    net:torch.nn.Module, # what is trained
+    path:Path, # of the copies, to which -STEP.safetensors is added
+    weights:dict, # its averaged weights
+    step:int, # steps so far
+):
+    "Leave a copy of the averaged weights each time the steps have doubled since the last: what did each half of a training buy?"
+    done = [int(p.stem.split('-')[-1]) for p in path.parent.glob(f'{path.name}-*.safetensors')]
+    if step >= 2 * max(done, default=0):
+        (twin := copy.deepcopy(net)).load_state_dict(weights)
+        save_weights(twin, path.with_name(f'{path.name}-{step}.safetensors'))
+
 def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     "Stage 2a (`latent`), and what goes on from there: 2b (`align`), or more of the same to compare it with (`control`)."
     first, denoiser = trained_first(preset, out).to(accelerator().device), Denoiser(preset.denoiser)
@@ -137,7 +167,8 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
         load_weights(denoiser, out/f'{preset.task}-latent.safetensors')
     if stage == 'align': loss, queries = (lambda net, batch: alignment_loss(net, first, batch, w_max=preset.w_max)), preset.queries
     samples = Latents(renders, cache, denoiser.z_std.item(), labels=denoiser.cfg.unet.classes > 0, queries=queries)
-    state = fit(denoiser, loss, samples, out/f'{preset.task}-{stage}', settings, **budget)
+    keep = partial(keep_doublings, denoiser, out/f'{preset.task}-after') if stage == 'latent' else None
+    state = fit(denoiser, loss, samples, out/f'{preset.task}-{stage}', settings, preview=keep, **budget)
     if accelerator().is_main_process: save_weights(denoiser, out/f'{preset.task}-{stage}.safetensors')
     return state
 
@@ -175,8 +206,7 @@ def log_stage(out:Path, title:str, state:dict, settings:Settings):
     "Note in training.json how long a stage has been trained, and on what."
     path = out/'training.json'
     log = json.loads(path.read_text()) if path.exists() else {}
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{torch.get_num_threads()} CPU threads'
-    log[title] = dict(steps=state['step'], batch=settings.batch, minutes=round(state['seconds'] / 60, 1), hardware=machine,
+    log[title] = dict(steps=state['step'], batch=settings.batch, minutes=round(state['seconds'] / 60, 1), hardware=machine(accelerator().device),
                       precision=hardware()['mixed_precision'], seed=settings.seed)
     write_whole(path, lambda part: part.write_text(json.dumps(log, indent=1)))
 
@@ -210,7 +240,7 @@ def alignment_curve(
 # %% ../nbs/13_recipes.ipynb #f1136787
 def train_stage(
     name:str, # of a preset
-    stage:str, # 'first', 'latent', 'align' or 'control'
+    stage:str, # 'first', 'decoder', 'latent', 'align' or 'control'
     out, # folder; stages of one model share it
     data:str|None=None, # what `open_source` opens; the preset's own if None
     **budget, # `minutes`, `plan`, `steps` of `fit`
@@ -218,9 +248,10 @@ def train_stage(
     "Train one stage of a preset, go on where an earlier call stopped, and leave a model that can be loaded."
     preset, out = for_data(find_preset(name), data), Path(out)
     if stage not in STAGES: raise ValueError(f"unknown stage '{stage}'; choose one of {', '.join(STAGES)}")
-    state = train_first(preset, preset.data, out, **budget) if stage == 'first' else train_second(preset, preset.data, out, stage, **budget)
+    train = {'first': train_first, 'decoder': train_decoder}.get(stage, partial(train_second, stage=stage))
+    state = train(preset, preset.data, out, **budget)
     if accelerator().is_main_process:
-        log_stage(out, stage if stage == 'first' else f'{preset.task} {stage}', state, settings_of(preset, stage))
+        log_stage(out, stage if stage in ('first', 'decoder') else f'{preset.task} {stage}', state, settings_of(preset, stage))
         if stage in ('align', 'control'): alignment_curve(preset, preset.data, out)
         assemble(preset, out, name.split('-')[0]).save_pretrained(out)
     accelerator().wait_for_everyone()

@@ -129,7 +129,7 @@ UP, GEN, TRAIN = ['upscale', 'cat.png', '--weights', 'toy', '-o', 'a.png'], ['ge
     (GEN + ['--category', 'Dragons'], "unknown category 'Dragons'; choose one of Animals, Food"), (GEN + ['--size', '9999'], 'over the limit'),
     (GEN[:-1] + ['cat.png'], 'cat.png is a file'), (['generate', '--weights', 'nothing', '-o', 'new'], 'no weights called'),
     (['info', '--weights', 'nothing'], 'no weights called'), (['train', 'large', '--stage', 'first', '--out', 'new'], "unknown preset 'large'; choose one of emoji-generate"),
-    (TRAIN + ['second'], "unknown stage 'second'; choose one of first, latent, align"), (TRAIN + ['latent'], 'run --stage first into the same folder before'),
+    (TRAIN + ['second'], "unknown stage 'second'; choose one of first, decoder, latent, align"), (TRAIN + ['latent'], 'run --stage first into the same folder before'),
     (TRAIN + ['align'], 'run --stage first'), (TRAIN + ['first', '--data', 'nowhere'], 'no such folder or zip archive: nowhere'), (TRAIN + ['first', '--data', 'cat.png'], 'cat.png'),
     (TRAIN + ['first', '--minutes', '0'], 'minutes must be a number above zero'), (TRAIN + ['first', '--plan', '-3'], 'plan must be a number above zero')])
 def test_wrong_input_gives_one_line_and_leaves_nothing(run, place, argv, words):
