@@ -405,7 +405,7 @@ def damaged(config, change):
 
 @pytest.mark.parametrize('change, words', [
     (lambda c: c.pop('baseline'), "unknown baseline 'None'"), (lambda c: c.update(baseline='gan'), "unknown baseline 'gan'"),
-    (lambda c: c['config'].update(depth=3), 'not the configuration of a baseline'), (lambda c: c.update(config=7), 'not the configuration of a baseline'),
+    (lambda c: c['config'].update(depth=3), 'not the configuration of a model'), (lambda c: c.update(config=7), 'not the configuration of a model'),
     (lambda c: c['config'].update(ch=16), 'does not fit its config.json'),
 ])
 def test_wrong_configurations_refused(idm, tmp_path, refuses, change, words):

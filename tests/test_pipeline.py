@@ -176,7 +176,7 @@ def test_a_latent_of_the_generator_is_scaled_back(pipe):
     seen, scaled = [], copy.deepcopy(pipe)
     scaled.generator.z_std.fill_(3.)
     for p in (copy.copy(pipe), scaled):
-        p._field = lambda z, size: seen.append(z)
+        p.decode = lambda z, size: seen.append(z)
         p.generate(1, seed=0, steps=1)
     assert_close(seen[1], 3 * seen[0])
 
@@ -233,7 +233,7 @@ def test_a_large_image_has_no_seam(pipe):
 def test_windows_that_disagree_are_blended(pipe, monkeypatch, blended):
     windowed = copy.deepcopy(pipe)
     windowed.upscaler.forward = lambda z, t, cond: cond.mean((1, 2, 3), keepdim=True).expand_as(z)  # each window answers with its own mean
-    windowed._field = lambda z, size: z
+    windowed.decode = lambda z, size: z
     if not blended: monkeypatch.setattr(arsr.unet, '_ramp', lambda n: torch.ones(n))
     z = windowed.upscale(torch.linspace(0, 1, 100).expand(3, 12, 100), seed=0, steps=2, consistent=False)
     largest = (z.diff(dim=-1).abs().max() / (z[..., -1] - z[..., 0]).abs().max()).item()
