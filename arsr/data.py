@@ -17,6 +17,7 @@ from fastprogress.fastprogress import progress_bar
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from einops import rearrange
+from fastcore.basics import patch
 import arsr
 from .coords import FULL, check_size, check_window, resize, make_coord, make_cell, to_model
 
@@ -166,7 +167,7 @@ SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff'}
 
 class Images:
     "Pictures in a folder (searched recursively) or in a zip archive."
-    category = kind = None
+    category = kind = None  # only drawings have them
     def __init__(self,
         path, # folder or .zip
         split:str='all', # 'train', 'valid' or 'all'
@@ -193,19 +194,22 @@ class Images:
         im = _decode(io.BytesIO(self.zip.read(name)), name) if self.zip else _open_image(self.path/name)
         return torch.from_numpy(np.array(im)).permute(2, 0, 1)
 
-    def view(self,
-        i:int, # which picture
-        size, # (h, w) in pixels
-        window=FULL, # top, left, bottom, right in [0,1]
-    )->Tensor: # (3,h,w) in [0,1]
-        "The window, cut at whole pixels and resized (antialiased bicubic)."
-        return view(self.load(i).float() / 255, size, window)
+# %% ../nbs/01_data.ipynb #d51b525e
+@patch
+def view(self:Images,
+    i:int, # which picture
+    size, # (h, w) in pixels
+    window=FULL, # top, left, bottom, right in [0,1]
+)->Tensor: # (3,h,w) in [0,1]
+    "The window, cut at whole pixels and resized (antialiased bicubic)."
+    return view(self.load(i).float() / 255, size, window)
 
-    def square(self, i:int)->tuple: # top, left, bottom, right in [0,1]
-        "The largest centred square of a picture: what square training data see of it."
-        h, w = self.load(i).shape[-2:]
-        s = min(h, w)
-        return (h - s) / 2 / h, (w - s) / 2 / w, (h + s) / 2 / h, (w + s) / 2 / w
+@patch
+def square(self:Images, i:int)->tuple: # top, left, bottom, right in [0,1]
+    "The largest centred square of a picture: what square training data see of it."
+    h, w = self.load(i).shape[-2:]
+    s = min(h, w)
+    return (h - s) / 2 / h, (w - s) / 2 / w, (h + s) / 2 / h, (w + s) / 2 / w
 
 # %% ../nbs/01_data.ipynb #dd035ac4
 PUBLIC = {  # where the pictures of the field's public sets stand below the folder they are unpacked in

@@ -195,9 +195,6 @@ class ImageField:
 
     def __repr__(self): return f"{type(self).__name__}({len(self)} x {self.size[0]}x{self.size[1]})"
 
-    def output_size(self, size=None, scale=None, window=FULL)->tuple: # (h, w) of what `render` returns for the same arguments
-        return output_size(self.size, size, scale, window)
-
     def ask(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [0,1]
         "LIIF at the centres of the pixels, and the correction."
         out = render_grid(self.liif, self.feat, size, window)
@@ -210,10 +207,14 @@ class ImageField:
         window=FULL, # top, left, bottom, right in [0,1]: only those pixels are computed
     )->Tensor: # (n,3,h,w) in [0,1]
         "Ask for every pixel of a window. `ValueError` for a size or scale not above zero, a window outside [0,1], or over `max_pixels`."
-        size = check_pixels(self.output_size(size, scale, window), self.max_pixels, f'ask for windows, or raise {type(self).__name__}.max_pixels')
+        size = check_pixels(output_size(self.size, size, scale, window), self.max_pixels, f'ask for windows, or raise {type(self).__name__}.max_pixels')
         return self.ask(size, check_window(window))
 
 # %% ../nbs/04_field.ipynb #9b517d82
+@patch
+def output_size(self:ImageField, size=None, scale=None, window=FULL)->tuple: # (h, w) of what `render` returns for the same arguments
+    return output_size(self.size, size, scale, window)
+
 @patch
 def to_pil(self:ImageField, **kwargs)->Image.Image:
     "The first image as a PIL picture; same arguments as `render`."

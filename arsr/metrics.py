@@ -234,6 +234,7 @@ def lr_consistency(
     h, w = lr.shape[-2:]
     return shrunk_psnr(field.render(size=(round(h * factor), round(w * factor))), lr)
 
+# %% ../nbs/10_metrics.ipynb #2bbe0550
 def diversity(
     pictures:Tensor, # (k,3,h,w) in [0,1]: answers to one question, or one set; at least two
     device='cpu',
@@ -282,6 +283,7 @@ def measured(
     finally: done.set()
     return dict(seconds=seconds, peak_bytes=max(peaks) - peaks[0], result=result)
 
+# %% ../nbs/10_metrics.ipynb #67e888df
 def _attention_flops(q, k, v, *args, out_shape=None, **kwargs): # shapes (n,heads,length,d)
     n, heads, length, d = q
     return 2 * n * heads * length * k[2] * (d + v[3])
