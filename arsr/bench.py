@@ -57,6 +57,7 @@ def methods(b:Bench, kind:str)->dict: # name -> (lr (1,3,h,w) -> field)
     if pipe.upscaler: out |= {'ours': lambda lr: pipe.upscale(lr[0], seed=b.seed), 'ours, uncorrected': lambda lr: pipe.upscale(lr[0], seed=b.seed, consistent=False)}
     return out
 
+# %% ../nbs/17_bench.ipynb #f549f635
 def compare(
     b:Bench, # for the device
     make, # lr -> field
@@ -79,6 +80,7 @@ def photographs(b:Bench)->dict: # name -> (3,h,w) in [0,1]
     photos = evaluation_photos()
     return {k: x[:, 100:196, 100:196] for k, x in list(photos.items())[:2]} if b.quick else photos
 
+# %% ../nbs/17_bench.ipynb #5fed4c0c
 def table_photos(b:Bench)->list:
     "Photographs, shrunk and enlarged again."
     makers, rows = methods(b, 'photo'), []
@@ -108,6 +110,7 @@ class Rendered:
         if not 0 <= i < len(self): raise IndexError(i)
         return self.field[i].render(size=self.size)[0].cpu()
 
+# %% ../nbs/17_bench.ipynb #25c21208
 class TrueDrawings:
     "Drawings of `n` different groups at one size, as a sequence; with `others`, n that are not among them."
     def __init__(self, n:int, size:int, seed:int=0, others:bool=False):
@@ -124,6 +127,7 @@ def true_features(n:int, size:int, seed:int, others:bool, patch:int|None, patche
     truth = TrueDrawings(n, size, seed, others)
     return efflite(device).embed(truth if patch is None else random_patches(truth, patch, patches, seed + others), None if patch else 128)
 
+# %% ../nbs/17_bench.ipynb #4c7c4ae3
 def distances(
     b:Bench, # for seed and device
     pictures, # sequence of n generated pictures (3,size,size)
@@ -136,7 +140,7 @@ def distances(
     made = efflite(b.device).embed(random_patches(pictures, patch, patches, b.seed) if patch else pictures, None if patch else 128)
     return interval(made, true(False)) | dict(floor=interval(true(True), true(False))['fd'])
 
-# %% ../nbs/17_bench.ipynb #f1a88c03
+# %% ../nbs/17_bench.ipynb #4a18730b
 def table_generation(b:Bench)->list:
     "New drawings at several sizes: Fréchet distances to drawings rendered at that size, consistency, diversity, cost."
     n, rows = b.pick(20, 500), []
@@ -151,6 +155,7 @@ def table_generation(b:Bench)->list:
             generate_seconds=made['seconds'] / n, render_seconds=cost['seconds'], render_bytes=cost['peak_bytes']))
     return rows
 
+# %% ../nbs/17_bench.ipynb #9e5ef600
 def table_consistency(b:Bench)->list:
     "SelfSSIM of every pair of sizes, for new drawings and for enlarged ones."
     sizes, n, held, rows = b.pick((64, 96), (64, 128, 256, 512, 1024)), b.pick(2, 16), DistinctDrawings(), []
@@ -172,15 +177,18 @@ def with_denoiser(
     load_weights(net := Denoiser(getattr(b.emoji, task).cfg), path)
     return ARSR(b.emoji.first, **{task: net}, meta=b.emoji.meta, device=b.device)
 
+# %% ../nbs/17_bench.ipynb #c45d34d3
 def variants(b:Bench, task:str)->dict: # stage -> model
     "The model of drawings with the weights of each stage of a denoiser that the training folder holds."
     paths = {stage: b.run/f'{task}-{stage}.safetensors' for stage in ('latent', 'control', 'align')} if b.run else {}
     return {stage: with_denoiser(b, task, path) for stage, path in paths.items() if path.exists()}
 
+# %% ../nbs/17_bench.ipynb #4724f757
 def distance_of(b:Bench, pipe:ARSR, n:int, size:int=128, **how)->dict:
     "FD-EffLite of n new drawings of a model, with its interval and floor."
     return distances(b, Rendered(pipe.generate(n, seed=b.seed, **how), size), size)
 
+# %% ../nbs/17_bench.ipynb #e802ee70
 def table_alignment(b:Bench)->list:
     "Before alignment, after it, and after as much training without it."
     n = b.pick(20, 500)
@@ -192,6 +200,7 @@ def table_alignment(b:Bench)->list:
             rows.append(dict(task='upscale', stage=stage, scale=scale, psnr=mean('psnr'), pd=mean('pd'), n=len({r['picture'] for r in figures})))
     return rows
 
+# %% ../nbs/17_bench.ipynb #ef05b4a6
 def table_samplers(b:Bench)->list:
     "Quality against network evaluations."
     plan = b.pick([('ddim', 4), ('dpmpp_2m', 4)], [('ddpm', 1000), *(('ddim', k) for k in (200, 50, 20, 10)), *(('dpmpp_2m', k) for k in (50, 20, 10, 6, 4))])
@@ -232,11 +241,13 @@ def table_compute(b:Bench)->list:
 TABLES = dict(photos=table_photos, drawings=table_drawings, generation=table_generation, consistency=table_consistency,
               alignment=table_alignment, samplers=table_samplers, cost=table_cost, compute=table_compute)
 
+# %% ../nbs/17_bench.ipynb #7f3b474a
 def find_table(name:str):
     "The function that fills a table; `ValueError` lists what there is."
     if name not in TABLES: raise ValueError(f"unknown table '{name}'; choose one of {', '.join(TABLES)}")
     return TABLES[name]
 
+# %% ../nbs/17_bench.ipynb #95956289
 def run_table(
     b:Bench, # what and how
     name:str, # of a table
@@ -250,6 +261,7 @@ def run_table(
     write_whole(Path(out)/f'{name}.json', lambda part: part.write_text(json.dumps(result, indent=1)))
     return result
 
+# %% ../nbs/17_bench.ipynb #0b37440c
 def open_bench(
     baselines=None, # folder with liif-emoji, idm-emoji, liif-photo, idm-photo, as far as they are trained
     run=None, # folder of `arsr train`
@@ -277,6 +289,7 @@ def means(
     mean = lambda group: {k: statistics.fmean(row[k] for row in group if k in row) for k in numbers if any(k in row for row in group)}
     return [{k: v for k, v in zip(by, key) if v is not None} | mean(group) for key, group in groups.items()]
 
+# %% ../nbs/17_bench.ipynb #da047139
 def as_text(rows:list)->str:
     "Rows as aligned columns."
     if not rows: return '(nothing to measure: this table needs --run or --baselines)'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PHOTOS', 'TITLES', 'DATA', 'DistinctDrawings', 'evaluation_photos', 'compare_upscaled', 'measure_photos',
-           'measure_drawings', 'first_stage_figures', 'measure', 'commit', 'write_sheets', 'growing', 'write_hero',
+           'measure_drawings', 'first_stage_figures', 'commit', 'measure', 'write_sheets', 'growing', 'write_hero',
            'card', 'write_card', 'ship']
 
 # %% ../nbs/16_cards.ipynb #73a0282e
@@ -60,21 +60,25 @@ def compare_upscaled(
              'sharpness': sharpness(ours) / sharpness(truth), 'sharpness bicubic': sharpness(bicubic) / sharpness(truth)}
     return {k: round(v.item(), 3) for k, v in lines.items()}
 
-# %% ../nbs/16_cards.ipynb #0c9704a3
+# %% ../nbs/16_cards.ipynb #a2417e36
+def _with_mean(rows:dict)->dict:
+    "Add the mean of each figure."
+    figures = next(iter(rows.values()))
+    return rows | {'mean': {k: round(sum(r[k] for r in rows.values()) / len(rows), 3) for k in figures}}
+
+# %% ../nbs/16_cards.ipynb #14c9fbe4
 def measure_photos(pipe:ARSR)->dict: # name -> figures, and their mean
     "x4 from bicubic-shrunk photographs, whole pictures."
     return _with_mean({name: compare_upscaled(pipe, degrade(x, 4), x) for name, x in evaluation_photos().items()})
 
+# %% ../nbs/16_cards.ipynb #0c8562dd
 def measure_drawings(pipe:ARSR, scale:int=4, limit:int=40)->dict:
     "Held-out drawings of 32 pixels, enlarged and compared with the drawing rendered at the larger size."
     held = DistinctDrawings()
     rows = {str(i): compare_upscaled(pipe, held.small(i), held.view(i, 32 * scale)) for i in range(min(limit, len(held)))}
     return {'mean': _with_mean(rows)['mean'], 'drawings': len(rows)}
 
-def _with_mean(rows:dict)->dict:
-    "Add the mean of each figure."
-    figures = next(iter(rows.values()))
-    return rows | {'mean': {k: round(sum(r[k] for r in rows.values()) / len(rows), 3) for k in figures}}
+
 
 # %% ../nbs/16_cards.ipynb #e44a8451
 def first_stage_figures(pipe:ARSR)->dict: # size -> PSNR of the field, of its own 128-px output enlarged, of the input enlarged
@@ -82,6 +86,13 @@ def first_stage_figures(pipe:ARSR)->dict: # size -> PSNR of the field, of its ow
     rows = first_stage_psnr(pipe.first, DistinctDrawings())
     return {size: dict(zip(('field', 'bicubic of own 128 px', 'bicubic of input'), (round(v, 2) for v in row))) for size, row in rows.items()}
 
+# %% ../nbs/16_cards.ipynb #a37c458d
+def commit()->str:
+    "The commit the code is at, if it is a checkout."
+    found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(arsr.__file__).parent, capture_output=True, text=True)
+    return found.stdout.strip() or 'none'
+
+# %% ../nbs/16_cards.ipynb #8e7e1e65
 def measure(pipe:ARSR)->dict:
     "The validation figures of a model, with what is needed to make them again."
     out = {'measured': str(date.today()), 'torch': torch.__version__, 'machine': platform.machine(), 'threads': torch.get_num_threads(),
@@ -90,11 +101,6 @@ def measure(pipe:ARSR)->dict:
     out['first stage, held-out drawings'] = first_stage_figures(pipe)
     if pipe.upscaler: out |= {f'held-out drawings x{s}': measure_drawings(pipe, s) for s in (4, 16)}
     return out
-
-def commit()->str:
-    "The commit the code is at, if it is a checkout."
-    found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(arsr.__file__).parent, capture_output=True, text=True)
-    return found.stdout.strip() or 'none'
 
 # %% ../nbs/16_cards.ipynb #765b4425
 def write_sheets(
@@ -151,7 +157,7 @@ def _table(rows:dict)->str:
     lines = [['', *heads], ['---'] * (len(heads) + 1)] + [[k, *(row[h] for h in heads)] for k, row in rows.items()]
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
-# %% ../nbs/16_cards.ipynb #c67951ba
+# %% ../nbs/16_cards.ipynb #c82d4b79
 TITLES = {'emoji': 'Drawings: generation and super-resolution', 'photo': 'Photographs: super-resolution'}
 DATA = {
     'emoji': 'The 3,819 vector drawings of Noto Emoji (Google, Apache-2.0), less 5% held out by group.',
@@ -159,6 +165,7 @@ DATA = {
              '`mate-backgrounds`, `lomiri-wallpapers-16.04` and `supertuxkart-data` (free licences), less those held out by name.',
 }
 
+# %% ../nbs/16_cards.ipynb #2ec56e85
 def card(name:str, log:dict, results:dict, remarks:str='')->str: # Markdown
     "The card of a model: data, training log, validation figures, remarks."
     where = ', '.join(f'{k} {results[k]}' for k in ('commit', 'seed', 'torch', 'threads', 'machine', 'measured'))
@@ -168,6 +175,7 @@ def card(name:str, log:dict, results:dict, remarks:str='')->str: # Markdown
         if isinstance(rows, dict): parts += [f'### {title}', _table({k: v for k, v in rows.items() if isinstance(v, dict)})]
     return '\n\n'.join(parts + [remarks] * bool(remarks)) + '\n'
 
+# %% ../nbs/16_cards.ipynb #110622ed
 def write_card(
     folder:Path, # of the weights: config.json, training.json and safetensors
     remarks:str='', # what a reader should know: targets missed, and by how much

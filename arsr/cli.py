@@ -29,9 +29,7 @@ def _check_numbers(args):
     if not 0 <= getattr(args, 'seed', 0) < 2**32: raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, not {args.seed}")
     if not abs(getattr(args, 'guidance', 0)) < float('inf'): raise ValueError(f"guidance must be a number, not {args.guidance}")
 
-
-
-# %% ../nbs/14_cli.ipynb #29bdf11c
+# %% ../nbs/14_cli.ipynb #9a611625
 def _check_target(
     own:tuple, # (h, w): the field's own size
     size, scale, force:bool, # as asked for
@@ -41,6 +39,7 @@ def _check_target(
     if force: ImageField.max_pixels = None
     return check_pixels(output_size(own, size, scale), ImageField.max_pixels, '--force lifts it, if there is memory for it')
 
+# %% ../nbs/14_cli.ipynb #4af47264
 def _device(args):
     "The device that `--device` names, or None; `ValueError` if there is no such thing here."
     import torch
@@ -48,6 +47,7 @@ def _device(args):
     except (RuntimeError, AssertionError): raise ValueError(f"cannot compute on '{args.device}' here; use cpu, or cuda where PyTorch finds a GPU") from None
     return args.device
 
+# %% ../nbs/14_cli.ipynb #4c04e6b3
 def _pipe(args):
     "The model that `--weights` names, on the device that `--device` names."
     from arsr.pipeline import ARSR
@@ -125,6 +125,7 @@ EXAMPLES = """examples:
   arsr bench --quick --out results
   arsr info"""
 
+# %% ../nbs/14_cli.ipynb #f3bae8f7
 def parser()->Parser:
     "All commands and their options."
     top = Parser('arsr', description='Images as continuous functions: generate and upscale at any size.',
@@ -133,6 +134,7 @@ def parser()->Parser:
     for add in (_add_upscale, _add_generate, _add_train, _add_bench, _add_info): add(commands)
     return top
 
+# %% ../nbs/14_cli.ipynb #c95a7718
 def _command(commands, name, run, example):
     "A sub-command whose help is its function's docstring and an example."
     p = commands.add_parser(name, help=run.__doc__, description=run.__doc__, epilog=f'example:\n  {example}',
@@ -140,6 +142,7 @@ def _command(commands, name, run, example):
     p.set_defaults(run=run)
     return p
 
+# %% ../nbs/14_cli.ipynb #43838bf1
 def _add_common(p, weights, steps):
     "Options that making pictures shares."
     p.add_argument('--weights', default=weights, help=f"'emoji', 'photo', a folder or a hub id (default: {weights})")
@@ -148,7 +151,7 @@ def _add_common(p, weights, steps):
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
     p.add_argument('--force', action='store_true', help='allow pictures over 67 megapixels')
 
-# %% ../nbs/14_cli.ipynb #f3bae8f7
+# %% ../nbs/14_cli.ipynb #4568ece0
 def _add_upscale(commands):
     p = _command(commands, 'upscale', upscale, 'arsr upscale cat.jpg --scale 3.7 -o cat-large.png')
     p.add_argument('image', help='the small picture')
@@ -158,6 +161,7 @@ def _add_upscale(commands):
     size.add_argument('--size', help='or pixels: the long side, or HEIGHTxWIDTH')
     _add_common(p, 'photo', 2)
 
+# %% ../nbs/14_cli.ipynb #c1dcbe2e
 def _add_generate(commands):
     p = _command(commands, 'generate', generate, 'arsr generate -n 9 --size 512 --seed 7 -o pictures')
     p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')
@@ -167,7 +171,7 @@ def _add_generate(commands):
     p.add_argument('--guidance', type=float, default=2., help='1: as trained; above: more typical (default: 2)')
     _add_common(p, 'emoji', 25)
 
-# %% ../nbs/14_cli.ipynb #c95a7718
+# %% ../nbs/14_cli.ipynb #649e32cb
 def _add_train(commands):
     p = _command(commands, 'train', train, 'arsr train emoji-generate --stage first --minutes 25 --out runs/emoji')
     p.add_argument('preset', help='name of a preset; `arsr info` lists them')
@@ -177,6 +181,7 @@ def _add_train(commands):
     p.add_argument('--minutes', type=float, default=25, help='stop this call after so long (default: 25)')
     p.add_argument('--plan', type=float, help='minutes of the whole stage over all calls (default: what this call reaches)')
 
+# %% ../nbs/14_cli.ipynb #1d55fc15
 def _add_bench(commands):
     p = _command(commands, 'bench', bench, 'arsr bench --quick --out results')
     p.add_argument('--out', required=True, help='folder for the results, one JSON file a table')
@@ -189,6 +194,7 @@ def _add_bench(commands):
     p.add_argument('--seed', type=int, default=0, help='of all noise (default: 0)')
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
 
+# %% ../nbs/14_cli.ipynb #cd0e6b75
 def _add_info(commands):
     p = _command(commands, 'info', info, 'arsr info')
     p.add_argument('--weights', help='only these weights')

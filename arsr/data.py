@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['ASSETS', 'SUFFIXES', 'PUBLIC', 'load_image', 'view', 'render_svg', 'drawing_group', 'held_out', 'in_split',
            'Drawings', 'GroupSampler', 'Images', 'public_set', 'hub_images', 'open_source', 'degrade', 'random_window',
-           'random_queries', 'write_whole', 'square_view', 'Renders', 'RandomScaleCrops']
+           'random_queries', 'write_whole', 'watched', 'square_view', 'Renders', 'RandomScaleCrops']
 
 # %% ../nbs/01_data.ipynb #769b5d6c
-import hashlib, io, json, lzma, os, re, zipfile
+import hashlib, io, json, lzma, os, re, sys, zipfile
 from functools import lru_cache
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from fastprogress.fastprogress import progress_bar
+from fastprogress.fastprogress import IN_NOTEBOOK, progress_bar
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from einops import rearrange
@@ -298,6 +298,11 @@ def write_whole(
     return path
 
 # %% ../nbs/01_data.ipynb #384a506e
+def watched(items):
+    "The items one by one, with a bar in a notebook or a terminal, and without one in a log."
+    return progress_bar(items, display=IN_NOTEBOOK or sys.stdout.isatty())
+
+# %% ../nbs/01_data.ipynb #9a74beef
 def square_view(source, i:int, size:int)->Tensor: # (3,size,size) in [0,1]
     "A square picture of picture `i`: all of a drawing, the middle of a photograph that is longer one way."
     return source.view(i, size, source.square(i) if hasattr(source, 'square') else FULL)
@@ -318,8 +323,8 @@ class Renders:
         rng = np.random.default_rng(seed)
         byte = lambda i, size: (square_view(source, i, size) * 255).round().byte().contiguous()
         self.source, self.base_size, self.pick = source, base, GroupSampler(source)
-        self.base = torch.stack([byte(i, base) for i in progress_bar(range(len(source)))])
-        self.truth = [[byte(i, int(s)) for s in rng.integers(sizes[0], sizes[1] + 1, per)] for i in progress_bar(range(len(source)))]
+        self.base = torch.stack([byte(i, base) for i in watched(range(len(source)))])
+        self.truth = [[byte(i, int(s)) for s in rng.integers(sizes[0], sizes[1] + 1, per)] for i in watched(range(len(source)))]
 
     def save(self, path): # to a file, so that the next run starts at once
         flat = {f'{i}.{k}': t for i, row in enumerate(self.truth) for k, t in enumerate(row)}

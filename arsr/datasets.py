@@ -12,8 +12,7 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from fastprogress.fastprogress import progress_bar
-from .data import _open_image, drawing_group, held_out, write_whole
+from .data import _open_image, drawing_group, held_out, watched, write_whole
 
 # %% ../nbs/01a_datasets.ipynb #145f5cb5
 RULES = [  # category of the few drawings that the icon set files under none, by a word in their name
@@ -118,7 +117,7 @@ def pack_photos(
     if not jobs: raise ValueError("none of the packages is installed: apt-get install plasma-workspace-wallpapers mate-backgrounds lomiri-wallpapers-16.04 supertuxkart-data")
     def write(part):
         with zipfile.ZipFile(part, 'w') as z:
-            for path, count in progress_bar(jobs): add(z, path, count)
+            for path, count in watched(jobs): add(z, path, count)
     def add(z, path, count):
         im = _open_image(path)
         for k in range(count if min(im.size) >= side else 0):

@@ -21,6 +21,7 @@ def peak_memory()->float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
+# %% ../nbs/15_demo.ipynb #bfb75d6f
 def row(task:str, size, seconds:float, ours=None, bicubic=None):
     "Print one line: decibels only where the truth is known."
     quality = f'{ours:5.2f} / {bicubic:5.2f} dB' if ours is not None else ''
@@ -33,6 +34,7 @@ def timed(make):
     out = make()
     return out, time.time() - start
 
+# %% ../nbs/15_demo.ipynb #21d69b91
 def timed_save(task, field, path, **ask):
     "Render a field to a file and print its row."
     _, seconds = timed(lambda: field.save(path, **ask))

@@ -6,8 +6,8 @@
 __all__ = ['NANO', 'SMALL', 'OURS', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
            'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first',
-           'train_decoder', 'keep_doublings', 'train_second', 'for_data', 'assemble', 'kind_shares', 'log_stage',
-           'alignment_curve', 'train_stage']
+           'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'for_data', 'assemble',
+           'kind_shares', 'log_stage', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -21,7 +21,7 @@ from .data import RandomScaleCrops, Renders, open_source, square_view, write_who
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .pipeline import ARSR, load_weights, save_weights
 from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution, machine
-from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss
+from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 
@@ -49,7 +49,7 @@ SMALL = FirstStageConfig(ch=64, mult=(1, 2, 4), mult_d=(2, 2, 4), z=8, latent='n
 OURS = dict(w_max=3, equivariance=.25)
 KINDS = 78  # of drawings, in `Drawings.kinds`
 BOUNDED = dict(schedule='cosine', target='v')
-TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50)}
+TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32)}
 
 NANO_GENERATOR = DenoiserConfig(UNetConfig(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=KINDS, dropout=.1), z=8, **BOUNDED)
 NANO_UPSCALER = DenoiserConfig(UNetConfig(ch=48, mult=(1, 2), n_res=1, attn=(), patch=2), z=8, conditional=True, **BOUNDED)
@@ -109,7 +109,7 @@ def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->di
     return {k: v for name, view in views.items() for k, v in latents(name, view).items()}
 
 # %% ../nbs/13_recipes.ipynb #69f8ead6
-STAGES = ('first', 'decoder', 'latent', 'align', 'control')
+STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide')
 
 def settings_of(preset:Preset, stage:str)->Settings:
     "How a stage is trained; the control of an alignment is trained like the alignment."
@@ -156,17 +156,36 @@ def keep_doublings(
         (twin := copy.deepcopy(net)).load_state_dict(weights)
         save_weights(twin, path.with_name(f'{path.name}-{step}.safetensors'))
 
+def young_self(preset:Preset, out:Path)->Path:
+    "The latest copy of a denoiser's weights from the first eighth of its training; `ValueError` if there is none."
+    copies = {int(p.stem.split('-')[-1]): p for p in out.glob(f'{preset.task}-after-*.safetensors')}
+    log = json.loads((out/'training.json').read_text()) if (out/'training.json').exists() else {}
+    trained = log.get(f'{preset.task} latent', {}).get('steps', 0)
+    young = [k for k in copies if k <= trained / 8]
+    if not young: raise ValueError(f"{out} holds no copy of the {preset.task} from the first eighth of its {trained} steps: train --stage latent for longer")
+    return copies[max(young)]
+
+def loss_of(preset:Preset, stage:str, first:FirstStage, out:Path): # (net, batch) -> scalar
+    "What a stage of the denoiser minimises."
+    if stage == 'align': return lambda net, batch: alignment_loss(net, first, batch, w_max=preset.w_max)
+    if stage != 'guide': return denoising_loss
+    old, young = (freeze(Denoiser(preset.denoiser)).to(accelerator().device) for _ in range(2))
+    load_weights(old, out/f'{preset.task}-latent.safetensors')
+    load_weights(young, young_self(preset, out))
+    return lambda net, batch: self_guidance_loss(net, old, young, batch)
+
+# %% ../nbs/13_recipes.ipynb #79703435
 def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
-    "Stage 2a (`latent`), and what goes on from there: 2b (`align`), or more of the same to compare it with (`control`)."
+    "Stage 2a (`latent`), and what goes on from there: 2b (`align`), more of the same to compare it with (`control`), or its own guidance (`guide`)."
+    if stage == 'guide': preset = replace(preset, denoiser=replace(preset.denoiser, unet=replace(preset.denoiser.unet, dropout=0.)))  # who imitates cannot overfit
     first, denoiser = trained_first(preset, out).to(accelerator().device), Denoiser(preset.denoiser)
     with accelerator().main_process_first(): renders = open_renders(preset, data, out); cache = open_latents(preset, first, renders, out)
     if preset.first.latent != 'norm': denoiser.z_std.fill_(cache['z'][:settings_of(preset, 'latent').batch].float().std())
-    settings, loss, queries = settings_of(preset, stage), denoising_loss, 0
     if stage != 'latent':
         if not (out/f'{preset.task}-latent.safetensors').exists(): raise ValueError(f"{out} holds no {preset.task}-latent.safetensors: run --stage latent into the same folder before")
         load_weights(denoiser, out/f'{preset.task}-latent.safetensors')
-    if stage == 'align': loss, queries = (lambda net, batch: alignment_loss(net, first, batch, w_max=preset.w_max)), preset.queries
-    samples = Latents(renders, cache, denoiser.z_std.item(), labels=denoiser.cfg.unet.classes > 0, queries=queries)
+    settings, loss = settings_of(preset, stage), loss_of(preset, stage, first, out)
+    samples = Latents(renders, cache, denoiser.z_std.item(), labels=denoiser.cfg.unet.classes > 0, queries=preset.queries * (stage == 'align'))
     keep = partial(keep_doublings, denoiser, out/f'{preset.task}-after') if stage == 'latent' else None
     state = fit(denoiser, loss, samples, out/f'{preset.task}-{stage}', settings, preview=keep, **budget)
     if accelerator().is_main_process: save_weights(denoiser, out/f'{preset.task}-{stage}.safetensors')
@@ -185,7 +204,7 @@ def for_data(
 # %% ../nbs/13_recipes.ipynb #079c3b40
 def assemble(preset:Preset, out:Path, name:str)->ARSR:
     "Put what has been trained in `out` so far together as a model that `from_pretrained` opens."
-    best = {k: next((p for p in (out/f'{k}-align.safetensors', out/f'{k}-latent.safetensors') if p.exists()), None) for k in ('generator', 'upscaler')}
+    best = {k: next((p for p in (out/f'{k}-{stage}.safetensors' for stage in ('guide', 'align', 'latent')) if p.exists()), None) for k in ('generator', 'upscaler')}
     configs = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first} | {preset.task: preset.denoiser}
     parts = {}
     for k, path in best.items():
@@ -240,7 +259,7 @@ def alignment_curve(
 # %% ../nbs/13_recipes.ipynb #f1136787
 def train_stage(
     name:str, # of a preset
-    stage:str, # 'first', 'decoder', 'latent', 'align' or 'control'
+    stage:str, # one of STAGES
     out, # folder; stages of one model share it
     data:str|None=None, # what `open_source` opens; the preset's own if None
     **budget, # `minutes`, `plan`, `steps` of `fit`

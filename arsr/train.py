@@ -18,9 +18,9 @@ from accelerate.utils import broadcast
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
-from fastprogress.fastprogress import IN_NOTEBOOK, master_bar, progress_bar
+from fastprogress.fastprogress import IN_NOTEBOOK, master_bar
 from .coords import FULL, resize, to_model
-from .data import Renders, degrade, random_queries, write_whole
+from .data import Renders, degrade, random_queries, watched, write_whole
 from .field import FirstStage
 
 # %% ../nbs/08_train.ipynb #68cd84b9
@@ -148,7 +148,7 @@ def encode_renders(
 )->Tensor: # (n,2,z,h,w) half precision; the second of each two is the mirror image
     "Every picture and its mirror image through the frozen encoder, once, before the diffusion is trained."
     device, out = next(first.parameters()).device, []
-    for x in progress_bar(renders.base.split(batch)):
+    for x in watched(renders.base.split(batch)):
         x = to_model(view(torch.stack([x, x.flip(-1)], 1).flatten(0, 1).to(device) / 255))
         with fast_arithmetic(device.type): out.append(first.encode(x).half().cpu().unflatten(0, (-1, 2)))
     return torch.cat(out)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['time_features', 'TimeResBlock', 'zero', 'Stage', 'UNetConfig', 'Down', 'Up', 'UNet', 'DenoiserConfig', 'Denoiser',
-           'denoising_loss', 'drop_labels', 'guided', 'in_windows']
+           'denoising_loss', 'noisy_question', 'drop_labels', 'guided', 'self_guidance_loss', 'in_windows']
 
 # %% ../nbs/06_unet.ipynb #b9fe4e68
 import math
@@ -165,10 +165,14 @@ def denoising_loss(
     drop:float=.1, # share of labels replaced by 'unknown', for classifier-free guidance
 )->Tensor: # scalar
     "Squared error of the network's own prediction at a random step."
+    question, t, eps = noisy_question(denoiser, batch, drop)
+    return F.mse_loss(denoiser.predict(*question).float(), make_target(denoiser.cfg.target, batch['z'], eps, *m_s(denoiser.abar, t)))
+
+def noisy_question(denoiser:Denoiser, batch:dict, drop:float)->tuple: # arguments of `predict`; the steps (n,); the noise (n,z,h,w)
+    "What the network is asked in training: noisy latents at random steps, and what it may know about them."
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
     t, eps = torch.randint(len(denoiser.abar), (len(z),), device=z.device), torch.randn_like(z)
-    answer = denoiser.predict(q_sample(z, t, eps, denoiser.abar), t, batch.get('cond'), label)
-    return F.mse_loss(answer.float(), make_target(denoiser.cfg.target, z, eps, *m_s(denoiser.abar, t)))
+    return (q_sample(z, t, eps, denoiser.abar), t, batch.get('cond'), label), t, eps
 
 def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None:
     "Forget a share of the labels."
@@ -186,6 +190,20 @@ def guided(
         x0, x0_any = denoiser(z_t.repeat(2, 1, 1, 1), t.repeat(2), label=torch.cat([label, unknown])).chunk(2)
         return x0_any + scale * (x0 - x0_any)
     return denoise
+
+# %% ../nbs/06_unet.ipynb #e8212666
+def self_guidance_loss(
+    denoiser:Denoiser, # trained to say alone what the two say together
+    old:Denoiser, # its own state at the start, at rest
+    young:Denoiser, # a much earlier state, at rest
+    batch:dict, # as for `denoising_loss`
+    scale:float=2.5, # 1: the old state alone
+    drop:float=.1, # share of labels replaced by 'unknown'
+)->Tensor: # scalar
+    "Squared distance to autoguidance (Karras et al. 2024): from what a younger state says to what the old one says, and beyond."
+    question, *_ = noisy_question(denoiser, batch, drop)
+    with torch.no_grad(): first, then = young.predict(*question).float(), old.predict(*question).float()
+    return F.mse_loss(denoiser.predict(*question).float(), first + scale * (then - first))
 
 # %% ../nbs/06_unet.ipynb #bb2b58f1
 def _starts(n:int, window:int, overlap:int)->list:

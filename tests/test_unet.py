@@ -2,7 +2,7 @@ import pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
 from arsr.diffusion import m_s, q_sample, to_x0
-from arsr.unet import DenoiserConfig, Denoiser, UNet, UNetConfig, _starts, denoising_loss, drop_labels, guided, in_windows, time_features
+from arsr.unet import DenoiserConfig, Denoiser, UNet, UNetConfig, _starts, denoising_loss, drop_labels, guided, in_windows, self_guidance_loss, time_features
 
 # the network
 
@@ -91,6 +91,16 @@ def test_a_share_of_the_labels_is_forgotten():
     dropped = drop_labels(label, 9, .1)
     assert .08 < (dropped == 9).float().mean() < .12 and (dropped[dropped != 9] == label[dropped != 9]).all()
     assert drop_labels(None, 9, .1) is None
+
+def test_self_guidance_is_the_difference_of_two_states_exaggerated(make_denoiser):
+    young, old, z = make_denoiser(classes=3).eval(), make_denoiser(classes=3, awake=.3).eval(), torch.randn(4, 4, 8, 8)
+    def loss(net, scale):
+        torch.manual_seed(0)
+        return self_guidance_loss(net, old, young, dict(z=z, label=torch.tensor([0, 1, 2, 0])), scale)
+    assert max(loss(old, 1.), loss(young, 0.)) < 1e-10 < 1e-4 < loss(old, 0.)
+    assert_close(loss(old, 3.), 4 * loss(old, 0.))  # old - (young + 3 (old - young)) is twice young - old
+    loss(net := make_denoiser(classes=3, awake=.2), 2.).backward()
+    assert all(p.grad is None for m in (young, old) for p in m.parameters()) and any(p.grad is not None for p in net.parameters())
 
 def test_guidance(make_denoiser):
     denoiser, z_t, t, label = make_denoiser(classes=3).eval(), torch.randn(2, 4, 8, 6), torch.tensor([300, 700]), torch.tensor([0, 2])
