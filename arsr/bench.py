@@ -180,7 +180,7 @@ def with_denoiser(
 # %% ../nbs/17_bench.ipynb #c45d34d3
 def variants(b:Bench, task:str)->dict: # stage -> model
     "The model of drawings with the weights of each stage of a denoiser that the training folder holds."
-    paths = {stage: b.run/f'{task}-{stage}.safetensors' for stage in ('latent', 'control', 'align')} if b.run else {}
+    paths = {stage: b.run/f'{task}-{stage}.safetensors' for stage in ('latent', 'control', 'align', 'guide')} if b.run else {}
     return {stage: with_denoiser(b, task, path) for stage, path in paths.items() if path.exists()}
 
 # %% ../nbs/17_bench.ipynb #4724f757
@@ -234,8 +234,8 @@ def table_compute(b:Bench)->list:
     rows = []
     for path in sorted(b.run.glob('generator-after-*.safetensors')) if b.run else []:
         pipe = with_denoiser(b, 'generator', path)
-        rows.append(dict(minutes=float(path.stem.split('-')[-1]), **distance_of(b, pipe, b.pick(20, 500))))
-    return sorted(rows, key=lambda r: r['minutes'])
+        rows.append(dict(steps=int(path.stem.split('-')[-1]), **distance_of(b, pipe, b.pick(20, 500))))
+    return sorted(rows, key=lambda r: r['steps'])
 
 # %% ../nbs/17_bench.ipynb #64165944
 TABLES = dict(photos=table_photos, drawings=table_drawings, generation=table_generation, consistency=table_consistency,
@@ -275,7 +275,7 @@ def open_bench(
                  run and Path(run), device=device, **how)
 
 # %% ../nbs/17_bench.ipynb #734682f5
-GROUPS = ('method', 'task', 'stage', 'sampler', 'minutes', 'scale', 'steps', 'input', 'size', 'small', 'large')  # what rows differ in on purpose
+GROUPS = ('method', 'task', 'stage', 'sampler', 'scale', 'steps', 'input', 'size', 'small', 'large')  # what rows differ in on purpose
 TASKS = dict(upscale=('photos', 'drawings'), generate=('generation', 'consistency', 'samplers'))
 
 def means(
