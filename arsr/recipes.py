@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'OURS', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
-           'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first',
+           'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'open_both',
            'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'for_data', 'assemble',
            'kind_shares', 'log_stage', 'alignment_curve', 'train_stage']
 
@@ -132,10 +132,16 @@ def trained_first(preset:Preset, out:Path)->FirstStage:
     load_weights(first := FirstStage(preset.first), out/'first.safetensors')
     return freeze(first)
 
+def open_both(preset:Preset, first:FirstStage, data:str, out:Path)->tuple:
+    "Pictures and latents; the first process makes what is missing, the others wait and read it."
+    with accelerator().main_process_first():
+        renders = open_renders(preset, data, out)
+        return renders, open_latents(preset, first, renders, out)
+
 def train_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
     "More of stage 1 for decoder and LIIF alone: latents, and all that was trained on them, stay as they are."
     first = trained_first(preset, out).to(accelerator().device)
-    with accelerator().main_process_first(): renders = open_renders(preset, data, out); cache = open_latents(preset, first, renders, out)
+    renders, cache = open_both(preset, first, data, out)
     reader = torch.nn.ModuleList([first.decoder, first.liif]).requires_grad_(True)
     blurred = lambda z: z + preset.first.noise * torch.randn_like(z) if preset.first.latent == 'norm' else z
     loss = lambda reader, batch: absolute_error(first, **batch | dict(z=blurred(batch['z'])))
@@ -165,12 +171,11 @@ def young_self(preset:Preset, out:Path)->Path:
     if not young: raise ValueError(f"{out} holds no copy of the {preset.task} from the first eighth of its {trained} steps: train --stage latent for longer")
     return copies[max(young)]
 
-def loss_of(preset:Preset, stage:str, first:FirstStage, out:Path): # (net, batch) -> scalar
+def loss_of(preset:Preset, stage:str, first:FirstStage, denoiser:Denoiser, out:Path): # (net, batch) -> scalar
     "What a stage of the denoiser minimises."
     if stage == 'align': return lambda net, batch: alignment_loss(net, first, batch, w_max=preset.w_max)
     if stage != 'guide': return denoising_loss
-    old, young = (freeze(Denoiser(preset.denoiser)).to(accelerator().device) for _ in range(2))
-    load_weights(old, out/f'{preset.task}-latent.safetensors')
+    old, young = (freeze(copy.deepcopy(denoiser)).to(accelerator().device) for _ in range(2))
     load_weights(young, young_self(preset, out))
     return lambda net, batch: self_guidance_loss(net, old, young, batch)
 
@@ -179,12 +184,12 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     "Stage 2a (`latent`), and what goes on from there: 2b (`align`), more of the same to compare it with (`control`), or its own guidance (`guide`)."
     if stage == 'guide': preset = replace(preset, denoiser=replace(preset.denoiser, unet=replace(preset.denoiser.unet, dropout=0.)))  # who imitates cannot overfit
     first, denoiser = trained_first(preset, out).to(accelerator().device), Denoiser(preset.denoiser)
-    with accelerator().main_process_first(): renders = open_renders(preset, data, out); cache = open_latents(preset, first, renders, out)
+    renders, cache = open_both(preset, first, data, out)
     if preset.first.latent != 'norm': denoiser.z_std.fill_(cache['z'][:settings_of(preset, 'latent').batch].float().std())
     if stage != 'latent':
         if not (out/f'{preset.task}-latent.safetensors').exists(): raise ValueError(f"{out} holds no {preset.task}-latent.safetensors: run --stage latent into the same folder before")
         load_weights(denoiser, out/f'{preset.task}-latent.safetensors')
-    settings, loss = settings_of(preset, stage), loss_of(preset, stage, first, out)
+    settings, loss = settings_of(preset, stage), loss_of(preset, stage, first, denoiser, out)
     samples = Latents(renders, cache, denoiser.z_std.item(), labels=denoiser.cfg.unet.classes > 0, queries=preset.queries * (stage == 'align'))
     keep = partial(keep_doublings, denoiser, out/f'{preset.task}-after') if stage == 'latent' else None
     state = fit(denoiser, loss, samples, out/f'{preset.task}-{stage}', settings, preview=keep, **budget)

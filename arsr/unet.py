@@ -165,14 +165,14 @@ def denoising_loss(
     drop:float=.1, # share of labels replaced by 'unknown', for classifier-free guidance
 )->Tensor: # scalar
     "Squared error of the network's own prediction at a random step."
-    question, t, eps = noisy_question(denoiser, batch, drop)
-    return F.mse_loss(denoiser.predict(*question).float(), make_target(denoiser.cfg.target, batch['z'], eps, *m_s(denoiser.abar, t)))
+    (z_t, t, *known), eps = noisy_question(denoiser, batch, drop)
+    return F.mse_loss(denoiser.predict(z_t, t, *known).float(), make_target(denoiser.cfg.target, batch['z'], eps, *m_s(denoiser.abar, t)))
 
-def noisy_question(denoiser:Denoiser, batch:dict, drop:float)->tuple: # arguments of `predict`; the steps (n,); the noise (n,z,h,w)
+def noisy_question(denoiser:Denoiser, batch:dict, drop:float)->tuple: # arguments of `predict`, and the noise (n,z,h,w) that was added
     "What the network is asked in training: noisy latents at random steps, and what it may know about them."
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
     t, eps = torch.randint(len(denoiser.abar), (len(z),), device=z.device), torch.randn_like(z)
-    return (q_sample(z, t, eps, denoiser.abar), t, batch.get('cond'), label), t, eps
+    return (q_sample(z, t, eps, denoiser.abar), t, batch.get('cond'), label), eps
 
 def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None:
     "Forget a share of the labels."
@@ -201,7 +201,7 @@ def self_guidance_loss(
     drop:float=.1, # share of labels replaced by 'unknown'
 )->Tensor: # scalar
     "Squared distance to autoguidance (Karras et al. 2024): from what a younger state says to what the old one says, and beyond."
-    question, *_ = noisy_question(denoiser, batch, drop)
+    question, _ = noisy_question(denoiser, batch, drop)
     with torch.no_grad(): first, then = young.predict(*question).float(), old.predict(*question).float()
     return F.mse_loss(denoiser.predict(*question).float(), first + scale * (then - first))
 
