@@ -343,13 +343,15 @@ def save_baseline(name:str, net:nn.Module, out:Path, **meta):
 def load_baseline(
     folder, # what `train_baseline` left
     device=None, # 'cpu', 'cuda', ...; the GPU if there is one
-)->nn.Module: # a `LIIFRegression` or an `ImplicitDiffusion`, in evaluation mode
+)->nn.Module: # a `LIIFRegression` or an `ImplicitDiffusion`, in evaluation mode; `meta` says how it was trained
     "A trained baseline. `ValueError` for a folder without one, a damaged file, or weights of another shape."
     folder = Path(folder)
     if not (folder/'config.json').is_file(): raise ValueError(f"{folder} holds no baseline: train one with python -m arsr.baselines")
     def build(config):
         kind = find_baseline(config.get('baseline'))
-        return kind.net(type(kind.config)(**with_tuples(config['config'])))
+        net = kind.net(type(kind.config)(**with_tuples(config['config'])))
+        net.meta = {k: v for k, v in config.items() if k != 'config'}
+        return net
     net = read_config(folder, build)
     load_weights(net, folder/'model.safetensors')
     return net.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval().requires_grad_(False)
@@ -361,7 +363,7 @@ def train_baseline(
     data:str='emoji', # what `open_source` opens
     **budget, # `minutes`, `plan`, `steps` of `fit`
 )->dict: # step, seconds, loss
-    "Train a baseline on the pictures, at the sizes and for the task of our own upscaler; leave a folder that `load_baseline` opens."
+    "Train a baseline on the pictures, at the sizes and for the task of our own upscaler, from OUT/init.safetensors where that is; leave what `load_baseline` opens."
     kind, out, preset = find_baseline(name), Path(out), find_preset('emoji-upscale' if data == 'emoji' else 'photo-upscale')
     Budget(dict(step=0, seconds=0.), **budget)  # wrong numbers are refused before anything is drawn
     if (out/'config.json').is_file() and read_config(out, lambda config: config.get('baseline')) != name:
@@ -369,9 +371,10 @@ def train_baseline(
     with accelerator().main_process_first(): renders = open_renders(for_data(preset, data), data, out)
     torch.manual_seed(kind.settings.seed)
     net = kind.net(kind.config)
+    if (out/'init.safetensors').exists(): load_weights(net, out/'init.safetensors')
     state = fit(net, kind.loss, kind.data(renders, preset.factor, preset.crop), out/name, kind.settings, **budget)
     if accelerator().is_main_process:
-        save_baseline(name, net, out, data=str(data), factor=preset.factor)
+        save_baseline(name, net, out, data=Path(str(data)).name, factor=preset.factor, steps=state['step'], minutes=round(state['seconds'] / 60, 1))
         log_stage(out, name, state, kind.settings)
     accelerator().wait_for_everyone()
     return state

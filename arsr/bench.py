@@ -4,23 +4,26 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'GROUPS', 'TASKS', 'Bench', 'head', 'methods', 'compare', 'photographs', 'table_photos', 'table_drawings',
-           'Rendered', 'TrueDrawings', 'true_features', 'distances', 'table_generation', 'table_consistency',
-           'with_denoiser', 'variants', 'distance_of', 'table_alignment', 'table_samplers', 'table_cost',
-           'table_compute', 'find_table', 'run_table', 'open_bench', 'means', 'as_text']
+           'Rendered', 'TrueDrawings', 'true_features', 'distances', 'table_generation', 'seen_once',
+           'table_consistency', 'with_denoiser', 'variants', 'distance_of', 'by_noise', 'table_alignment',
+           'table_samplers', 'table_cost', 'table_compute', 'find_table', 'run_table', 'open_bench', 'means', 'as_text']
 
 # %% ../nbs/17_bench.ipynb #d6534187
 import json, statistics, time
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 import torch
 from torch import Tensor
 from .baselines import Bicubic, Lanczos, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
 from .data import degrade, open_source, write_whole
 from .metrics import diversity, efflite, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
-from .pipeline import ARSR, load_weights
+from .pipeline import ARSR, load_weights, read_config
+from .recipes import errors_of, whole_questions
 from .train import machine
 from .unet import Denoiser
 
@@ -31,11 +34,14 @@ class Bench:
     emoji: ARSR                                    # the model of drawings
     photo: ARSR                                    # the model of photographs
     baselines: dict = field(default_factory=dict)  # 'liif emoji', 'idm emoji', 'liif photo', 'idm photo': those that are trained
-    run: Path|None = None                          # folder of `arsr train`, for what is not shipped: weights before alignment, weights along a training
+    runs: dict = field(default_factory=dict)       # 'emoji', 'photo': folder of `arsr train`, for what is not shipped: weights before alignment, weights along a training
     data: str|None = None                          # a folder of your own pictures, instead of the photographs
     quick: bool = False                            # tiny sizes and few pictures: to see that it runs
     device: str = 'cpu'
     seed: int = 0
+
+    def model(self, kind:str)->ARSR: # 'emoji' or 'photo'
+        return dict(emoji=self.emoji, photo=self.photo)[kind]
 
     def pick(self, quick, full):
         "One of two amounts."
@@ -45,13 +51,12 @@ class Bench:
 def head(b:Bench, seconds:float)->dict:
     "What must be known to make a table again."
     return dict(commit=commit(), seed=b.seed, weights={p.meta['name']: sum(q.numel() for m in p.parts.values() for q in m.parameters()) for p in (b.emoji, b.photo)},
-                baselines=sorted(b.baselines), quick=b.quick, data=b.data, hardware=machine(b.device), torch=torch.__version__, date=str(date.today()), seconds=round(seconds, 1))
+                baselines={k: net.meta for k, net in sorted(b.baselines.items())}, quick=b.quick, data=b.data, hardware=machine(b.device), torch=torch.__version__, date=str(date.today()), seconds=round(seconds, 1))
 
 # %% ../nbs/17_bench.ipynb #3f327724
 def methods(b:Bench, kind:str)->dict: # name -> (lr (1,3,h,w) -> field)
     "Everything that enlarges pictures of a kind, 'emoji' or 'photo'."
-    pipe = {'emoji': b.emoji, 'photo': b.photo}[kind]
-    out = {'bicubic': Bicubic, 'lanczos': Lanczos}
+    pipe, out = b.model(kind), {'bicubic': Bicubic, 'lanczos': Lanczos}
     if liif := b.baselines.get(f'liif {kind}'): out['LIIF regression'] = lambda lr: liif.upscale(lr[0])
     if idm := b.baselines.get(f'idm {kind}'): out['image-space diffusion'] = lambda lr: idm.upscale(lr[0], seed=b.seed)
     if pipe.upscaler: out |= {'ours': lambda lr: pipe.upscale(lr[0], seed=b.seed), 'ours, uncorrected': lambda lr: pipe.upscale(lr[0], seed=b.seed, consistent=False)}
@@ -81,22 +86,22 @@ def photographs(b:Bench)->dict: # name -> (3,h,w) in [0,1]
     return {k: x[:, 100:196, 100:196] for k, x in list(photos.items())[:2]} if b.quick else photos
 
 # %% ../nbs/17_bench.ipynb #5fed4c0c
-def table_photos(b:Bench)->list:
+def table_photos(b:Bench, makers=None, scales=None)->list:
     "Photographs, shrunk and enlarged again."
-    makers, rows = methods(b, 'photo'), []
+    makers, rows = makers or methods(b, 'photo'), []
     for name, truth in photographs(b).items():
-        for scale in b.pick((2, 3.3), (2, 3.3, 4, 6, 8, 12)):
+        for scale in scales or b.pick((2, 3.3), (2, 3.3, 4, 6, 8, 12)):
             lr = degrade(truth, scale)[None]
             rows += [dict(picture=name, scale=scale, method=m, **compare(b, make, lr, truth[None])) for m, make in makers.items()]
     return rows
 
 # %% ../nbs/17_bench.ipynb #47554d12
-def table_drawings(b:Bench)->list:
+def table_drawings(b:Bench, makers=None, scales=None)->list:
     "Held-out drawings against the truth rendered at the larger size."
-    held, makers, rows = DistinctDrawings(), methods(b, 'emoji'), []
+    held, makers, rows = DistinctDrawings(), makers or methods(b, 'emoji'), []
     for i in range(b.pick(2, len(held))):
         lr = held.small(i)[None]
-        for scale in b.pick((4,), (2, 4, 8, 16)):
+        for scale in scales or b.pick((4,), (2, 4, 8, 16)):
             truth = held.view(i, 32 * scale)[None]
             rows += [dict(picture=i, scale=scale, method=m, **compare(b, make, lr, truth)) for m, make in makers.items()]
     return rows
@@ -149,39 +154,44 @@ def table_generation(b:Bench)->list:
     for size in b.pick((64, 96), (64, 128, 256, 512, 1024)):
         pictures, patch = Rendered(field, size), min(64, size)
         cost = measured(lambda: field[0].render(size=size), b.device)
-        by_patch = {f'patch_{k}': v for k, v in distances(b, pictures, size, patch, b.pick(40, 1000)).items()}
+        by_patch = {f'patch_{k}': v for k, v in distances(b, pictures, size, patch, b.pick(40, n)).items()}
         rows.append(dict(size=size, **distances(b, pictures, size), **by_patch, patch=patch,
             **diversity(torch.stack([pictures[i] for i in range(b.pick(4, 50))]), b.device),
             generate_seconds=made['seconds'] / n, render_seconds=cost['seconds'], render_bytes=cost['peak_bytes']))
     return rows
 
 # %% ../nbs/17_bench.ipynb #9e5ef600
+def seen_once(field): # anything with `render(size=...)`
+    "The same, but each size is rendered only the first time."
+    return SimpleNamespace(render=lru_cache(lambda size: field.render(size=size)))
+
+# %% ../nbs/17_bench.ipynb #fa71f2f5
 def table_consistency(b:Bench)->list:
     "SelfSSIM of every pair of sizes, for new drawings and for enlarged ones."
-    sizes, n, held, rows = b.pick((64, 96), (64, 128, 256, 512, 1024)), b.pick(2, 16), DistinctDrawings(), []
-    lr = torch.stack([held.small(i) for i in range(n)])
-    fields = {('generate', 'ours'): [b.emoji.generate(n, seed=b.seed)]} | {('upscale', m): [make(x[None].to(b.device)) for x in lr] for m, make in methods(b, 'emoji').items()}
-    for (task, method), parts in fields.items():
-        for small, large in [(s, l) for s in sizes for l in sizes if s < l]:
-            score = torch.cat([self_ssim(f, small, large) for f in parts])
+    pairs, n = [*combinations(b.pick((64, 96), (64, 128, 256, 512, 1024)), 2)], b.pick(2, 8)
+    lr, new, rows = [DistinctDrawings().small(i)[None].to(b.device) for i in range(n)], b.emoji.generate(n, seed=b.seed), []
+    fields = {('generate', 'ours'): lambda i: new[i]} | {('upscale', m): lambda i, make=make: make(lr[i]) for m, make in methods(b, 'emoji').items()}
+    for (task, method), ask in fields.items():
+        scores = torch.stack([torch.cat([self_ssim(f, *pair) for pair in pairs]) for f in (seen_once(ask(i)) for i in range(n))])
+        for (small, large), score in zip(pairs, scores.T):
             rows.append(dict(task=task, method=method, small=small, large=large, self_ssim=score.mean().item(), worst=score.min().item(), n=n))
     return rows
 
 # %% ../nbs/17_bench.ipynb #188eb6fe
 def with_denoiser(
-    b:Bench, # its model of drawings gives the first stage and what is known about the data
+    pipe:ARSR, # gives the first stage, and what is known about the data
     task:str, # 'generator' or 'upscaler'
     path:Path, # other weights of that denoiser
 )->ARSR:
-    "The model of drawings with other weights of one denoiser, and without the other."
-    load_weights(net := Denoiser(getattr(b.emoji, task).cfg), path)
-    return ARSR(b.emoji.first, **{task: net}, meta=b.emoji.meta, device=b.device)
+    "A model with other weights of one denoiser, and without the other."
+    load_weights(net := Denoiser(getattr(pipe, task).cfg), path)
+    return ARSR(pipe.first, **{task: net}, meta=pipe.meta, device=pipe.device)
 
 # %% ../nbs/17_bench.ipynb #c45d34d3
-def variants(b:Bench, task:str)->dict: # stage -> model
-    "The model of drawings with the weights of each stage of a denoiser that the training folder holds."
-    paths = {stage: b.run/f'{task}-{stage}.safetensors' for stage in ('latent', 'control', 'align', 'guide')} if b.run else {}
-    return {stage: with_denoiser(b, task, path) for stage, path in paths.items() if path.exists()}
+def variants(b:Bench, kind:str, task:str)->dict: # stage -> model
+    "The model of a kind with the weights of each stage of a denoiser that its training folder holds."
+    paths = {stage: b.runs[kind]/f'{task}-{stage}.safetensors' for stage in ('latent', 'control', 'align', 'guide') if kind in b.runs}
+    return {stage: with_denoiser(b.model(kind), task, path) for stage, path in paths.items() if path.exists()}
 
 # %% ../nbs/17_bench.ipynb #4724f757
 def distance_of(b:Bench, pipe:ARSR, n:int, size:int=128, **how)->dict:
@@ -189,15 +199,26 @@ def distance_of(b:Bench, pipe:ARSR, n:int, size:int=128, **how)->dict:
     return distances(b, Rendered(pipe.generate(n, seed=b.seed, **how), size), size)
 
 # %% ../nbs/17_bench.ipynb #e802ee70
+def by_noise(b:Bench, kind:str, task:str, pipes:dict)->list: # kind, 'generator' or 'upscaler', stage -> model
+    "Error of the picture that one estimate decodes to, for each noise level: held-out drawings, or pieces of the photographs."
+    held, n, side = DistinctDrawings(), b.pick(4, 32), b.pick(64, 128)
+    pictures = (held.view(i, side) for i in range(n)) if kind == 'emoji' else random_patches([*photographs(b).values()], side, n, b.seed)
+    x, steps, pipe = torch.stack([*pictures]).to(b.device), range(50, 1000, b.pick(450, 150)), b.model(kind)
+    questions = whole_questions(pipe.first, x, pipe.meta['factor'] if task == 'upscaler' else None)
+    errors = {stage: errors_of(getattr(p, task), p.first, questions, steps) for stage, p in pipes.items()}
+    abar = getattr(pipe, task).abar[list(steps)]
+    return [dict(model=kind, task=task, stage=stage, abar=round(a.item(), 3), image_error=e.item(), n=n) for stage, error in errors.items() for a, e in zip(abar, error)]
+
+# %% ../nbs/17_bench.ipynb #14d09751
 def table_alignment(b:Bench)->list:
     "Before alignment, after it, and after as much training without it."
-    n = b.pick(20, 500)
-    rows = [dict(task='generate', stage=stage, **distance_of(b, pipe, n)) for stage, pipe in variants(b, 'generator').items()]
-    for stage, pipe in variants(b, 'upscaler').items():
-        figures = [r for r in table_drawings(replace(b, emoji=pipe, baselines={})) if r['method'] == 'ours, uncorrected']
-        for scale in sorted({r['scale'] for r in figures}):
-            mean = lambda k: statistics.mean(r[k] for r in figures if r['scale'] == scale)
-            rows.append(dict(task='upscale', stage=stage, scale=scale, psnr=mean('psnr'), pd=mean('pd'), n=len({r['picture'] for r in figures})))
+    rows, fill = [], dict(emoji=table_drawings, photo=table_photos)
+    for kind, task in [(k, t) for k in b.runs for t in ('generator', 'upscaler') if getattr(b.model(k), t)]:
+        rows += by_noise(b, kind, task, pipes := variants(b, kind, task))
+        if task == 'generator': rows += [dict(model=kind, task=task, stage=stage, **distance_of(b, pipe, b.pick(20, 500))) for stage, pipe in pipes.items()]
+        else:
+            made = fill[kind](b, {stage: lambda lr, p=p: p.upscale(lr[0], seed=b.seed, consistent=False) for stage, p in pipes.items()}, (4,))
+            rows += [dict(model=kind, task=task, stage=r['method'], scale=4, picture=r['picture'], psnr=r['psnr'], pd=r['pd']) for r in made]
     return rows
 
 # %% ../nbs/17_bench.ipynb #ef05b4a6
@@ -232,8 +253,8 @@ def table_cost(b:Bench)->list:
 def table_compute(b:Bench)->list:
     "Quality of the generator along its training."
     rows = []
-    for path in sorted(b.run.glob('generator-after-*.safetensors')) if b.run else []:
-        pipe = with_denoiser(b, 'generator', path)
+    for path in b.runs['emoji'].glob('generator-after-*.safetensors') if 'emoji' in b.runs else []:
+        pipe = with_denoiser(b.emoji, 'generator', path)
         rows.append(dict(steps=int(path.stem.split('-')[-1]), **distance_of(b, pipe, b.pick(20, 500))))
     return sorted(rows, key=lambda r: r['steps'])
 
@@ -264,18 +285,21 @@ def run_table(
 # %% ../nbs/17_bench.ipynb #0b37440c
 def open_bench(
     baselines=None, # folder with liif-emoji, idm-emoji, liif-photo, idm-photo, as far as they are trained
-    run=None, # folder of `arsr train`
+    runs=(), # folders of `arsr train`
     device:str|None=None, # the GPU if there is one
     **how, # data, quick, seed of `Bench`
 )->Bench:
-    "The shipped models and what there is to compare them with."
+    "The shipped models and what there is to compare them with. `ValueError` for a folder without baselines or without a model."
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    found = sorted(p.parent for p in Path(baselines).glob('*/config.json')) if baselines else []
-    return Bench(ARSR.from_pretrained('emoji', device), ARSR.from_pretrained('photo', device), {p.name.replace('-', ' '): load_baseline(p, device) for p in found},
-                 run and Path(run), device=device, **how)
+    found = {p.parent.name.replace('-', ' '): load_baseline(p.parent, device) for p in sorted(Path(baselines).glob('*/config.json'))} if baselines else {}
+    if baselines and not found: raise ValueError(f"no trained baseline in {baselines}: train one with python -m arsr.baselines")
+    for run in runs:
+        if not Path(run).is_dir(): raise ValueError(f"no such folder: {run}")
+    named = {read_config(Path(run), lambda config: config['meta']['name']): Path(run) for run in runs}
+    return Bench(ARSR.from_pretrained('emoji', device), ARSR.from_pretrained('photo', device), found, named, device=device, **how)
 
 # %% ../nbs/17_bench.ipynb #734682f5
-GROUPS = ('method', 'task', 'stage', 'sampler', 'scale', 'steps', 'input', 'size', 'small', 'large')  # what rows differ in on purpose
+GROUPS = ('model', 'method', 'task', 'stage', 'abar', 'sampler', 'scale', 'steps', 'input', 'size', 'small', 'large')  # what rows differ in on purpose
 TASKS = dict(upscale=('photos', 'drawings'), generate=('generation', 'consistency', 'samplers'))
 
 def means(

@@ -106,7 +106,7 @@ def bench(args):
     from arsr.bench import TABLES, TASKS, as_text, find_table, means, open_bench, run_table
     names = args.only.split(',') if args.only else [n for n in TASKS.get(args.task, TABLES) if not args.data or n == 'photos']
     for name in names: find_table(name)
-    b = open_bench(args.baselines, args.run_folder, _device(args), data=args.data, quick=args.quick, seed=args.seed)
+    b = open_bench(args.baselines, args.runs, _device(args), data=args.data, quick=args.quick, seed=args.seed)
     for name in names:
         result = run_table(b, name, args.out)
         print(f"{name}: {result['what']} {len(result['rows'])} rows in {result['seconds']:.0f} s, {Path(args.out)/name}.json\n{as_text(means(result['rows']))}\n", flush=True)
@@ -190,7 +190,7 @@ def _add_bench(commands):
     p.add_argument('--task', choices=('upscale', 'generate'), help='only the tables of a task')
     p.add_argument('--data', help='a folder of your pictures instead of the photographs')
     p.add_argument('--baselines', help='folder with trained baselines: liif-emoji, idm-emoji, liif-photo, idm-photo')
-    p.add_argument('--run', dest='run_folder', help='folder of `arsr train`, for weights that are not shipped')
+    p.add_argument('--run', dest='runs', nargs='+', default=(), help='folders of `arsr train`, one a model, for weights that are not shipped')
     p.add_argument('--seed', type=int, default=0, help='of all noise (default: 0)')
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
 

@@ -7,7 +7,7 @@ __all__ = ['NANO', 'SMALL', 'OURS', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERA
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
            'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'open_both',
            'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'for_data', 'assemble',
-           'kind_shares', 'log_stage', 'alignment_curve', 'train_stage']
+           'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import torch
+from torch import Tensor
 from .alignment import alignment_loss, freeze, image_error
 from .coords import make_cell, make_coord, to_model
 from .data import RandomScaleCrops, Renders, open_source, square_view, write_whole
@@ -116,7 +117,7 @@ def settings_of(preset:Preset, stage:str)->Settings:
     return preset.settings.get('align' if stage == 'control' else stage, Settings())
 
 def train_first(preset:Preset, data:str, out:Path, **budget)->dict:
-    "Stage 1: encoder, decoder and LIIF together."
+    "Stage 1: encoder, decoder and LIIF together; it starts from OUT/init.safetensors where that is."
     first = FirstStage(preset.first)
     if (out/'init.safetensors').exists(): load_weights(first, out/'init.safetensors')
     with accelerator().main_process_first(): renders = open_renders(preset, data, out)
@@ -236,6 +237,21 @@ def log_stage(out:Path, title:str, state:dict, settings:Settings):
 
 # %% ../nbs/13_recipes.ipynb #2e458c56
 @torch.no_grad()
+def whole_questions(
+    first:FirstStage, # makes the latents
+    x:Tensor, # (n,3,s,s) pictures in [0,1]
+    factor:int|None=None, # also the latents of the pictures made so many times smaller, as an upscaler is told them
+)->dict: # z, coord, cell, rgb; cond with a factor
+    "Latents of whole pictures, and every pixel as a question with its answer."
+    points = {k: make(x.shape[-1]).to(x.device).expand(len(x), -1, -1) for k, make in dict(coord=make_coord, cell=make_cell).items()}
+    told = dict(cond=first.encode(to_model(low_resolution(x, factor)))) if factor else {}
+    return dict(z=first.encode(to_model(x)), rgb=rearrange(to_model(x), 'n c h w -> n (h w) c'), **points, **told)
+
+def errors_of(net:Denoiser, first:FirstStage, questions:dict, steps)->Tensor: # (len(steps),)
+    "`image_error` of a denoiser, which sees latents in its own unit."
+    return image_error(net, first, {k: v / net.z_std if k in ('z', 'cond') else v for k, v in questions.items()}, steps)
+
+# %% ../nbs/13_recipes.ipynb #c0d5590d
 def alignment_curve(
     preset:Preset, # whose `latent` and `align` stages are in `out`, and perhaps `control`
     data:str, # the source whose held-out pictures are used
@@ -249,15 +265,12 @@ def alignment_curve(
     device = accelerator().device
     first = trained_first(preset, out).to(device)
     x = torch.stack([square_view(source, int(i), preset.base) for i in torch.linspace(0, len(source) - 1, min(limit, len(source)))]).to(device)
-    batch = dict(z=first.encode(to_model(x)), rgb=rearrange(to_model(x), 'n c h w -> n (h w) c'),
-                 **{k: make(preset.base).to(device).expand(len(x), -1, -1) for k, make in dict(coord=make_coord, cell=make_cell).items()})
-    if preset.denoiser.conditional: batch['cond'] = first.encode(to_model(low_resolution(x, preset.factor)))
+    questions = whole_questions(first, x, preset.factor if preset.denoiser.conditional else None)
     curve = {'abar': None, 'pictures': len(x)}
     for stage in ('latent', 'control', 'align'):
         if not (out/f'{preset.task}-{stage}.safetensors').exists(): continue
         load_weights(net := Denoiser(preset.denoiser).eval().to(device), out/f'{preset.task}-{stage}.safetensors')
-        scaled = {k: v / net.z_std if k in ('z', 'cond') else v for k, v in batch.items()}
-        curve |= {'abar': net.abar[list(steps)].tolist(), stage: image_error(net, first, scaled, steps).tolist()}
+        curve |= {'abar': net.abar[list(steps)].tolist(), stage: errors_of(net, first, questions, steps).tolist()}
     write_whole(out/f'alignment-{preset.task}.json', lambda part: part.write_text(json.dumps(curve)))
     return curve
 

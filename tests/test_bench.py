@@ -14,8 +14,9 @@ def folders(tmp_path_factory):
     for kind in ('emoji', 'photo'):
         for name, net in (('liif', LIIFRegression(LIIFConfig(ch=8, blocks=1, hidden=(16,)))), ('idm', ImplicitDiffusion(IDMConfig(ch=8, mult=(1, 2), lr_ch=8, lr_blocks=1, hidden=8)))):
             (root/'baselines'/f'{name}-{kind}').mkdir(parents=True)
-            save_baseline(name, net, root/'baselines'/f'{name}-{kind}')
+            save_baseline(name, net, root/'baselines'/f'{name}-{kind}', minutes=0)
     (root/'run').mkdir()
+    shutil.copy(WEIGHTS/'emoji'/'config.json', root/'run')
     for name in ('generator-latent', 'generator-after-5', 'upscaler-latent', 'upscaler-align'):
         shutil.copy(WEIGHTS/'emoji'/f"{name.split('-')[0]}.safetensors", root/'run'/f'{name}.safetensors')
     return root
@@ -32,7 +33,7 @@ def test_every_table_has_rows_and_a_head(results):
     for name, result in results.items():
         assert result['rows'] and result['table'] == name
         for key in ('commit', 'seed', 'weights', 'baselines', 'hardware', 'torch', 'date', 'seconds'): assert result[key] is not None
-        assert result['quick'] is True
+        assert result['quick'] is True and result['baselines']['idm photo'] == dict(baseline='idm', minutes=0)
         assert any(k in result['rows'][0] for k in GROUPS)
 
 def test_all_methods_are_compared_on_the_same_pictures(results):
@@ -44,9 +45,11 @@ def test_all_methods_are_compared_on_the_same_pictures(results):
         assert all(r['psnr'] > 15 and .3 < r['ssim'] < 1 and r['pd'] > 0 for r in bicubic)
 
 def test_equal_weights_give_equal_rows(results):
-    first, second = (r for r in results['alignment']['rows'] if r['task'] == 'upscale')
-    assert (first['stage'], second['stage']) == ('latent', 'align') and first['psnr'] == second['psnr']
-    made = next(r for r in results['alignment']['rows'] if r['task'] == 'generate')
+    rows = [r for r in results['alignment']['rows'] if r['task'] == 'upscaler']
+    for figure in ('psnr', 'image_error'):
+        before, after = ([r[figure] for r in rows if r['stage'] == stage and figure in r] for stage in ('latent', 'align'))
+        assert before == after and len(before) >= 2
+    made = next(r for r in results['alignment']['rows'] if 'fd' in r)
     assert made['fd'] == pytest.approx(results['compute']['rows'][0]['fd'])
 
 def test_correction_raises_consistency(results):
@@ -74,7 +77,8 @@ def test_means_and_text():
     assert means(rows) == [dict(method='a', scale=2, psnr=3.), dict(method='a', scale=4, psnr=5.)]
     assert as_text([dict(a=1, b=2.5), dict(a=10, b=.25)]).splitlines() == [' a     b', ' 1   2.5', '10  0.25']
 
-@pytest.mark.parametrize('args, words', [(['--only', 'beauty'], "unknown table 'beauty'; choose one of photos"), (['--baselines', 'nowhere', '--only', 'compute'], None),
+@pytest.mark.parametrize('args, words', [(['--only', 'beauty'], "unknown table 'beauty'; choose one of photos"), (['--baselines', 'nowhere', '--only', 'compute'], 'no trained baseline in nowhere'),
+                                         (['--only', 'compute', '--run', 'nowhere'], 'no such folder: nowhere'), (['--only', 'compute'], None),
                                          (['--device', 'abacus'], "cannot compute on 'abacus'")])
 def test_wrong_arguments(args, words, tmp_path, capsys):
     code = main(['bench', '--quick', '--out', str(tmp_path/'out'), *args])
