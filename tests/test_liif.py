@@ -1,9 +1,10 @@
-import torch, torch.nn.functional as F
+import pytest, torch, torch.nn.functional as F
+import arsr.liif
 from hypothesis import given, strategies as st
 from torch import nn
 from torch.testing import assert_close
 from arsr.coords import make_cell, make_coord
-from arsr.liif import LIIF, nearest, render_grid
+from arsr.liif import LIIF, has_packed, nearest, render_grid
 from conftest import crops
 
 def ask(liif, feat, size, window=(0, 0, 1, 1)):
@@ -30,11 +31,26 @@ def test_at_published_width():
     liif, feat = LIIF(128), torch.randn(1, 128, 8, 6)
     assert (render_grid(liif, feat, (37, 23)) - ask(liif, feat, (37, 23))).abs().max() < 1e-5
 
-@given(crops(40))
-def test_a_window_equals_the_crop_of_the_whole(crop):
+@given(crop=crops(60), hidden=st.lists(st.integers(1, 40), min_size=1, max_size=3), blocks=st.tuples(st.integers(1, 3000), st.integers(1, 3000)))
+def test_a_window_is_the_crop_of_the_whole_bit_for_bit(crop, hidden, blocks):
     torch.manual_seed(0)
-    (size, (t, l, b, r), window), liif, feat = crop, LIIF(6, hidden=(16, 16)), torch.randn(1, 6, 5, 7)
-    assert_close(render_grid(liif, feat, (b - t, r - l), window), render_grid(liif, feat, size)[..., t:b, l:r], atol=1e-4, rtol=0)
+    (size, (t, l, b, r), window), liif, feat = crop, LIIF(6, hidden=tuple(hidden)), torch.randn(1, 6, 5, 7)
+    assert torch.equal(render_grid(liif, feat, (b - t, r - l), window, blocks[0]), render_grid(liif, feat, size, block=blocks[1])[..., t:b, l:r])
+
+@pytest.mark.skipif(not has_packed(torch.bfloat16), reason='no fast bf16 here')
+def test_bf16_is_within_its_tolerance():
+    torch.manual_seed(0)
+    liif, feat = LIIF(64, hidden=(128,) * 3), torch.randn(1, 64, 8, 8)
+    exact = render_grid(liif, feat, 50)
+    assert 0 < (render_grid(liif, feat, 50, dtype=torch.bfloat16) - exact).abs().max() < .02 * exact.std()
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_without_the_private_functions_it_is_the_same(monkeypatch, dtype):
+    torch.manual_seed(0)
+    liif, feat = LIIF(16, hidden=(32, 32)), torch.randn(1, 16, 5, 7)
+    fast = render_grid(liif, feat, (20, 30), dtype=dtype)
+    monkeypatch.setattr(arsr.liif, 'has_packed', lambda dtype: False)
+    assert_close(render_grid(liif, feat, (20, 30), dtype=dtype), fast, atol=1e-5 if dtype == torch.float32 else 1e-2, rtol=0)
 
 def literal(liif, feat, x, cell):
     "METHOD section 1 for one point of one feature map, word by word."
