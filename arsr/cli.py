@@ -37,7 +37,7 @@ def _check_target(
     "`ValueError` for a picture over the limit, unless `--force` lifts it."
     from arsr.field import ImageField, check_pixels, output_size
     if force: ImageField.max_pixels = None
-    return check_pixels(output_size(own, size, scale), ImageField.max_pixels, '--force lifts it, if there is memory for it')
+    return check_pixels(output_size(own, size, scale), ImageField.max_pixels, '--force lifts it; .png, .tif and .dzi need no memory for it')
 
 # %% ../nbs/14_cli.ipynb #4af47264
 def _device(args):

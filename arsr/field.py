@@ -159,8 +159,8 @@ def check_pixels(
 def check_picture_path(path)->Path:
     "The path, if a picture can be written there; `ValueError` for an unknown format or folder."
     path = Path(path)
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise ValueError(f"cannot tell an image format from '{path.name}'; use .png, .jpg, .webp or .tif")
+    if path.suffix.lower() != '.dzi' and Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"cannot tell an image format from '{path.name}'; use .png, .jpg, .webp, .tif or .dzi")
     if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
     return path
 
@@ -221,9 +221,10 @@ def to_pil(self:ImageField, **kwargs)->Image.Image:
     return Image.fromarray((self[0].render(**kwargs)[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 @patch
-def save(self:ImageField, path, **kwargs)->Path:
-    "Write the first image to a file, all or nothing; the suffix chooses the format, the rest is as in `render`."
-    return save_picture(path, lambda part: self.to_pil(**kwargs).save(part))
+def save(self:ImageField, path, size=None, scale=None, window=FULL)->Path:
+    "Write the first image to a file, all or nothing, in pieces if it is large; the suffix chooses the format, the rest is as in `render`."
+    from arsr.streaming import save_field
+    return save_field(self, path, size, scale, window)
 
 @patch
 def explore(self:ImageField, **kwargs):

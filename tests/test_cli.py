@@ -3,7 +3,7 @@ import pytest, numpy as np, torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
-import arsr.cli, arsr.pipeline, arsr.recipes, arsr.train
+import arsr.cli, arsr.pipeline, arsr.recipes, arsr.streaming, arsr.train
 from arsr.cli import main, parse_size, parser
 from arsr.field import FirstStage, FirstStageConfig, ImageField
 from arsr.pipeline import ARSR
@@ -148,10 +148,10 @@ def test_what_the_system_refuses_is_a_line_too(run, place):
 def test_a_crash_while_writing_leaves_the_old_picture(run, place, monkeypatch):
     assert run(*UP, '--steps', 1)[0] == 0
     before = files(place)
-    def crash(self, path, **kwargs):
+    def crash(path, pieces):
         path.write_bytes(b'half')
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(Image.Image, 'save', crash)
+    monkeypatch.setattr(arsr.streaming, 'write_png', crash)
     code, _, err = run(*UP, '--steps', 1, '--seed', 3)
     assert code == 2 and 'No space left on device' in err and files(place) == before
 

@@ -2,7 +2,7 @@ import pytest, numpy as np, torch
 from hypothesis import given, strategies as st
 from PIL import Image
 from torch.testing import assert_close
-import arsr.field
+import arsr.field, arsr.streaming
 from arsr.coords import make_cell, make_coord, resize
 from arsr.field import FirstStage, FirstStageConfig, ImageField, encode_field, first_stage_loss, sample_bicubic, to_multiple
 from arsr.liif import LIIF
@@ -130,10 +130,10 @@ def test_an_encoder_that_fails_midway_leaves_nothing_half_written(field, tmp_pat
     path = tmp_path/'a.png'
     if there: field.save(path, scale=.2)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    def fail(im, part):
+    def fail(part, pieces):
         part.write_bytes(b'half a picture')
         raise OSError('disk full')
-    monkeypatch.setattr(Image.Image, 'save', fail)
+    monkeypatch.setattr(arsr.streaming, 'write_png', fail)
     with pytest.raises(OSError, match='disk full'): field.save(path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 

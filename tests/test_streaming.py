@@ -1,0 +1,106 @@
+"Files written piece by piece: the same pixels as in one piece, in every format, and nothing half-written."
+import re
+import numpy as np, pytest, torch, torch.nn.functional as F
+from hypothesis import given, strategies as st
+from PIL import Image
+from tifffile import TiffFile
+import arsr.streaming
+from arsr.baselines import Bicubic
+from arsr.field import ImageField
+from arsr.liif import LIIF
+from arsr.streaming import Pieces, halvings, levels, save_field, strips, tiles, write_dzi, write_png, write_tiff
+from conftest import crops
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    "Nothing is small enough to be computed at once."
+    monkeypatch.setattr(Pieces, 'at_once', 0)
+
+def make_field(size=(32, 48), correction=False):
+    torch.manual_seed(0)
+    return ImageField(torch.randn(2, 6, 5, 7), LIIF(6, hidden=(16, 16)), size, torch.randn(2, 3, 9, 8) / 9 if correction else None)
+
+def in_one(field, **ask): return np.array(field.to_pil(**ask))
+
+@given(crop=crops(70), correction=st.booleans(), window=st.sampled_from([(0, 0, 1, 1), (.25, .5, .5, 1), (.1, .2, .7, .35)]))
+def test_a_piece_is_the_crop_of_the_whole(crop, correction, window):
+    size, (t, l, b, r), _ = crop
+    whole, apart = (Pieces(make_field(correction=correction), size, window) for _ in range(2))
+    apart.at_once = 0
+    gap = np.abs(apart(t, l, b, r).astype(int) - whole(t, l, b, r))
+    assert gap.max() <= (1 if correction else 0)  # bicubic interpolation rounds as it likes
+
+@pytest.mark.parametrize('size', [(1, 1), (3, 500), (700, 2), (65, 130)])
+def test_png_in_strips(small_pieces, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(arsr.streaming, 'strips', lambda size: strips(size, 100))
+    write_png(tmp_path/'a.png', Pieces(make_field(), size))
+    assert (np.array(Image.open(tmp_path/'a.png')) == in_one(make_field(), size=size)).all()
+
+@pytest.mark.parametrize('size', [(16, 16), (100, 260), (257, 31)])
+def test_tiff_holds_every_level(small_pieces, tmp_path, size):
+    field = make_field()
+    write_tiff(tmp_path/'a.tif', levels(field, size, (0, 0, 1, 1), 32), tile=32)
+    with TiffFile(tmp_path/'a.tif') as tiff:
+        found = tiff.series[0].levels
+        assert [level.shape[:2] for level in found] == halvings(size, 32) and tiff.pages[0].is_tiled
+        assert (found[0].asarray() == in_one(field, size=size)).all()
+    assert Image.open(tmp_path/'a.tif').size == size[::-1]
+
+def test_a_large_tiff_is_a_bigtiff(tmp_path, monkeypatch):
+    class Flat:
+        size = (30_000, 30_000)
+        def __call__(self, t, l, b, r): return np.zeros((b - t, r - l, 3), np.uint8)
+    monkeypatch.setattr(arsr.streaming, 'seen', lambda jobs: jobs)
+    write_tiff(tmp_path/'a.tif', [Flat()], tile=2048)
+    with TiffFile(tmp_path/'a.tif') as tiff: assert tiff.is_bigtiff and tiff.pages[0].shape == (30_000, 30_000, 3)
+
+def test_deep_zoom_tiles_cover_the_picture(small_pieces, tmp_path):
+    field, size = make_field(), (70, 150)
+    write_dzi(tmp_path/'a.dzi', levels(field, size, (0, 0, 1, 1), 1), tile=30, overlap=2)
+    xml = (tmp_path/'a.dzi').read_text()
+    assert re.search(r'Overlap="2" TileSize="30"', xml) and '<Size Width="150" Height="70"/>' in xml
+    folders = sorted((tmp_path/'a_files').iterdir(), key=lambda p: int(p.name))
+    assert [int(p.name) for p in folders] == list(range(9)) and [*folders[0].iterdir()] == [folders[0]/'0_0.jpg']
+    whole = in_one(field, size=size)
+    assert {p.name for p in folders[-1].iterdir()} == {f'{c}_{r}.jpg' for c in range(5) for r in range(3)}
+    tile = np.array(Image.open(folders[-1]/'2_1.jpg')).astype(int)  # from row 30 and column 60, two pixels earlier
+    assert tile.shape == (34, 34, 3) and np.abs(tile - whole[28:62, 58:92]).mean() < 4
+
+@given(size=st.tuples(st.integers(1, 300), st.integers(1, 300)), tile=st.integers(1, 90))
+def test_tiles_and_strips_partition(size, tile):
+    for cuts in (tiles(size, tile), strips(size, tile * 10)):
+        count = np.zeros(size, int)
+        for t, l, b, r in cuts: count[t:b, l:r] += 1
+        assert (count == 1).all()
+
+def test_small_levels_are_averaged():
+    picture = Bicubic((torch.rand(1, 3, 64, 64) > .5).float())
+    direct, averaged = (p(0, 0, 8, 8).astype(float) for p in (Pieces(picture, (8, 8)), levels(picture, (16, 16), (0, 0, 1, 1), 8)[1]))
+    truth = F.avg_pool2d(picture.render(), 8)[0].permute(1, 2, 0).numpy() * 255
+    assert np.abs(averaged - truth).max() <= 1 and np.abs(direct - truth).mean() > 20
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.jpg', 'a.dzi'])
+@pytest.mark.parametrize('there', [False, True])
+def test_an_interrupt_leaves_what_was_there(small_pieces, tmp_path, monkeypatch, name, there):
+    field = make_field()
+    if there: field.save(tmp_path/name, size=40)
+    files = lambda: {str(p): p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    before, ask, calls = files(), ImageField.ask, []
+    def tired(self, size, window):
+        calls.append(size)
+        if len(calls) == 3: raise KeyboardInterrupt
+        return ask(self, size, window)
+    monkeypatch.setattr(ImageField, 'ask', tired)
+    monkeypatch.setattr(arsr.streaming, 'strips', lambda size: strips(size, 4000))
+    with pytest.raises(KeyboardInterrupt): field.save(tmp_path/name, size=1100)
+    assert files() == before and len(calls) == 3 and bool([*tmp_path.iterdir()]) == there
+
+def test_a_format_held_in_memory_has_a_limit(tmp_path, monkeypatch, refuses):
+    monkeypatch.setattr(ImageField, 'max_pixels', 5000)
+    with refuses('60 x 90 is over the limit of 5,000 pixels', '.jpg is held in memory whole', '.tif'): save_field(make_field(), tmp_path/'a.jpg', size=90)
+    for name in ('a.png', 'a.tif', 'a.dzi'): save_field(make_field(), tmp_path/name, size=20)
+    assert not (tmp_path/'a.jpg').exists()
+
+def test_a_second_image_is_saved_from_its_own_features(tmp_path):
+    field = make_field()
+    assert (np.array(Image.open(field[1].save(tmp_path/'b.png', size=30))) == in_one(field[1], size=30)).all()
