@@ -11,6 +11,7 @@ __all__ = ['MS_WEIGHTS', 'to_luma', 'psnr', 'sharpness', 'ssim', 'ms_ssim', 'Lit
 import ctypes, gc, sys, threading, time
 from functools import lru_cache
 from itertools import islice
+from math import prod
 import psutil, torch, torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from kornia.metrics import ssim as ssim_map
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from .coords import resize
 from .field import FirstStage, encode_field, sample_bicubic
+from .liif import has_packed
 
 # %% ../nbs/10_metrics.ipynb #98ba63b4
 def to_luma(
@@ -95,7 +97,6 @@ class Lite0:
         if x.min() < -.01 or x.max() > 1.01: raise ValueError(f"pixel values must lie in [0,1], not in [{x.min():.3g}, {x.max():.3g}]")
         return ((x.to(self.device) * 255 - 127) / 128).contiguous(memory_format=torch.channels_last)
 
-    @torch.no_grad()
     def features(self,
         x:Tensor, # (n,3,h,w) in [0,1], any size from 32 pixels a side
     )->list: # five maps (n,c,h/k,w/k), from fine to coarse
@@ -115,15 +116,20 @@ class EffLite(Lite0):
     def directions(self, x:Tensor)->list: # the five maps, channels scaled to unit length
         return [F.normalize(f, dim=1) for f in self.features(x)]
 
+    def apart(self, x:Tensor, y:Tensor)->Tensor: # (n,)
+        "EffLite-PD of one batch; a loss may be made of it."
+        each = lambda a, b: (a - b).square().sum(1).mean((1, 2))
+        return torch.stack([each(*pair) for pair in zip(self.directions(x), self.directions(y))]).mean(0)
+
+    @torch.no_grad()
     def distance(self,
         x:Tensor, y:Tensor, # (n,3,h,w) in [0,1], any size from 32 pixels a side
     )->Tensor: # (n,) EffLite-PD: 0 for equal pictures, about 2 for unrelated ones
         "Squared difference of unit-length features, mean over places, then over five resolutions; at the pictures' own size."
         _pair(x, y, 32, 'EffLite-PD')
-        apart = lambda a, b: (a - b).square().sum(1).mean((1, 2))
-        return torch.cat([torch.stack([apart(*pair) for pair in zip(self.directions(a), self.directions(b))]).mean(0)
-                          for a, b in zip(self.batches(x), self.batches(y))])
+        return torch.cat([self.apart(a, b) for a, b in zip(self.batches(x), self.batches(y))])
 
+    @torch.no_grad()
     def embed(self,
         pictures, # (n,3,h,w) in [0,1], or any iterable of pictures (3,h,w), such as a generator that renders them
         size:int|None=128, # side of the square they are resized to (antialiased bicubic); None: their own, all equal
@@ -288,12 +294,15 @@ def _attention_flops(q, k, v, *args, out_shape=None, **kwargs): # shapes (n,head
     n, heads, length, d = q
     return 2 * n * heads * length * k[2] * (d + v[3])
 
+def _linear_flops(x, *args, out_shape=None, **_): return 2 * prod(out_shape) * x[-1]
+
 def macs(
     fn, # called once, without arguments
 )->int:
     "Multiply-accumulates of a call: convolutions, matrix products and attention; not activations, norms and resizing."
-    cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch's counter passes over this one
-    with FlopCounterMode(display=False, custom_mapping={cpu_attention: _attention_flops}) as counter: fn()
+    unknown = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}  # what torch's counter passes over
+    if has_packed(torch.float32): unknown[torch.ops.mkldnn._linear_pointwise] = _linear_flops
+    with FlopCounterMode(display=False, custom_mapping=unknown) as counter: fn()
     return counter.get_total_flops() // 2
 
 # %% ../nbs/10_metrics.ipynb #eee89713
