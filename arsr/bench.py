@@ -60,6 +60,7 @@ def methods(b:Bench, kind:str)->dict: # name -> (lr (1,3,h,w) -> field)
     if liif := b.baselines.get(f'liif {kind}'): out['LIIF regression'] = lambda lr: liif.upscale(lr[0])
     if idm := b.baselines.get(f'idm {kind}'): out['image-space diffusion'] = lambda lr: idm.upscale(lr[0], seed=b.seed)
     if pipe.upscaler: out |= {'ours': lambda lr: pipe.upscale(lr[0], seed=b.seed), 'ours, uncorrected': lambda lr: pipe.upscale(lr[0], seed=b.seed, consistent=False)}
+    if pipe.refiner: out['ours, not refined'] = lambda lr, plain=ARSR(pipe.first, upscaler=pipe.upscaler, meta=pipe.meta, device=pipe.device): plain.upscale(lr[0], seed=b.seed)
     return out
 
 # %% ../nbs/17_bench.ipynb #f549f635

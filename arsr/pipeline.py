@@ -19,6 +19,7 @@ from .coords import check_size, resize, to_model
 from .data import degrade, load_image, write_whole
 from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field
+from .refining import Refiner
 from .train import fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, UNetConfig, guided, in_windows
 
@@ -129,17 +130,18 @@ class ARSR:
         first:FirstStage, # autoencoder and LIIF
         generator:Denoiser|None=None, # unconditional or by category
         upscaler:Denoiser|None=None, # conditioned on the encoded low-resolution image
+        refiner:Refiner|None=None, # reads the upscaler's latents together with the small picture
         meta:dict|None=None, # 'name', 'size' (pixels of a generated picture), 'factor', 'categories', 'shares'
         device=None, # 'cpu', 'cuda', ...; the GPU if there is one
     ):
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4} | (meta or {})
-        self.first, self.generator, self.upscaler = (m and m.to(self.device).eval().requires_grad_(False) for m in (first, generator, upscaler))
+        self.first, self.generator, self.upscaler, self.refiner = (m and m.to(self.device).eval().requires_grad_(False) for m in (first, generator, upscaler, refiner))
 
     @property
     def parts(self)->dict:
         "The networks this model has, by the name of their weights file."
-        return {k: v for k, v in dict(first=self.first, generator=self.generator, upscaler=self.upscaler).items() if v is not None}
+        return {k: v for k, v in dict(first=self.first, generator=self.generator, upscaler=self.upscaler, refiner=self.refiner).items() if v is not None}
 
 # %% ../nbs/09_pipeline.ipynb #75dd16d5
 @patch(cls_method=True)
@@ -149,7 +151,8 @@ def from_pretrained(cls:ARSR,
 )->ARSR:
     "Load a model. `ValueError` for an unknown name, weights of another shape or a damaged file."
     folder = find_weights(name)
-    makers = dict(first=lambda d: FirstStage(first_config(d)), generator=lambda d: Denoiser(denoiser_config(d)), upscaler=lambda d: Denoiser(denoiser_config(d)))
+    makers = dict(first=lambda d: FirstStage(first_config(d)), generator=lambda d: Denoiser(denoiser_config(d)), upscaler=lambda d: Denoiser(denoiser_config(d)),
+                  refiner=lambda d: Refiner(first_config(d)))
     parts, meta = read_config(folder, lambda c: ({k: make(c[k]) for k, make in makers.items() if k == 'first' or k in c}, c['meta']))
     for k, module in parts.items(): load_weights(module, folder/f'{k}.safetensors')
     return cls(**parts, meta=meta, device=device)
@@ -181,6 +184,16 @@ def decode(self:ARSR,
     "Latents to a field."
     feat = in_windows(self.first.decoder, z, window=64, overlap=16, batch=4)
     return ImageField(feat, self.first.liif, size)
+
+@patch
+def refine(self:ARSR,
+    z:Tensor, cond:Tensor, # (n,c,h,w) sampled latents and those of the small pictures, as the encoder makes them
+    lr:Tensor, # (n,3,h',w') the small pictures in [0,1]
+)->ImageField:
+    "Latents and small pictures to a field: bicubic enlargement, and what the refiner says it lacks."
+    lr = to_model(lr)
+    feat = in_windows(self.refiner.decoder, self.refiner.told(z, cond, lr), window=64, overlap=16, batch=4)
+    return ImageField(feat, self.refiner.liif, lr.shape[-2:], correction=lr)
 
 # %% ../nbs/09_pipeline.ipynb #bd5ca80d
 @patch
@@ -243,7 +256,8 @@ def upscale(self:ARSR,
     def denoise(z_t, t):
         return in_windows(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
     with fast_arithmetic(self.device.type): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
-    field = self.decode(z.float() * net.z_std, lr.shape[-2:])
+    z, cond = z.float() * net.z_std, cond * net.z_std
+    field = self.refine(z, cond, lr.expand(n, -1, -1, -1)) if self.refiner else self.decode(z, lr.shape[-2:])
     return back_project(field, lr.expand(n, -1, -1, -1), self.meta['factor']) if consistent else field
 
 # %% ../nbs/09_pipeline.ipynb #5666dc17

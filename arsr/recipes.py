@@ -6,8 +6,9 @@
 __all__ = ['NANO', 'SMALL', 'OURS', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
            'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'open_both',
-           'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'for_data', 'assemble',
-           'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
+           'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'finished', 'train_refiner',
+           'for_data', 'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve',
+           'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -20,7 +21,9 @@ from .alignment import alignment_loss, freeze, image_error
 from .coords import make_cell, make_coord, to_model
 from .data import RandomScaleCrops, Renders, open_source, square_view, write_whole
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
+from .metrics import efflite
 from .pipeline import ARSR, load_weights, save_weights
+from .refining import Enlargements, Refiner, refiner_from, refining_loss, sampled_latents
 from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution, machine
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
 from einops import rearrange
@@ -42,6 +45,7 @@ class Preset:
     factor: int = 4                           # low resolution is so many times smaller
     w_max: float = float('inf')               # bound on m/s in the alignment loss
     equivariance: float = 0.                  # share of a first-stage batch whose latents are shrunk
+    perceptual: float = 0.                    # weight of the distance of features in the refiner's loss
     settings: dict = field(default_factory=dict)  # stage -> Settings
 
 # %% ../nbs/13_recipes.ipynb #6275e1d1
@@ -50,7 +54,8 @@ SMALL = FirstStageConfig(ch=64, mult=(1, 2, 4), mult_d=(2, 2, 4), z=8, latent='n
 OURS = dict(w_max=3, equivariance=.25)
 KINDS = 78  # of drawings, in `Drawings.kinds`
 BOUNDED = dict(schedule='cosine', target='v')
-TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32)}
+TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32),
+            'refine': Settings(lr=5e-4, batch=8)}
 
 NANO_GENERATOR = DenoiserConfig(UNetConfig(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=KINDS, dropout=.1), z=8, **BOUNDED)
 NANO_UPSCALER = DenoiserConfig(UNetConfig(ch=48, mult=(1, 2), n_res=1, attn=(), patch=2), z=8, conditional=True, **BOUNDED)
@@ -110,7 +115,7 @@ def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->di
     return {k: v for name, view in views.items() for k, v in latents(name, view).items()}
 
 # %% ../nbs/13_recipes.ipynb #69f8ead6
-STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide')
+STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide', 'refine')
 
 def settings_of(preset:Preset, stage:str)->Settings:
     "How a stage is trained; the control of an alignment is trained like the alignment."
@@ -197,6 +202,25 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     if accelerator().is_main_process: save_weights(denoiser, out/f'{preset.task}-{stage}.safetensors')
     return state
 
+# %% ../nbs/13_recipes.ipynb #0d90fe9c
+def finished(out:Path, task:str)->Path|None:
+    "The weights of the latest stage of a denoiser that `out` holds, or None."
+    return next((p for stage in ('guide', 'align', 'latent') if (p := out/f'{task}-{stage}.safetensors').exists()), None)
+
+def train_refiner(preset:Preset, data:str, out:Path, **budget)->dict:
+    "For enlarging: a second decoder that knows what the sampler makes, and sees the small picture."
+    if preset.task != 'upscaler': raise ValueError("only an upscaler can be refined: use a preset such as emoji-upscale")
+    if not (path := finished(out, 'upscaler')): raise ValueError(f"{out} holds no upscaler: run --stage latent into the same folder before")
+    first, denoiser = trained_first(preset, out).to(accelerator().device), Denoiser(preset.denoiser)
+    load_weights(denoiser, path)
+    renders, cache = open_both(preset, first, data, out)
+    loss = partial(refining_loss, sample=partial(sampled_latents, freeze(denoiser).to(accelerator().device)), weight=preset.perceptual,
+                   apart=efflite(accelerator().device).apart if preset.perceptual else None)
+    refiner, samples = refiner_from(first).cpu(), Enlargements(renders, cache['cond'], preset.factor, min(64, preset.sizes[0]))
+    state = fit(refiner, loss, samples, out/'refiner', settings_of(preset, 'refine'), **budget)
+    if accelerator().is_main_process: save_weights(refiner, out/'refiner.safetensors')
+    return state
+
 # %% ../nbs/13_recipes.ipynb #87ab8fc5
 def for_data(
     preset:Preset, # made for its own data
@@ -210,11 +234,11 @@ def for_data(
 # %% ../nbs/13_recipes.ipynb #079c3b40
 def assemble(preset:Preset, out:Path, name:str)->ARSR:
     "Put what has been trained in `out` so far together as a model that `from_pretrained` opens."
-    best = {k: next((p for p in (out/f'{k}-{stage}.safetensors' for stage in ('guide', 'align', 'latent')) if p.exists()), None) for k in ('generator', 'upscaler')}
     configs = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first} | {preset.task: preset.denoiser}
     parts = {}
-    for k, path in best.items():
-        if path: load_weights(parts.setdefault(k, Denoiser(configs[k])), path)
+    for k in ('generator', 'upscaler'):
+        if path := finished(out, k): load_weights(parts.setdefault(k, Denoiser(configs[k])), path)
+    if (out/'refiner.safetensors').exists(): load_weights(parts.setdefault('refiner', Refiner(preset.first)), out/'refiner.safetensors')
     meta = {'name': name, 'size': preset.base, 'factor': preset.factor}
     if 'generator' in parts and parts['generator'].cfg.unet.classes: meta |= kind_shares()
     return ARSR(trained_first(preset, out), **parts, meta=meta, device='cpu')
@@ -285,7 +309,7 @@ def train_stage(
     "Train one stage of a preset, go on where an earlier call stopped, and leave a model that can be loaded."
     preset, out = for_data(find_preset(name), data), Path(out)
     if stage not in STAGES: raise ValueError(f"unknown stage '{stage}'; choose one of {', '.join(STAGES)}")
-    train = {'first': train_first, 'decoder': train_decoder}.get(stage, partial(train_second, stage=stage))
+    train = {'first': train_first, 'decoder': train_decoder, 'refine': train_refiner}.get(stage, partial(train_second, stage=stage))
     state = train(preset, preset.data, out, **budget)
     if accelerator().is_main_process:
         log_stage(out, stage if stage in ('first', 'decoder') else f'{preset.task} {stage}', state, settings_of(preset, stage))
