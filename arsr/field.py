@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from .autoencoder import Encoder, Decoder
 from .coords import FULL, check_size, check_window, make_cell, make_coord, pixel_centres, resize, to_image, to_model
 from .data import load_image, write_whole
+from .fast import FastRenderer, render_fast
 from .liif import LIIF, render_grid
 
 # %% ../nbs/04_field.ipynb #b88565b2
@@ -181,8 +182,10 @@ class ImageField:
         liif:LIIF, # the function that reads them
         size:tuple, # (h, w): the field's own size in pixels, what `scale=1` means
         correction:Tensor|None=None, # (n,3,h,w) smooth picture added to what LIIF says, or none
+        fast:FastRenderer|None=None, # a faster function that was taught to say what LIIF says, or none
     ):
-        self.feat, self.liif, self.size, self.correction = feat, liif, check_size(size), correction
+        self.feat, self.liif, self.size, self.correction, self.fast = feat, liif, check_size(size), correction, fast
+        self.renderer, self.grid = 'exact', None
 
     def __len__(self): return len(self.feat)
 
@@ -190,14 +193,24 @@ class ImageField:
         i = slice(i, i + 1 or None) if isinstance(i, (int, np.integer)) else i
         if len(self.feat[i]) == 0: raise IndexError(f"the field holds {len(self)} images")
         part = copy.copy(self)
-        part.feat, part.correction = self.feat[i], None if self.correction is None else self.correction[i]
+        for name in ('feat', 'correction', 'grid'): setattr(part, name, None if getattr(self, name) is None else getattr(self, name)[i])
         return part
 
     def __repr__(self): return f"{type(self).__name__}({len(self)} x {self.size[0]}x{self.size[1]})"
 
+    def using(self, renderer:str)->'ImageField': # 'exact' or 'fast'
+        "The same field, answering with LIIF or with the fast renderer; `ValueError` if it has none."
+        if renderer not in ('exact', 'fast'): raise ValueError(f"renderer must be 'exact' or 'fast', not '{renderer}'")
+        if renderer == 'fast' and self.fast is None: raise ValueError("this field has no fast renderer: its weights come without one")
+        part = copy.copy(self)
+        part.renderer = renderer
+        if renderer == 'fast' and part.grid is None: part.grid = self.grid = self.fast.prepare(self.feat)
+        return part
+
     def ask(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [0,1]
-        "LIIF at the centres of the pixels, and the correction."
-        out = render_grid(self.liif, self.feat, size, window)
+        "LIIF, or what was taught by it, at the centres of the pixels, and the correction."
+        if self.renderer == 'fast': out = render_fast(self.fast, self.grid, self.feat.shape[-2:], size, window)
+        else: out = render_grid(self.liif, self.feat, size, window)
         if self.correction is not None: out += sample_bicubic(self.correction, size, window)
         return to_image(out)
 
@@ -205,8 +218,10 @@ class ImageField:
         size=None, # (h, w) in pixels, or the long side alone, keeping the aspect ratio
         scale=None, # or a factor on the field's own size
         window=FULL, # top, left, bottom, right in [0,1]: only those pixels are computed
+        renderer=None, # 'exact' or 'fast', as `using`; None: as the field is
     )->Tensor: # (n,3,h,w) in [0,1]
         "Ask for every pixel of a window. `ValueError` for a size or scale not above zero, a window outside [0,1], or over `max_pixels`."
+        if renderer: return self.using(renderer).render(size, scale, window)
         size = check_pixels(output_size(self.size, size, scale, window), self.max_pixels, f'ask for windows, or raise {type(self).__name__}.max_pixels')
         return self.ask(size, check_window(window))
 
@@ -245,7 +260,8 @@ def to_multiple(
 def encode_field(
     first:FirstStage, # a trained first stage
     x:Tensor, # (n,3,h,w) in [0,1]
+    fast:FastRenderer|None=None, # what was taught by its LIIF, if there is such a thing
 )->ImageField: # the images, made continuous
     "The first stage alone: what goes in comes out, but at any size."
     z = first.encode(to_model(to_multiple(x, first.cfg.f)))
-    return ImageField(first.decoder(z), first.liif, x.shape[-2:])
+    return ImageField(first.decoder(z), first.liif, x.shape[-2:], fast=fast)
