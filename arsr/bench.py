@@ -6,7 +6,8 @@
 __all__ = ['TABLES', 'GROUPS', 'COUNTS', 'TASKS', 'Bench', 'head', 'methods', 'compare', 'photographs', 'table_photos',
            'table_drawings', 'Rendered', 'TrueDrawings', 'true_features', 'distances', 'table_generation', 'seen_once',
            'table_consistency', 'with_denoiser', 'variants', 'distance_of', 'by_noise', 'table_alignment',
-           'table_samplers', 'table_cost', 'table_compute', 'find_table', 'run_table', 'open_bench', 'means', 'as_text']
+           'table_samplers', 'table_cost', 'literal', 'renderers', 'products', 'table_speed', 'table_compute',
+           'find_table', 'run_table', 'open_bench', 'means', 'as_text']
 
 # %% ../nbs/17_bench.ipynb #d6534187
 import json, statistics, time
@@ -16,14 +17,18 @@ from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
-import torch
-from torch import Tensor
+import torch, torch.nn.functional as F
+from torch import nn, Tensor
 from .baselines import Bicubic, Lanczos, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
+from .coords import make_cell, make_coord
 from .data import degrade, open_source, write_whole
+from .fast import FastConfig, FastRenderer, render_fast
+from .field import sample_bicubic
+from .liif import EPS, LIIF, SHIFTS, dense, render_grid
 from .metrics import diversity, efflite, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
 from .pipeline import ARSR, load_weights, read_config
-from .recipes import errors_of, whole_questions
+from .recipes import FAST, errors_of, whole_questions
 from .train import machine
 from .unet import Denoiser
 
@@ -250,6 +255,53 @@ def table_cost(b:Bench)->list:
                              peak_bytes=max(r['peak_bytes'] for r in runs[m]), macs=macs(job), runs=len(runs[m])))
     return rows
 
+# %% ../nbs/17_bench.ipynb #d5499b2f
+@torch.no_grad()
+def literal(liif:LIIF, feat:Tensor, size:int)->Tensor: # (n,c,h,w) features -> (n,q,3) at the pixels of a square
+    "LIIF as METHOD section 1 and the published code write it, for the comparison of times."
+    coord, cell = (make(size).expand(len(feat), -1, -1).to(feat) for make in (make_coord, make_cell))
+    h, w = feat.shape[-2:]
+    centres = make_coord((h, w)).T.reshape(1, 2, h, w).expand(len(feat), -1, -1, -1).to(feat)
+    read = lambda maps, at: F.grid_sample(maps, at.flip(-1)[:, None], mode='nearest', align_corners=False)[:, :, 0].transpose(1, 2)
+    unit, preds, areas = cell.new_tensor([h, w]), [], []
+    for shift in SHIFTS:
+        at = (coord + coord.new_tensor(shift) / unit + EPS).clamp(-1 + EPS, 1 - EPS)
+        rel = (coord - read(centres, at)) * unit
+        preds.append(liif.mlp(torch.cat([read(feat, at), rel, cell * unit], -1)))
+        areas.append(rel.prod(-1, keepdim=True).abs() + 1e-9)
+    total = sum(areas)
+    return sum(pred * area / total for pred, area in zip(preds, reversed(areas)))
+
+# %% ../nbs/17_bench.ipynb #a6162e6a
+def renderers(liif:LIIF, fast:FastRenderer, feat:Tensor, size:int)->dict: # name -> (job, multiplications of its hidden layers)
+    "Ways to render one latent at a size."
+    d, grid = liif.mlp[2].in_features, fast.prepare(feat)
+    hidden = 4 * size**2 * d**2 * (sum(isinstance(m, nn.Linear) for m in liif.mlp) - 2)
+    return {'literal': (lambda: literal(liif, feat, size), hidden), 'exact, float32': (lambda: render_grid(liif, feat, size), hidden),
+            'exact, bfloat16': (lambda: render_grid(liif, feat, size, dtype=torch.bfloat16), hidden),
+            'fast renderer': (lambda: render_fast(fast, grid, feat.shape[-2:], size), 0), 'bicubic': (lambda: sample_bicubic(feat[:, :3], size), 0)}
+
+def products(d:int, device)->dict: # name -> (job, multiplications)
+    "Bare matrix products of the shape of a hidden layer, in the form that is fastest here."
+    job = lambda dtype: (lambda layer=dense(nn.Linear(d, d).to(device), dtype, 4096), x=torch.randn(4096, d, dtype=dtype, device=device): [layer(x) for _ in range(64)], 64 * 4096 * d**2)
+    return {f'matrix product, {str(dtype)[6:]}': job(dtype) for dtype in (torch.float32, torch.bfloat16)}
+
+@torch.no_grad()
+def table_speed(b:Bench)->list:
+    "Rendering one latent of 64 x 64 cells, features 128, LIIF 256 x 4, in several ways, taking turns; beside the machine's own limit."
+    torch.manual_seed(b.seed)
+    c, d, cells = b.pick((16, 32, 16), (128, 256, 64))
+    liif, feat = LIIF(c, hidden=(d,) * 4).to(b.device).requires_grad_(False), torch.randn(1, c, cells, cells, device=b.device)
+    fast, rows = FastRenderer(FastConfig(c, hidden=FAST.hidden)).to(b.device).requires_grad_(False), []
+    for size in b.pick((64,), (512, 1024)):
+        jobs = products(d, b.device) | renderers(liif, fast, feat, size)
+        runs = {name: [] for name in jobs}
+        for turn in range(b.pick(2, 6)):
+            for name, (job, _) in jobs.items(): runs[name].append(measured(job, b.device)['seconds'])
+        seconds = {name: statistics.median(r[1:]) for name, r in runs.items()}  # the first turn warms up
+        rows += [dict(method=name, size=size, seconds=s, speedup=seconds['literal'] / s, gmacs=jobs[name][1] / s / 1e9, runs=len(runs[name]) - 1) for name, s in seconds.items()]
+    return rows
+
 # %% ../nbs/17_bench.ipynb #ab24d1b7
 def table_compute(b:Bench)->list:
     "Quality of the generator along its training."
@@ -261,7 +313,7 @@ def table_compute(b:Bench)->list:
 
 # %% ../nbs/17_bench.ipynb #64165944
 TABLES = dict(photos=table_photos, drawings=table_drawings, generation=table_generation, consistency=table_consistency,
-              alignment=table_alignment, samplers=table_samplers, cost=table_cost, compute=table_compute)
+              alignment=table_alignment, samplers=table_samplers, cost=table_cost, speed=table_speed, compute=table_compute)
 
 # %% ../nbs/17_bench.ipynb #7f3b474a
 def find_table(name:str):

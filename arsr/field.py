@@ -207,10 +207,14 @@ class ImageField:
         if renderer == 'fast' and part.grid is None: part.grid = self.grid = self.fast.prepare(self.feat)
         return part
 
+    def said(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [-1,1] or beyond
+        "LIIF, or what was taught by it, at the centres of the pixels."
+        if self.renderer == 'fast': return render_fast(self.fast, self.grid, self.feat.shape[-2:], size, window)
+        return render_grid(self.liif, self.feat, size, window)
+
     def ask(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [0,1]
-        "LIIF, or what was taught by it, at the centres of the pixels, and the correction."
-        if self.renderer == 'fast': out = render_fast(self.fast, self.grid, self.feat.shape[-2:], size, window)
-        else: out = render_grid(self.liif, self.feat, size, window)
+        "What is said, and the correction."
+        out = self.said(size, window)
         if self.correction is not None: out += sample_bicubic(self.correction, size, window)
         return to_image(out)
 

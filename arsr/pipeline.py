@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SAMPLERS', 'PARTS', 'with_tuples', 'first_config', 'denoiser_config', 'read_config', 'save_weights',
-           'load_weights', 'find_weights', 'seeded_noise', 'sampler_called', 'back_project', 'ARSR']
+           'load_weights', 'find_weights', 'seeded_noise', 'sampler_called', 'correct', 'back_project', 'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json
@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from fastcore.basics import patch
 import arsr
-from .coords import check_size, resize, to_model
+from .coords import check_size, resize, to_image, to_model
 from .data import degrade, load_image, write_whole
 from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
-from .field import FirstStage, FirstStageConfig, ImageField, encode_field
+from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
 from .fast import FastConfig, FastRenderer
 from .refining import Refiner
+from .streaming import tiles
 from .train import fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, UNetConfig, guided, in_windows
 
@@ -108,21 +109,34 @@ def sampler_called(name:str):
     return SAMPLERS[name]
 
 # %% ../nbs/09_pipeline.ipynb #311134b6
+def correct(
+    said:Tensor, # (n,3,factor*h,factor*w) in [-1,1]: what LIIF says
+    lr:Tensor, # (n,3,h,w) in [0,1]: what shrinking it should give
+    start:Tensor, # (n,3,h,w) the correction so far
+    rounds:int, # how often it is compared
+)->Tensor: # (n,3,h,w) the correction
+    "Add what is missing in the shrunk picture, read as a bicubic function, again and again."
+    size, factor = tuple(said.shape[-2:]), said.shape[-1] // lr.shape[-1]
+    for _ in range(rounds): start = start + 2 * (lr - degrade(to_image(said + sample_bicubic(start, size)), factor))
+    return start
+
 def back_project(
     field:ImageField, # an answer to `lr`
     lr:Tensor, # (n,3,h,w) in [0,1]: the picture it was made from
     factor:int=4, # it is rendered so many times larger, shrunk again, and compared
     rounds:int=3, # how often
+    tile:int=256, # pixels of `lr` a side that are treated together
 )->ImageField: # the same field plus a smooth correction
     """Correct a field until shrinking it gives the input back (iterative back-projection, Irani and Peleg 1991).
 
     What the comparison leaves is read as a bicubic function and added to the field, so that the correction holds at every size.
     """
-    size = tuple(factor * n for n in lr.shape[-2:])
-    field = field[:]
-    if field.correction is None: field.correction = torch.zeros_like(lr)
-    for _ in range(rounds):
-        field.correction = field.correction + 2 * (lr - degrade(field.render(size=size), factor))
+    (h, w), m, field = lr.shape[-2:], 6 * rounds, field[:]  # a round reaches less than six pixels
+    start, field.correction = torch.zeros_like(lr) if field.correction is None else field.correction, torch.empty_like(lr)
+    for t, l, b, r in tiles((h, w), tile):
+        T, L, B, R = max(0, t - m), max(0, l - m), min(h, b + m), min(w, r + m)
+        said = field.said((factor * (B - T), factor * (R - L)), (T / h, L / w, B / h, R / w))
+        field.correction[..., t:b, l:r] = correct(said, lr[..., T:B, L:R], start[..., T:B, L:R], rounds)[..., t-T:t-T+b-t, l-L:l-L+r-l]
     return field
 
 # %% ../nbs/09_pipeline.ipynb #a15dad17
@@ -195,7 +209,7 @@ def decode(self:ARSR,
     size:tuple, # (h, w): what `scale=1` of the field means
 )->ImageField:
     "Latents to a field."
-    feat = in_windows(self.first.decoder, z, window=64, overlap=16, batch=4)
+    with fast_arithmetic(self.device.type): feat = in_windows(self.first.decoder, z, window=64, overlap=16, batch=4).float()
     return ImageField(feat, self.first.liif, size, fast=self.fast)
 
 @patch
@@ -205,7 +219,7 @@ def refine(self:ARSR,
 )->ImageField:
     "Latents and small pictures to a field: bicubic enlargement, and what the refiner says it lacks."
     lr = to_model(lr)
-    feat = in_windows(self.refiner.decoder, self.refiner.told(z, cond, lr), window=64, overlap=16, batch=4)
+    with fast_arithmetic(self.device.type): feat = in_windows(self.refiner.decoder, self.refiner.told(z, cond, lr), window=64, overlap=16, batch=4).float()
     return ImageField(feat, self.refiner.liif, lr.shape[-2:], correction=lr, fast=self.refiner_fast)
 
 # %% ../nbs/09_pipeline.ipynb #bd5ca80d
@@ -250,7 +264,7 @@ def condition(self:ARSR,
     factor = self.meta['factor']
     enlarge = lambda x: to_model(resize(x, tuple(factor * v for v in x.shape[-2:])).clamp(0, 1))
     encode = lambda x: self.first.encode(enlarge(x))
-    return in_windows(encode, lr, window=64, overlap=16, batch=4, grow=factor // self.first.cfg.f) / net.z_std
+    with fast_arithmetic(self.device.type): return in_windows(encode, lr, window=64, overlap=16, batch=4, grow=factor // self.first.cfg.f).float() / net.z_std
 
 @patch
 @torch.no_grad()

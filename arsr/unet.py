@@ -245,4 +245,4 @@ def in_windows(
         for (y, x), answer in zip(group, answers.chunk(len(group))):
             cut(out, y, x, g).add_(answer * weight)
             cut(total, y, x, g).add_(weight)
-    return out / total
+    return out.div_(total)
