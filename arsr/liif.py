@@ -86,7 +86,7 @@ def _shares(rel_r, rel_c):
 # %% ../nbs/03_liif.ipynb #e9e3e5df
 def _packed(weight, bias, rows, after):
     "after(x @ weight.T + bias), 'relu' or 'none', with the weights laid out for oneDNN; raises where that is not to be had."
-    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, max(2, rows))  # for a single vector it would add up in another order
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, after, [], '')
 
 @cache

@@ -1,0 +1,52 @@
+"The fast renderer: its grid form is its readable form, it is continuous, and a field can be told to use it."
+import numpy as np, pytest, torch
+from hypothesis import given, strategies as st
+from torch.testing import assert_close
+from arsr.coords import make_cell, make_coord, pixel_centres
+from arsr.fast import FastConfig, FastRenderer, render_fast
+from arsr.field import ImageField
+from arsr.liif import LIIF
+from conftest import crops
+
+def make(n_feat=6, **kwargs):
+    torch.manual_seed(0)
+    return FastRenderer(FastConfig(n_feat, **dict(wide=12, hidden=(8, 8)) | kwargs)).requires_grad_(False)
+
+@given(crop=crops(40), cells=st.tuples(st.integers(1, 6), st.integers(1, 6)), hidden=st.lists(st.integers(1, 20), min_size=1, max_size=3), split=st.integers(1, 3), block=st.integers(1, 500))
+def test_the_grid_form_is_the_readable_form(crop, cells, hidden, split, block):
+    (_, (t, l, b, r), window), fast, feat = crop, make(hidden=tuple(hidden), split=split), torch.randn(2, 6, *cells)
+    size = b - t, r - l
+    slow = fast(feat, *(f(size, window).expand(2, -1, -1) for f in (make_coord, make_cell))).transpose(1, 2).unflatten(2, size)
+    assert (render_fast(fast, fast.prepare(feat), cells, size, window, block) - slow).abs().max() < 1e-5
+
+@given(crop=crops(60), blocks=st.tuples(st.integers(1, 3000), st.integers(1, 3000)))
+def test_a_window_is_the_crop_of_the_whole_bit_for_bit(crop, blocks):
+    (size, (t, l, b, r), window), fast = crop, make()
+    grid = fast.prepare(torch.randn(1, 6, 5, 7))
+    part, whole = render_fast(fast, grid, (5, 7), (b - t, r - l), window, blocks[0]), render_fast(fast, grid, (5, 7), size, block=blocks[1])
+    assert torch.equal(part, whole[..., t:b, l:r])
+
+def test_it_is_continuous_across_cells():
+    fast, feat, n = make(), torch.randn(1, 6, 4, 4), 2**14
+    line = torch.stack([torch.full((n,), .3), pixel_centres(n)], -1)[None]
+    assert fast(feat, line, torch.full((1, n, 2), .05)).diff(dim=1).abs().max() < .01
+
+def make_field(**kwargs):
+    torch.manual_seed(1)
+    return ImageField(torch.randn(3, 6, 5, 7), LIIF(6, hidden=(8,)), (20, 28), **kwargs)
+
+def test_a_field_uses_it_when_told():
+    field = make_field(fast=make(), correction=torch.randn(3, 3, 5, 7) / 9)
+    exact, fast = field.render(scale=2), field.render(scale=2, renderer='fast')
+    assert exact.shape == fast.shape and (exact - fast).abs().mean() > .01
+    assert torch.equal(field.using('fast').render(scale=2), fast) and torch.equal(field.using('fast').using('exact').render(scale=2), exact)
+    assert_close(field[1].render(scale=2, renderer='fast'), fast[1:2]); assert_close(field.using('fast')[1:].render(scale=2), fast[1:])
+
+def test_a_field_without_one_says_so(refuses):
+    with refuses('no fast renderer'): make_field().render(renderer='fast')
+    with refuses("'exact' or 'fast', not 'quick'"): make_field(fast=make()).using('quick')
+
+def test_a_file_is_written_with_the_renderer_of_the_field(tmp_path):
+    field = make_field(fast=make()).using('fast')
+    from PIL import Image
+    assert (np.array(Image.open(field.save(tmp_path/'a.png', scale=3))) == np.array(field.to_pil(scale=3))).all()

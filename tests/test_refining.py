@@ -1,0 +1,97 @@
+"The refiner starts as bicubic enlargement, learns what is missing, and is a part of a model like any other."
+import json
+import pytest, torch
+from torch.testing import assert_close
+from arsr.coords import make_cell, make_coord, resize, to_model
+from arsr.data import Renders, degrade
+from arsr.field import FirstStage, FirstStageConfig, sample_bicubic
+from arsr.pipeline import ARSR, back_project
+from arsr.recipes import FAST, PRESETS, Preset, train_stage
+from arsr.refining import Enlargements, refiner_from, refining_loss, sampled_latents
+from arsr.train import Settings
+from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
+
+CONFIG = FirstStageConfig(ch=8, mult=(1, 2, 2), n_res=1, z=4, latent='norm', hidden=(16, 16))
+UP = DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, conditional=True, schedule='cosine', target='v')
+
+@pytest.fixture
+def first():
+    torch.manual_seed(0)
+    return FirstStage(CONFIG).eval().requires_grad_(False)
+
+def ask(size, n=2): return [f(size).expand(n, -1, -1) for f in (make_coord, make_cell)]
+
+@pytest.mark.parametrize('small', [(8, 8), (4, 6)])
+def test_it_begins_as_bicubic_enlargement_with_the_features_of_the_first_stage(first, small):
+    refiner, (z, cond), lr = refiner_from(first), torch.randn(2, 2, 4, 8, 8), torch.rand(2, 3, *small) * 2 - 1
+    assert_close(refiner(z, cond, lr, *ask((9, 14))).transpose(1, 2).unflatten(2, (9, 14)), sample_bicubic(lr, (9, 14)), atol=1e-5, rtol=0)
+    assert_close(refiner.decoder(refiner.told(z, cond, lr)), first.decoder(z), atol=1e-5, rtol=1e-5)
+
+def test_samples_are_the_truth_at_the_points_asked_for(few):
+    renders = Renders(few, base=32, sizes=(20, 40), per=2)
+    data = Enlargements(renders, torch.arange(8.).view(4, 2, 1, 1, 1), factor=4, side=16)
+    for k in range(20):
+        item = data[k]
+        i, mirror = divmod(int(item['cond']), 2)
+        assert item['lr'].shape == (3, 8, 8) and item['coord'].shape == (256, 2) and item['rgb'].shape == (256, 3)
+        lr = to_model(degrade(renders.base[i] / 255, 4))
+        assert_close(item['lr'], lr.flip(-1) if mirror else lr)
+        coord = item['coord'] * torch.tensor([1, -1 if mirror else 1])
+        size = round(2 / item['cell'][0, 0].item())
+        truth = next(t for t in renders.truth[i] if t.shape[-1] == size)
+        row, col = (((coord + 1) / 2 * size) - .5).round().long().unbind(-1)
+        assert_close(item['rgb'], to_model(truth[:, row, col].T / 255))
+        assert torch.equal(data[k]['rgb'], item['rgb'])
+
+def test_it_learns_what_interpolation_lacks(first, drawings):
+    torch.manual_seed(0)
+    refiner, sharp = refiner_from(first).requires_grad_(True), torch.stack([drawings.view(i, 32) for i in (3, 400)])
+    batch = dict(zip(('coord', 'cell'), ask((32, 32))), cond=torch.randn(2, 4, 8, 8), lr=to_model(degrade(sharp, 4)), rgb=to_model(sharp).flatten(2).transpose(1, 2))
+    opt, losses = torch.optim.Adam(refiner.parameters(), 3e-3), []
+    for _ in range(60):
+        losses.append(loss := refining_loss(refiner, batch, torch.zeros_like))
+        opt.zero_grad(); loss.backward(); opt.step()
+    assert losses[-1] < .9 * losses[0]
+    apart = lambda a, b: (a - b).abs().mean((1, 2, 3))
+    assert_close(refining_loss(refiner, batch, torch.zeros_like, apart, 2.), 2 * refining_loss(refiner, batch, torch.zeros_like), atol=.15, rtol=0)
+
+def test_sampled_latents_are_new_each_time():
+    torch.manual_seed(0)
+    net, cond = Denoiser(UP).eval(), torch.randn(2, 4, 8, 8)
+    a, b = (sampled_latents(net, cond) for _ in range(2))
+    assert a.shape == cond.shape and not torch.equal(a, b) and not a.requires_grad
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, drawings):
+    "A toy upscaler after every stage."
+    from PIL import Image
+    root = tmp_path_factory.mktemp('refined')
+    (root/'pictures').mkdir()
+    for i in range(6): Image.fromarray((drawings.view(31 * i, 64) * 255).byte().permute(1, 2, 0).numpy()).save(root/'pictures'/f'{i}.png')
+    PRESETS['toy-up'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(32, 48), crop=16, perceptual=.1, settings={k: Settings(batch=2, warmup=1) for k in ('first', 'latent', 'refine', 'fast')})
+    for stage in ('first', 'latent', 'refine', 'fast'): train_stage('toy-up', stage, root/'run', data=str(root/'pictures'), steps=2)
+    yield root/'run'
+    del PRESETS['toy-up']
+
+def test_a_refined_model_is_saved_and_opened(trained, tmp_path):
+    pipe, lr = ARSR.from_pretrained(trained), torch.rand(3, 8, 12)
+    assert [*pipe.parts] == ['first', 'upscaler', 'refiner', 'refiner_fast'] and pipe.refiner_fast.cfg.hidden == FAST.hidden
+    field = pipe.upscale(lr, seed=0, n=2)
+    assert field.render(scale=3.3).shape == (2, 3, 26, 40) and field.render(scale=3.3, renderer='fast').shape == (2, 3, 26, 40)
+    again = ARSR.from_pretrained(pipe.save_pretrained(tmp_path)).upscale(lr, seed=0, n=2)
+    assert_close(again.render(scale=2), field.render(scale=2), atol=2e-3, rtol=0)
+    assert set(json.loads((tmp_path/'config.json').read_text())) == {'meta', 'first', 'upscaler', 'refiner', 'refiner_fast'}
+
+def test_stages_in_a_wrong_order(trained, tmp_path, refuses):
+    PRESETS['toy-make'] = Preset('generator', CONFIG, UP)
+    try:
+        with refuses('only an upscaler can be refined'): train_stage('toy-make', 'refine', tmp_path, data=str(trained.parent/'pictures'), steps=1)
+    finally: del PRESETS['toy-make']
+    with refuses('run --stage first'): train_stage('toy-up', 'refine', tmp_path, data=str(trained.parent/'pictures'), steps=1)
+
+@pytest.mark.parametrize('size, tile', [((30, 45), 16), ((17, 70), 40)])
+def test_back_projection_in_tiles_is_that_of_the_whole(trained, size, tile):
+    torch.manual_seed(0)
+    lr = resize(torch.rand(1, 3, 6, 9), size).clamp(0, 1)
+    field = ARSR.from_pretrained(trained).upscale(lr[0], seed=0, consistent=False)
+    assert_close(back_project(field, lr, tile=tile).correction, back_project(field, lr).correction, atol=1e-5, rtol=0)
