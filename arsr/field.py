@@ -19,7 +19,8 @@ from .autoencoder import Encoder, Decoder
 from .coords import FULL, check_size, check_window, make_cell, make_coord, pixel_centres, resize, to_image, to_model
 from .data import load_image, write_whole
 from .fast import FastRenderer, render_fast
-from .liif import LIIF, render_grid
+from .fused import render_exact
+from .liif import LIIF
 
 # %% ../nbs/04_field.ipynb #b88565b2
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ class ImageField:
     def said(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [-1,1] or beyond
         "LIIF, or what was taught by it, at the centres of the pixels."
         if self.renderer == 'fast': return render_fast(self.fast, self.grid, self.feat.shape[-2:], size, window)
-        return render_grid(self.liif, self.feat, size, window)
+        return render_exact(self.liif, self.feat, size, window)
 
     def ask(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [0,1]
         "What is said, and the correction."

@@ -1,6 +1,8 @@
 "What the tests share: small models, a strict check of errors, crops on pixel borders, and quiet, repeatable hypothesis."
+import os
 from contextlib import contextmanager
 import pytest, torch
+if not torch.cuda.is_available(): os.environ['TRITON_INTERPRET'] = '1'  # read when Triton is imported, which arsr does
 from hypothesis import settings, strategies as st
 from arsr.data import Drawings
 from arsr.field import FirstStage, FirstStageConfig
