@@ -6,9 +6,9 @@
 __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
            'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'open_both',
-           'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'finished', 'train_refiner',
-           'imitation_loss', 'refining_parts', 'train_fast', 'for_data', 'assemble', 'kind_shares', 'log_stage',
-           'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
+           'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'finished', 'sampler_of',
+           'enlargements', 'train_refiner', 'trained_refiner', 'train_fast', 'for_data', 'assemble', 'kind_shares',
+           'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -20,9 +20,8 @@ from torch import Tensor
 from .alignment import alignment_loss, freeze, image_error
 from .coords import make_cell, make_coord, to_model
 from .data import RandomScaleCrops, Renders, open_source, square_view, write_whole
-from .fast import FastConfig, FastRenderer
+from .fast import FastConfig, FastRenderer, imitation_loss
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
-from .liif import LIIF
 from .metrics import efflite
 from .pipeline import ARSR, load_weights, save_weights
 from .refining import Enlargements, Refiner, refiner_from, refining_loss, sampled_latents
@@ -205,52 +204,46 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     if accelerator().is_main_process: save_weights(denoiser, out/f'{preset.task}-{stage}.safetensors')
     return state
 
-# %% ../nbs/13_recipes.ipynb #0d90fe9c
+# %% ../nbs/13_recipes.ipynb #eb2a5852
 def finished(out:Path, task:str)->Path|None:
     "The weights of the latest stage of a denoiser that `out` holds, or None."
     return next((p for stage in ('guide', 'align', 'latent') if (p := out/f'{task}-{stage}.safetensors').exists()), None)
 
+def sampler_of(preset:Preset, out:Path): # cond (n,z,h,w) -> latents (n,z,h,w)
+    "What the upscaler in `out` makes of encoded small pictures and fresh noise."
+    if not (path := finished(out, 'upscaler')): raise ValueError(f"{out} holds no upscaler: run --stage latent into the same folder before")
+    load_weights(denoiser := Denoiser(preset.denoiser), path)
+    return partial(sampled_latents, freeze(denoiser).to(accelerator().device))
+
+def enlargements(preset:Preset, renders:Renders, cache:dict)->Enlargements:
+    "What refiners are trained on; patches no larger than the smallest truth."
+    return Enlargements(renders, cache['cond'], preset.factor, min(64, preset.sizes[0]))
+
+# %% ../nbs/13_recipes.ipynb #a90699b1
 def train_refiner(preset:Preset, data:str, out:Path, **budget)->dict:
     "For enlarging: a second decoder that knows what the sampler makes, and sees the small picture."
     if preset.task != 'upscaler': raise ValueError("only an upscaler can be refined: use a preset such as emoji-upscale")
     first = trained_first(preset, out).to(accelerator().device)
     renders, cache = open_both(preset, first, data, out)
-    sample, _ = refining_parts(preset, first, out)
-    loss = partial(refining_loss, sample=sample, weight=preset.perceptual, apart=efflite(accelerator().device).apart if preset.perceptual else None)
-    refiner, samples = refiner_from(first.cpu()), Enlargements(renders, cache['cond'], preset.factor, min(64, preset.sizes[0]))
-    state = fit(refiner, loss, samples, out/'refiner', settings_of(preset, 'refine'), **budget)
+    loss = partial(refining_loss, sample=sampler_of(preset, out), weight=preset.perceptual, apart=efflite(accelerator().device).apart if preset.perceptual else None)
+    refiner = refiner_from(first.cpu())
+    state = fit(refiner, loss, enlargements(preset, renders, cache), out/'refiner', settings_of(preset, 'refine'), **budget)
     if accelerator().is_main_process: save_weights(refiner, out/'refiner.safetensors')
     return state
 
-# %% ../nbs/13_recipes.ipynb #7844e767
-def imitation_loss(
-    fast:FastRenderer, # being trained
-    batch:dict, # coord (n,q,2), cell (n,q,2), and what `features` needs
-    liif:LIIF, # its teacher
-    features, # batch -> (n,c,h,w)
-)->Tensor: # scalar
-    "Mean absolute difference from what LIIF says."
-    coord, cell = batch['coord'], batch['cell']
-    with torch.no_grad(): said = liif(feat := features(batch), coord, cell).float()
-    return (fast(feat, coord, cell).float() - said).abs().mean()
+def trained_refiner(preset:Preset, out:Path)->Refiner|None:
+    "The refiner of the upscaler in `out`, if there is one."
+    if preset.task != 'upscaler' or not (path := out/'refiner.safetensors').exists(): return None
+    load_weights(refiner := Refiner(preset.first), path)
+    return freeze(refiner).to(accelerator().device)
 
-def refining_parts(preset:Preset, first:FirstStage, out:Path)->tuple: # the sampler of latents, and the trained refiner if there is one
-    "What a refiner is trained with, and what it has become so far."
-    if not (path := finished(out, 'upscaler')): raise ValueError(f"{out} holds no upscaler: run --stage latent into the same folder before")
-    load_weights(denoiser := Denoiser(preset.denoiser), path)
-    refiner = refiner_from(first.cpu())
-    if trained := (out/'refiner.safetensors').exists(): load_weights(refiner, out/'refiner.safetensors')
-    device = accelerator().device
-    first.to(device)
-    return partial(sampled_latents, freeze(denoiser).to(device)), freeze(refiner).to(device) if trained else None
-
+# %% ../nbs/13_recipes.ipynb #fb9bcaf5
 def train_fast(preset:Preset, data:str, out:Path, **budget)->dict:
     "A fast renderer, taught by LIIF: by the refiner's if the preset is an upscaler that has one, else by the first stage's."
-    first = trained_first(preset, out).to(accelerator().device)
+    first, refiner = trained_first(preset, out).to(accelerator().device), trained_refiner(preset, out)
     renders, cache = open_both(preset, first, data, out)
-    sample, refiner = refining_parts(preset, first, out) if preset.task == 'upscaler' else (None, None)
     if refiner:
-        teacher, name, samples = refiner, 'refiner_fast', Enlargements(renders, cache['cond'], preset.factor, min(64, preset.sizes[0]))
+        sample, teacher, name, samples = sampler_of(preset, out), refiner, 'refiner_fast', enlargements(preset, renders, cache)
         features = lambda batch: refiner.decoder(refiner.told(sample(batch['cond']), batch['cond'], batch['lr']))
     else:
         teacher, name, samples = first, 'fast', Latents(renders, {'z': cache['z']}, queries=4 * preset.queries)
