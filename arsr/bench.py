@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TABLES', 'GROUPS', 'COUNTS', 'TASKS', 'Bench', 'head', 'methods', 'compare', 'photographs', 'table_photos',
            'table_drawings', 'Rendered', 'TrueDrawings', 'true_features', 'distances', 'table_generation', 'seen_once',
-           'table_consistency', 'with_denoiser', 'variants', 'distance_of', 'by_noise', 'table_alignment',
-           'table_samplers', 'table_cost', 'literal', 'renderers', 'products', 'table_speed', 'table_compute',
-           'find_table', 'run_table', 'open_bench', 'means', 'as_text']
+           'table_consistency', 'table_diversity', 'with_denoiser', 'variants', 'distance_of', 'by_noise',
+           'table_alignment', 'table_samplers', 'table_cost', 'literal', 'renderers', 'products', 'table_speed',
+           'table_compute', 'find_table', 'run_table', 'open_bench', 'means', 'as_text']
 
 # %% ../nbs/17_bench.ipynb #d6534187
 import json, statistics, time
@@ -183,6 +183,17 @@ def table_consistency(b:Bench)->list:
             rows.append(dict(task=task, method=method, small=small, large=large, self_ssim=score.mean().item(), worst=score.min().item(), n=n))
     return rows
 
+# %% ../nbs/17_bench.ipynb #9b41dce9
+def table_diversity(b:Bench)->list:
+    "How much four answers to one small picture differ, by scale."
+    held, idm, rows, many = DistinctDrawings(), b.baselines.get('idm emoji'), [], b.pick(2, 4)
+    makers = {'ours': lambda lr: b.emoji.upscale(lr, seed=b.seed, n=many)} | ({'image-space diffusion': lambda lr: idm.upscale(lr, seed=b.seed, n=many)} if idm else {})
+    for scale in b.pick((4,), (2, 4, 8, 16)):
+        for i in range(b.pick(1, 8)):
+            lr = degrade(held.view(i, 256), scale)  # the answer always has 256 pixels, so that only what is known about it differs
+            rows += [dict(method=m, scale=scale, picture=i, **diversity(make(lr).render(size=256).cpu(), b.device), n=many) for m, make in makers.items()]
+    return rows
+
 # %% ../nbs/17_bench.ipynb #188eb6fe
 def with_denoiser(
     pipe:ARSR, # gives the first stage, and what is known about the data
@@ -312,7 +323,7 @@ def table_compute(b:Bench)->list:
     return sorted(rows, key=lambda r: r['steps'])
 
 # %% ../nbs/17_bench.ipynb #64165944
-TABLES = dict(photos=table_photos, drawings=table_drawings, generation=table_generation, consistency=table_consistency,
+TABLES = dict(photos=table_photos, drawings=table_drawings, generation=table_generation, consistency=table_consistency, diversity=table_diversity,
               alignment=table_alignment, samplers=table_samplers, cost=table_cost, speed=table_speed, compute=table_compute)
 
 # %% ../nbs/17_bench.ipynb #7f3b474a
@@ -354,7 +365,7 @@ def open_bench(
 # %% ../nbs/17_bench.ipynb #734682f5
 GROUPS = ('model', 'method', 'task', 'stage', 'abar', 'sampler', 'scale', 'steps', 'input', 'size', 'small', 'large')  # what rows differ in on purpose
 COUNTS = ('picture', 'n', 'm', 'runs', 'patch')  # numbers of which a mean says nothing
-TASKS = dict(upscale=('photos', 'drawings'), generate=('generation', 'consistency', 'samplers'))
+TASKS = dict(upscale=('photos', 'drawings', 'diversity'), generate=('generation', 'consistency', 'samplers'))
 
 def means(
     rows:list, # flat dictionaries
