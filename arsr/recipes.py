@@ -53,7 +53,7 @@ class Preset:
 NANO = FirstStageConfig(ch=32, mult=(1, 2, 3), mult_d=(2, 2, 3), z=8, latent='norm', noise=.1, hidden=(128,) * 3)
 SMALL = FirstStageConfig(ch=64, mult=(1, 2, 4), mult_d=(2, 2, 4), z=8, latent='norm', noise=.1, hidden=(256,) * 3)
 OURS = dict(w_max=3, equivariance=.25)
-FAST = FastConfig(hidden=(48, 48, 48))
+FAST = FastConfig(wide=256, hidden=(64, 64, 64), split=4)
 KINDS = 78  # of drawings, in `Drawings.kinds`
 BOUNDED = dict(schedule='cosine', target='v')
 TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32),
