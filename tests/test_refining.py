@@ -1,6 +1,7 @@
 "The refiner starts as bicubic enlargement, learns what is missing, and is a part of a model like any other."
 import json
 import pytest, torch
+import arsr.train
 from torch.testing import assert_close
 from arsr.coords import make_cell, make_coord, resize, to_model
 from arsr.data import Renders, degrade
@@ -13,6 +14,13 @@ from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
 CONFIG = FirstStageConfig(ch=8, mult=(1, 2, 2), n_res=1, z=4, latent='norm', hidden=(16, 16))
 UP = DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, conditional=True, schedule='cosine', target='v')
+
+@pytest.fixture(scope='module', autouse=True)
+def plain():
+    "Plain arithmetic: a process may only have one kind."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format))
+        yield
 
 @pytest.fixture
 def first():
