@@ -11,7 +11,7 @@ __all__ = ['TABLES', 'GROUPS', 'COUNTS', 'TASKS', 'Bench', 'head', 'methods', 'c
 
 # %% ../nbs/17_bench.ipynb #d6534187
 import json, statistics, time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 from itertools import combinations
@@ -25,7 +25,7 @@ from .coords import make_cell, make_coord
 from .data import degrade, open_source, write_whole
 from .fast import FastConfig, FastRenderer, render_fast
 from .field import sample_bicubic
-from .liif import EPS, LIIF, SHIFTS, dense, render_grid
+from .liif import EPS, LIIF, SHIFTS, dense, linears, render_grid
 from .metrics import diversity, efflite, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
 from .pipeline import ARSR, load_weights, read_config
 from .recipes import FAST, errors_of, whole_questions
@@ -73,14 +73,14 @@ def compare(
     b:Bench, # for the device
     make, # lr -> field
     lr:Tensor, truth:Tensor, # (1,3,h,w) and (1,3,H,W) in [0,1]
-)->dict: # PSNR and SSIM of RGB, PSNR of brightness with scale + 6 pixels shaved, EffLite-PD, PSNR of the output shrunk to the input
+)->dict: # PSNR and SSIM of RGB, PSNR of brightness with scale + 6 pixels shaved, EffLite-PD and EffLite2-PD, PSNR of the output shrunk to the input
     "One method, one picture."
     size, factor = tuple(truth.shape[-2:]), truth.shape[-2] / lr.shape[-2]
     start, field = time.perf_counter(), make(lr.to(b.device))
     out = field.render(size=size).cpu()
     seconds = time.perf_counter() - start
     return dict(psnr=psnr(out, truth).item(), psnr_y=psnr(out, truth, min(round(factor) + 6, size[0] // 4), luma=True).item(), ssim=ssim(out, truth).item(),
-                pd=efflite(b.device).distance(out, truth).item(), consistency=shrunk_psnr(out, lr).item(), seconds=seconds)
+                pd=efflite(b.device).distance(out, truth).item(), pd2=efflite(b.device, 2).distance(out, truth).item(), consistency=shrunk_psnr(out, lr).item(), seconds=seconds)
 
 # %% ../nbs/17_bench.ipynb #7f5f6e1b
 def photographs(b:Bench)->dict: # name -> (3,h,w) in [0,1]
@@ -287,7 +287,7 @@ def literal(liif:LIIF, feat:Tensor, size:int)->Tensor: # (n,c,h,w) features -> (
 def renderers(liif:LIIF, fast:FastRenderer, feat:Tensor, size:int)->dict: # name -> (job, multiplications of its hidden layers)
     "Ways to render one latent at a size."
     d, grid = liif.mlp[2].in_features, fast.prepare(feat)
-    hidden = 4 * size**2 * d**2 * (sum(isinstance(m, nn.Linear) for m in liif.mlp) - 2)
+    hidden = 4 * size**2 * d**2 * (len(linears(liif.mlp)) - 2)
     return {'literal': (lambda: literal(liif, feat, size), hidden), 'exact, float32': (lambda: render_grid(liif, feat, size), hidden),
             'exact, bfloat16': (lambda: render_grid(liif, feat, size, dtype=torch.bfloat16), hidden),
             'fast renderer': (lambda: render_fast(fast, grid, feat.shape[-2:], size), 0), 'bicubic': (lambda: sample_bicubic(feat[:, :3], size), 0)}

@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from einops import rearrange
 from .autoencoder import conv3
 from .coords import FULL, cell_size, check_size, check_window, pixel_centres
-from .liif import dense, mlp, parts
+from .liif import dense, linears, mlp, parts
 
 # %% ../nbs/03a_fast.ipynb #b82bddbb
 @dataclass(frozen=True)
@@ -59,13 +59,14 @@ def render_fast(
     dtype:torch.dtype=torch.float32, # what the layers compute in
 )->Tensor: # (n, 3, H, W)
     "`fast` on the pixels of a window."
-    (H, W), (t, l, b, r), (n, k, h, w) = check_size(size), check_window(window), grid.shape
+    (H, W), (t, l, b, r), (n, _, h, w) = check_size(size), check_window(window), grid.shape
     bias = fast.cell(grid.new_tensor(cell_size(size, window)) * grid.new_tensor(cells))
-    grid = (rearrange(grid, 'n k h w -> n h w k') + bias).to(dtype)
     (top, below, y_share), (left, right, x_share) = _between(H, h, t, b, grid.device), _between(W, w, l, r, grid.device)
+    start, stop = int(top[0]), int(below[-1]) + 1  # the lines of the grid that the window needs
+    grid, top, below = (rearrange(grid[:, :, start:stop], 'n k h w -> n h w k') + bias).to(dtype), top - start, below - start
     block = block or (8192 if grid.device.type == 'cpu' else 2**20)
     wide, high = min(W, block), min(H, max(1, block // W))
-    *hidden, last = [m for m in fast.mlp if isinstance(m, nn.Linear)]
+    *hidden, last = linears(fast.mlp)
     layers, colour = [dense(layer, dtype, high * wide) for layer in hidden], dense(last, dtype, high * wide, relu=False)
     out, y_share, x_share = grid.new_empty(n, H, W, last.out_features, dtype=torch.float32), y_share[:, None, None].to(dtype), x_share[:, None].to(dtype)
     for i, ys, xs in product(range(n), parts(H, high), parts(W, wide)):

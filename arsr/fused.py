@@ -9,10 +9,9 @@ __all__ = ['triton', 'can_fuse', 'render_fused', 'fused_is_faster', 'render_exac
 import os, time
 import torch
 from functools import lru_cache
-from torch import nn, Tensor
-from einops import rearrange
+from torch import Tensor
 from .coords import FULL, check_size, check_window
-from .liif import LIIF, render_grid, tables
+from .liif import LIIF, linears, render_grid, tables
 triton = None  # it comes with PyTorch for NVIDIA GPUs; elsewhere nobody should wait for its import
 if torch.cuda.is_available() or os.environ.get('TRITON_INTERPRET'):
     try: import triton, triton.language as tl
@@ -44,7 +43,7 @@ if triton:
 # %% ../nbs/03b_fused.ipynb #b72eb2f4
 def can_fuse(liif:LIIF)->bool:
     "Is this a LIIF that the kernel can compute, on a machine that has Triton?"
-    widths = {m.out_features for m in liif.mlp[:-1] if isinstance(m, nn.Linear)}
+    widths = {m.out_features for m in linears(liif.mlp)[:-1]}
     d = max(widths)
     return triton is not None and len(widths) == 1 and d >= 16 and d & (d - 1) == 0
 
@@ -60,7 +59,7 @@ def render_fused(
     "`render_grid` as one kernel."
     (H, W), n = check_size(size), len(feat)
     base, (row, rel_r), (col, rel_c) = tables(liif, feat.float(), (H, W), check_window(window))
-    first, *hidden, last = [m for m in liif.mlp if isinstance(m, nn.Linear)]
+    first, *hidden, last = linears(liif.mlp)
     offsets, d = first.weight[:, liif.n_feat:liif.n_feat + 2].T.contiguous(), first.out_features
     weights = torch.stack([m.weight.T for m in hidden]).to(dtype).contiguous() if hidden else offsets
     biases = torch.stack([m.bias for m in hidden]) if hidden else offsets
@@ -88,6 +87,6 @@ def fused_is_faster(device:str, n_feat:int, hidden:tuple, dtype:torch.dtype)->bo
 
 def render_exact(liif:LIIF, feat:Tensor, size, window=FULL, dtype:torch.dtype=torch.float32)->Tensor: # as `render_grid`
     "`render_fused` where it has been measured to be faster, else `render_grid`."
-    hidden = tuple(m.out_features for m in liif.mlp[:-1] if isinstance(m, nn.Linear))
+    hidden = tuple(m.out_features for m in linears(liif.mlp)[:-1])
     if feat.is_cuda and fused_is_faster(str(feat.device), liif.n_feat, hidden, dtype): return render_fused(liif, feat, size, window, dtype)
     return render_grid(liif, feat, size, window, dtype=dtype)

@@ -12,7 +12,7 @@ __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NAN
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 import torch
@@ -23,7 +23,7 @@ from .data import RandomScaleCrops, Renders, open_source, square_view, write_who
 from .fast import FastConfig, FastRenderer, imitation_loss
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .metrics import efflite
-from .pipeline import ARSR, load_weights, save_weights
+from .pipeline import ARSR, PARTS, load_weights, save_weights
 from .refining import Enlargements, Refiner, refiner_from, refining_loss, sampled_latents
 from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution, machine
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
@@ -46,7 +46,7 @@ class Preset:
     factor: int = 4                           # low resolution is so many times smaller
     w_max: float = float('inf')               # bound on m/s in the alignment loss
     equivariance: float = 0.                  # share of a first-stage batch whose latents are shrunk
-    perceptual: float = 0.                    # weight of the distance of features in the refiner's loss
+    perceptual: float = .1                    # weight of the distance of features in the refiner's loss; 0: none
     settings: dict = field(default_factory=dict)  # stage -> Settings
 
 # %% ../nbs/13_recipes.ipynb #6275e1d1
@@ -71,7 +71,7 @@ PAPER_UNET_FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), attn=(0, 1, 2))
 PRESETS = {
     'emoji-generate': Preset('generator', NANO, NANO_GENERATOR, settings=TRAINING, **OURS),
     'emoji-upscale': Preset('upscaler', NANO, NANO_UPSCALER, settings=TRAINING, **OURS),
-    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), settings=TRAINING, **OURS),
+    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), perceptual=.15, settings=TRAINING, **OURS),
     'small-generate': Preset('generator', SMALL, SMALL_GENERATOR, settings=TRAINING, **OURS),
     'small-upscale': Preset('upscaler', SMALL, SMALL_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), settings=TRAINING, **OURS),
     'paper-gen-256': Preset('generator', FirstStageConfig(), DenoiserConfig(PAPER_UNET), data='ffhq:data', base=256, sizes=(64, 256), crop=256),
@@ -205,9 +205,9 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     return state
 
 # %% ../nbs/13_recipes.ipynb #eb2a5852
-def finished(out:Path, task:str)->Path|None:
-    "The weights of the latest stage of a denoiser that `out` holds, or None."
-    return next((p for stage in ('guide', 'align', 'latent') if (p := out/f'{task}-{stage}.safetensors').exists()), None)
+def finished(out:Path, part:str)->Path|None:
+    "The weights of a part that `out` holds, a denoiser's from its latest stage; or None."
+    return next((p for stage in ('-guide', '-align', '-latent', '') if (p := out/f'{part}{stage}.safetensors').exists()), None)
 
 def sampler_of(preset:Preset, out:Path): # cond (n,z,h,w) -> latents (n,z,h,w)
     "What the upscaler in `out` makes of encoded small pictures and fresh noise."
@@ -233,7 +233,7 @@ def train_refiner(preset:Preset, data:str, out:Path, **budget)->dict:
 
 def trained_refiner(preset:Preset, out:Path)->Refiner|None:
     "The refiner of the upscaler in `out`, if there is one."
-    if preset.task != 'upscaler' or not (path := out/'refiner.safetensors').exists(): return None
+    if preset.task != 'upscaler' or not (path := finished(out, 'refiner')): return None
     load_weights(refiner := Refiner(preset.first), path)
     return freeze(refiner).to(accelerator().device)
 
@@ -266,17 +266,15 @@ def for_data(
 # %% ../nbs/13_recipes.ipynb #079c3b40
 def assemble(preset:Preset, out:Path, name:str)->ARSR:
     "Put what has been trained in `out` so far together as a model that `from_pretrained` opens."
+    first = trained_first(preset, out)
     configs = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first} | {preset.task: preset.denoiser}
-    parts = {}
-    for k in ('generator', 'upscaler'):
-        if path := finished(out, k): load_weights(parts.setdefault(k, Denoiser(configs[k])), path)
-    others = dict(refiner=lambda: Refiner(preset.first), fast=lambda: FastRenderer(renderer), refiner_fast=lambda: FastRenderer(renderer))
-    renderer = replace(FAST, n_feat=(preset.first.mult_d or preset.first.mult)[0] * preset.first.ch)
-    for k, make in others.items():
-        if (out/f'{k}.safetensors').exists(): load_weights(parts.setdefault(k, make()), out/f'{k}.safetensors')
+    fast = replace(FAST, n_feat=first.decoder.n_feat)
+    configs |= dict(refiner=preset.first, fast=fast, refiner_fast=fast)
+    parts = {k: PARTS[k](asdict(cfg)) for k, cfg in configs.items() if finished(out, k)}
+    for k, part in parts.items(): load_weights(part, finished(out, k))
     meta = {'name': name, 'size': preset.base, 'factor': preset.factor}
     if 'generator' in parts and parts['generator'].cfg.unet.classes: meta |= kind_shares()
-    return ARSR(trained_first(preset, out), **parts, meta=meta, device='cpu')
+    return ARSR(first, **parts, meta=meta, device='cpu')
 
 def kind_shares()->dict:
     "Names of the drawings' kinds, and the share of distinct drawings that each has."

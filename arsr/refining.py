@@ -6,14 +6,14 @@
 __all__ = ['Refiner', 'refiner_from', 'Enlargements', 'sampled_latents', 'refining_loss']
 
 # %% ../nbs/07a_refining.ipynb #9d421673
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np, torch
 from torch import nn, Tensor
 from einops import rearrange
 from .autoencoder import Decoder
 from .coords import make_cell, make_coord, resize, to_image, to_model
 from .data import Renders, degrade, random_window
 from .diffusion import sample_dpmpp_2m
-from .field import FirstStage, FirstStageConfig
+from .field import FirstStage, FirstStageConfig, read_bicubic
 from .liif import LIIF
 from .unet import Denoiser
 
@@ -39,8 +39,8 @@ class Refiner(nn.Module):
         coord:Tensor, cell:Tensor, # (n,q,2) points and pixel sizes
     )->Tensor: # (n,q,3) colours in [-1,1]
         "The answers at some points: what bicubic enlargement says, and what it lacks."
-        smooth = F.grid_sample(lr, coord.flip(-1)[:, None], mode='bicubic', padding_mode='border', align_corners=False)
-        return self.liif(self.decoder(self.told(z, cond, lr)), coord, cell).float() + rearrange(smooth, 'n c 1 q -> n q c')
+        smooth = rearrange(read_bicubic(lr, coord[:, None]), 'n c 1 q -> n q c')
+        return self.liif(self.decoder(self.told(z, cond, lr)), coord, cell).float() + smooth
 
 # %% ../nbs/07a_refining.ipynb #4148845a
 @torch.no_grad()

@@ -15,7 +15,7 @@ from PIL import Image
 from tifffile import TiffWriter
 from .coords import FULL
 from .data import watched, write_whole
-from .field import ImageField, check_picture_path, check_pixels, save_picture
+from .field import ImageField, check_picture_path, check_pixels, save_picture, to_bytes
 
 # %% ../nbs/04a_streaming.ipynb #641495d2
 class Pieces:
@@ -32,7 +32,7 @@ class Pieces:
     def compute(self, size, window)->np.ndarray: # (h,w,3) bytes
         x = self.field.render(size=tuple(n * self.shrink for n in size), window=window)
         if self.shrink > 1: x = F.avg_pool2d(x, self.shrink)
-        return (x[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        return to_bytes(x[0])
 
     @cached_property
     def whole(self): return self.compute(self.size, self.window)

