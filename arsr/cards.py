@@ -17,8 +17,9 @@ import arsr
 from .coords import resize
 from .data import Drawings, degrade, load_image, write_whole
 from .demo import sheet
+from .field import sample_bicubic
 from .metrics import first_stage_psnr, nearest, psnr, sharpness
-from .pipeline import ARSR
+from .pipeline import ARSR, PARTS
 
 # %% ../nbs/16_cards.ipynb #97657764
 class DistinctDrawings:
@@ -55,7 +56,7 @@ def compare_upscaled(
 )->dict: # PSNR and sharpness (relative to the truth's) of ours and of bicubic
     "One picture, enlarged to the size of the truth by the model and by bicubic interpolation."
     size = tuple(truth.shape[-2:])
-    ours, bicubic = pipe.upscale(lr, seed=seed).render(size=size)[0], resize(lr, size).clamp(0, 1)
+    ours, bicubic = pipe.upscale(lr, seed=seed).render(size=size)[0], sample_bicubic(lr[None], size)[0].clamp(0, 1)
     lines = {'psnr': psnr(ours, truth), 'psnr bicubic': psnr(bicubic, truth),
              'sharpness': sharpness(ours) / sharpness(truth), 'sharpness bicubic': sharpness(bicubic) / sharpness(truth)}
     return {k: round(v.item(), 3) for k, v in lines.items()}
@@ -195,7 +196,6 @@ def ship(
     "Leave the checkpoints behind: copy weights, configuration and logs, measure, and write the card."
     run, folder = Path(run), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ('config.json', 'training.json', 'first.safetensors', 'generator.safetensors', 'upscaler.safetensors',
-                 'alignment-generator.json', 'alignment-upscaler.json'):
+    for name in ('config.json', 'training.json', 'alignment-generator.json', 'alignment-upscaler.json', *(f'{part}.safetensors' for part in PARTS)):
         if (run/name).exists(): shutil.copy(run/name, folder/name)
     write_card(folder, remarks)

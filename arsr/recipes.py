@@ -46,7 +46,7 @@ class Preset:
     factor: int = 4                           # low resolution is so many times smaller
     w_max: float = float('inf')               # bound on m/s in the alignment loss
     equivariance: float = 0.                  # share of a first-stage batch whose latents are shrunk
-    perceptual: float = .1                    # weight of the distance of features in the refiner's loss; 0: none
+    perceptual: float = .15                   # weight of the distance of features in the refiner's loss; 0: none
     settings: dict = field(default_factory=dict)  # stage -> Settings
 
 # %% ../nbs/13_recipes.ipynb #6275e1d1
@@ -71,7 +71,7 @@ PAPER_UNET_FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), attn=(0, 1, 2))
 PRESETS = {
     'emoji-generate': Preset('generator', NANO, NANO_GENERATOR, settings=TRAINING, **OURS),
     'emoji-upscale': Preset('upscaler', NANO, NANO_UPSCALER, settings=TRAINING, **OURS),
-    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), perceptual=.15, settings=TRAINING, **OURS),
+    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), settings=TRAINING, **OURS),
     'small-generate': Preset('generator', SMALL, SMALL_GENERATOR, settings=TRAINING, **OURS),
     'small-upscale': Preset('upscaler', SMALL, SMALL_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), settings=TRAINING, **OURS),
     'paper-gen-256': Preset('generator', FirstStageConfig(), DenoiserConfig(PAPER_UNET), data='ffhq:data', base=256, sizes=(64, 256), crop=256),
