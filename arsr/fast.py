@@ -43,10 +43,10 @@ class FastRenderer(nn.Module):
         return self.mlp((rearrange(read, 'n k 1 q -> n q k') + self.cell(cell * cell.new_tensor(feat.shape[-2:]))).relu())
 
 # %% ../nbs/03a_fast.ipynb #ae4c3430
-def _between(n_out, n, lo, hi, device): # for one axis: the grid points below and above each pixel, (n_out,) each, and the share of the upper one
+def _between(n_out, n, lo, hi): # for one axis: the grid points below and above each pixel, (n_out,) each, and the share of the upper one
     x = ((pixel_centres(n_out, lo, hi) + 1) * n / 2 - .5).clamp(0, n - 1)
     low = x.floor().long().clamp(max=max(0, n - 2))
-    return tuple(t.to(device) for t in (low, (low + 1).clamp(max=n - 1), x - low))
+    return low, (low + 1).clamp(max=n - 1), x - low
 
 @torch.no_grad()
 def render_fast(
@@ -61,9 +61,10 @@ def render_fast(
     "`fast` on the pixels of a window."
     (H, W), (t, l, b, r), (n, _, h, w) = check_size(size), check_window(window), grid.shape
     bias = fast.cell(grid.new_tensor(cell_size(size, window)) * grid.new_tensor(cells))
-    (top, below, y_share), (left, right, x_share) = _between(H, h, t, b, grid.device), _between(W, w, l, r, grid.device)
+    (top, below, y_share), (left, right, x_share) = _between(H, h, t, b), _between(W, w, l, r)
     start, stop = int(top[0]), int(below[-1]) + 1  # the lines of the grid that the window needs
-    grid, top, below = (rearrange(grid[:, :, start:stop], 'n k h w -> n h w k') + bias).to(dtype), top - start, below - start
+    top, below, y_share, left, right, x_share = (x.to(grid.device) for x in (top - start, below - start, y_share, left, right, x_share))
+    grid = (rearrange(grid[:, :, start:stop], 'n k h w -> n h w k') + bias).to(dtype)
     block = block or (8192 if grid.device.type == 'cpu' else 2**20)
     wide, high = min(W, block), min(H, max(1, block // W))
     *hidden, last = linears(fast.mlp)

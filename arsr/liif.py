@@ -77,10 +77,10 @@ class LIIF(nn.Module):
         return sum(pred * area / total for pred, area in zip(preds, reversed(areas)))
 
 # %% ../nbs/03_liif.ipynb #9638f36e
-def _axis(n_out, n, lo, hi, device):
+def _axis(n_out, n, lo, hi):
     "For one axis of a pixel grid: cell indices and offsets, (2, n_out), for the shifts -1 and 1."
     x = pixel_centres(n_out, lo, hi)
-    return tuple(torch.stack(t).to(device) for t in zip(*(nearest(x, v, n) for v in (-1, 1))))
+    return tuple(torch.stack(t) for t in zip(*(nearest(x, v, n) for v in (-1, 1))))
 
 def _shares(rel_r, rel_c):
     "Blending weights of four neighbours, (2, 2, rows, cols) by column shift and row shift, summing to one."
@@ -131,14 +131,15 @@ def _blend(x, shares):
 def tables(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tuple:
     "What is computed once for a window: the first layer for each cell of the lines that it needs (n,lines,w,hidden), and for rows and columns the cells (2,n_out) and offsets (2,n_out) of both shifts."
     (H, W), (t, l, b, r), (h, w) = size, window, feat.shape[-2:]
-    (row, rel_r), columns = _axis(H, h, t, b, feat.device), _axis(W, w, l, r, feat.device)
+    (row, rel_r), columns = _axis(H, h, t, b), _axis(W, w, l, r)
     top, bottom = int(row.min()), int(row.max()) + 1
     first, c = liif.mlp[0], liif.n_feat
     cell = feat.new_tensor(cell_size(size, window)) * feat.new_tensor([h, w])
     weight, bias = first.weight[:, :c], first.bias + first.weight[:, c + 2:] @ cell
     lines = rearrange(feat[:, :, top:bottom], 'n c h w -> h n w c')
     base = torch.stack([F.linear(line, weight, bias) for line in lines], 1)  # line by line: the same product whatever the window
-    return base, (row - top, rel_r), columns
+    here = lambda pair: tuple(x.to(feat.device) for x in pair)
+    return base, here((row - top, rel_r)), here(columns)
 
 # %% ../nbs/03_liif.ipynb #f71c8b47
 @torch.no_grad()
