@@ -8,7 +8,7 @@ from arsr.data import Renders, degrade
 from arsr.field import FirstStage, FirstStageConfig, sample_bicubic
 from arsr.pipeline import ARSR, back_project
 from arsr.recipes import FAST, PRESETS, Preset, train_stage
-from arsr.refining import Enlargements, refiner_from, refining_loss, sampled_latents
+from arsr.refining import WEAVE, Enlargements, refiner_from, refining_loss, sampled_latents, woven
 from arsr.train import Settings
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
@@ -61,7 +61,21 @@ def test_it_learns_what_interpolation_lacks(first, drawings):
         opt.zero_grad(); loss.backward(); opt.step()
     assert losses[-1] < .9 * losses[0]
     apart = lambda a, b: (a - b).abs().mean((1, 2, 3))
-    assert_close(refining_loss(refiner, batch, torch.zeros_like, apart, 2.), 2 * refining_loss(refiner, batch, torch.zeros_like), atol=.15, rtol=0)
+    error = refiner(torch.zeros_like(batch['cond']), batch['cond'], batch['lr'], batch['coord'], batch['cell']) - batch['rgb']
+    weave = 2 * WEAVE * woven(error, batch['coord'], (8, 8)).mean()
+    assert_close(refining_loss(refiner, batch, torch.zeros_like, apart, 2.), 2 * refining_loss(refiner, batch, torch.zeros_like) + weave, atol=.15, rtol=0)
+
+@pytest.mark.parametrize('wave', [(1, 0), (0, 1), (1, 1), (1, -1), (2, 0)])
+@pytest.mark.parametrize('window', [(0, 0, 1, 1), (.25, .5, .5, .75)])
+def test_a_weave_is_what_repeats_with_the_cells(wave, window):
+    size = 64 if window[2] == 1 else 32
+    coord = make_coord(size, window)[None]
+    cell = (coord[0] + 1) / 2 * 12  # where, in cells
+    pattern = lambda k: .1 * (2 * torch.pi * (cell * torch.tensor(k)).sum(1)).cos()[None, :, None].expand(1, -1, 3)
+    strength = woven(pattern(wave), coord, (12, 12))
+    assert strength > 5 * woven(pattern((1.5 * wave[0] + .4, .5 * wave[1] + .3)), coord, (12, 12))
+    assert_close(woven(3 * pattern(wave), coord, (12, 12)), 3 * strength)
+    assert woven(torch.zeros_like(pattern(wave)), coord, (12, 12)) == 0
 
 def test_sampled_latents_are_new_each_time():
     torch.manual_seed(0)
