@@ -17,7 +17,7 @@ from torch import nn, Tensor
 from einops import rearrange
 from fastcore.basics import patch
 from .autoencoder import Encoder, Decoder
-from .coords import FULL, check_size, check_window, make_cell, make_coord, pixel_centres, resize, to_image, to_model
+from .coords import FULL, check_size, check_window, make_cell, make_coord, resize, to_image, to_model
 from .data import write_whole
 from .fast import FastRenderer, render_fast
 from .fused import render_exact
