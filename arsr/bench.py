@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'GROUPS', 'COUNTS', 'TASKS', 'Bench', 'head', 'methods', 'compare', 'photographs', 'table_photos',
-           'table_drawings', 'Rendered', 'TrueDrawings', 'true_features', 'distances', 'table_generation', 'seen_once',
-           'table_consistency', 'table_diversity', 'with_denoiser', 'variants', 'distance_of', 'by_noise',
+           'table_drawings', 'Rendered', 'TrueDrawings', 'looks', 'true_looks', 'distances', 'table_generation',
+           'seen_once', 'table_consistency', 'table_diversity', 'with_denoiser', 'variants', 'distance_of', 'by_noise',
            'table_alignment', 'table_samplers', 'table_cost', 'literal', 'renderers', 'products', 'table_speed',
            'table_compute', 'find_table', 'run_table', 'open_bench', 'means', 'as_text']
 
@@ -21,12 +21,12 @@ import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .baselines import Bicubic, Lanczos, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
-from .coords import make_cell, make_coord
+from .coords import make_cell, make_coord, resize
 from .data import degrade, open_source, write_whole
 from .fast import FastConfig, FastRenderer, render_fast
 from .field import sample_bicubic
 from .liif import EPS, LIIF, SHIFTS, dense, linears, render_grid
-from .metrics import diversity, efflite, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
+from .metrics import diversity, efflite, frechet, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
 from .pipeline import ARSR, load_weights, read_config
 from .recipes import FAST, errors_of, whole_questions
 from .train import machine
@@ -132,24 +132,30 @@ class TrueDrawings:
     def __getitem__(self, i): return self.drawings.view(self.index[i], self.size)
 
 # %% ../nbs/17_bench.ipynb #bc0ce55f
+def looks(
+    pictures, # sequence of n pictures (3,h,w), at least 64 pixels a side
+    seed:int=0, # of the places of the patches
+    device='cpu',
+)->dict: # '' and 'patch_': (n,d) features of the wholes, and of one patch of each
+    "Two looks at every picture, which is asked for only once."
+    pairs = [(resize(x, 128).clamp(0, 1), *random_patches([x], 64, 1, seed + i)) for i, x in enumerate(pictures)]
+    return {name: efflite(device).embed(torch.stack(part), None) for name, part in zip(('', 'patch_'), zip(*pairs))}
+
 @lru_cache(maxsize=None)
-def true_features(n:int, size:int, seed:int, others:bool, patch:int|None, patches:int, device:str)->Tensor: # (n,d)
-    "Features of true drawings, whole or of random patches."
-    truth = TrueDrawings(n, size, seed, others)
-    return efflite(device).embed(truth if patch is None else random_patches(truth, patch, patches, seed + others), None if patch else 128)
+def true_looks(n:int, size:int, seed:int, others:bool, device:str)->dict: # as `looks`
+    "Two looks at n true drawings of a size."
+    return looks(TrueDrawings(n, size, seed, others), seed, device)
 
 # %% ../nbs/17_bench.ipynb #4c7c4ae3
 def distances(
     b:Bench, # for seed and device
     pictures, # sequence of n generated pictures (3,size,size)
-    size:int, # their size
-    patch:int|None=None, # judge random patches of so many pixels, not whole pictures
-    patches:int=0, # how many
-)->dict: # as `interval`, and `floor`
-    "FD-EffLite to true drawings of that size with its interval, and the distance of two sets of true drawings."
-    true = lambda others: true_features(len(pictures), size, b.seed, others, patch, patches, b.device)
-    made = efflite(b.device).embed(random_patches(pictures, patch, patches, b.seed) if patch else pictures, None if patch else 128)
-    return interval(made, true(False)) | dict(floor=interval(true(True), true(False))['fd'])
+    size:int, # their size, from 64
+)->dict: # as `interval`, and `floor`; the same with `patch_` before the names
+    "FD-EffLite and Patch-FD to true drawings of that size with their intervals, and the distances of two sets of true drawings."
+    true, rest = (true_looks(len(pictures), size, b.seed, others, b.device) for others in (False, True))
+    return {k + name: v for k, made in looks(pictures, b.seed, b.device).items()
+            for name, v in (interval(made, true[k]) | dict(floor=frechet(rest[k], true[k]))).items()}
 
 # %% ../nbs/17_bench.ipynb #4a18730b
 def table_generation(b:Bench)->list:
@@ -158,11 +164,8 @@ def table_generation(b:Bench)->list:
     made = measured(lambda: b.emoji.generate(n, seed=b.seed), b.device)
     field = made.pop('result')
     for size in b.pick((64, 96), (64, 128, 256, 512, 1024)):
-        pictures, patch = Rendered(field, size), min(64, size)
-        cost = measured(lambda: field[0].render(size=size), b.device)
-        by_patch = {f'patch_{k}': v for k, v in distances(b, pictures, size, patch, b.pick(40, n)).items()}
-        rows.append(dict(size=size, **distances(b, pictures, size), **by_patch, patch=patch,
-            **diversity(torch.stack([pictures[i] for i in range(b.pick(4, 50))]), b.device),
+        pictures, cost = Rendered(field, size), measured(lambda: field[0].render(size=size), b.device)
+        rows.append(dict(size=size, **distances(b, pictures, size), **diversity(torch.stack([pictures[i] for i in range(b.pick(4, 20))]), b.device),
             generate_seconds=made['seconds'] / n, render_seconds=cost['seconds'], render_bytes=cost['peak_bytes']))
     return rows
 
@@ -364,7 +367,7 @@ def open_bench(
 
 # %% ../nbs/17_bench.ipynb #734682f5
 GROUPS = ('model', 'method', 'task', 'stage', 'abar', 'sampler', 'scale', 'steps', 'input', 'size', 'small', 'large')  # what rows differ in on purpose
-COUNTS = ('picture', 'n', 'm', 'runs', 'patch')  # numbers of which a mean says nothing
+COUNTS = ('picture', 'n', 'm', 'runs', 'patch_n', 'patch_m')  # numbers of which a mean says nothing
 TASKS = dict(upscale=('photos', 'drawings', 'diversity'), generate=('generation', 'consistency', 'samplers'))
 
 def means(
