@@ -7,7 +7,7 @@ __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NAN
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
            'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'open_both',
            'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'finished', 'sampler_of',
-           'enlargements', 'train_refiner', 'trained_refiner', 'train_fast', 'for_data', 'assemble', 'kind_shares',
+           'patches', 'train_refiner', 'trained_refiner', 'train_fast', 'for_data', 'assemble', 'kind_shares',
            'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
@@ -24,7 +24,7 @@ from .fast import FastConfig, FastRenderer, imitation_loss
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .metrics import efflite
 from .pipeline import ARSR, PARTS, load_weights, save_weights
-from .refining import Enlargements, Refiner, refiner_from, refining_loss, sampled_latents
+from .refining import Enlargements, Patches, Refiner, refiner_from, refining_loss, sampled_latents
 from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution, machine
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
 from einops import rearrange
@@ -57,7 +57,7 @@ FAST = FastConfig(wide=256, hidden=(64, 64, 64), split=4)
 KINDS = 78  # of drawings, in `Drawings.kinds`
 BOUNDED = dict(schedule='cosine', target='v')
 TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32),
-            'refine': Settings(lr=5e-4, batch=8)}
+            'refine': Settings(batch=16), 'finish': Settings(lr=3e-4, batch=8)}
 
 NANO_GENERATOR = DenoiserConfig(UNetConfig(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=KINDS, dropout=.1), z=8, **BOUNDED)
 NANO_UPSCALER = DenoiserConfig(UNetConfig(ch=48, mult=(1, 2), n_res=1, attn=(), patch=2), z=8, conditional=True, **BOUNDED)
@@ -117,7 +117,7 @@ def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->di
     return {k: v for name, view in views.items() for k, v in latents(name, view).items()}
 
 # %% ../nbs/13_recipes.ipynb #69f8ead6
-STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide', 'refine', 'fast')
+STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide', 'refine', 'finish', 'fast')
 
 def settings_of(preset:Preset, stage:str)->Settings:
     "How a stage is trained; the control of an alignment is trained like the alignment."
@@ -206,8 +206,8 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
 
 # %% ../nbs/13_recipes.ipynb #eb2a5852
 def finished(out:Path, part:str)->Path|None:
-    "The weights of a part that `out` holds, a denoiser's from its latest stage; or None."
-    return next((p for stage in ('-guide', '-align', '-latent', '') if (p := out/f'{part}{stage}.safetensors').exists()), None)
+    "The weights of a part that `out` holds, from its latest stage; or None."
+    return next((p for stage in ('-guide', '-align', '-latent', '-finish', '-refine', '') if (p := out/f'{part}{stage}.safetensors').exists()), None)
 
 def sampler_of(preset:Preset, out:Path): # cond (n,z,h,w) -> latents (n,z,h,w)
     "What the upscaler in `out` makes of encoded small pictures and fresh noise."
@@ -215,20 +215,25 @@ def sampler_of(preset:Preset, out:Path): # cond (n,z,h,w) -> latents (n,z,h,w)
     load_weights(denoiser := Denoiser(preset.denoiser), path)
     return partial(sampled_latents, freeze(denoiser).to(accelerator().device))
 
-def enlargements(preset:Preset, renders:Renders, cache:dict)->Enlargements:
-    "What refiners are trained on; patches no larger than the smallest truth."
-    return Enlargements(renders, cache['cond'], preset.factor, min(64, preset.sizes[0]))
+def patches(preset:Preset, renders:Renders, cache:dict)->Patches:
+    "Whole small pictures, and patches no larger than the smallest truth."
+    return Patches(renders, cache['cond'], preset.factor, min(64, preset.sizes[0]))
 
 # %% ../nbs/13_recipes.ipynb #a90699b1
-def train_refiner(preset:Preset, data:str, out:Path, **budget)->dict:
-    "For enlarging: a second decoder that knows what the sampler makes, and sees the small picture."
+def train_refiner(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
+    "For enlarging: a second decoder that knows what the sampler makes, and sees the small picture. At points (`refine`), then at patches that are judged as pictures too (`finish`)."
     if preset.task != 'upscaler': raise ValueError("only an upscaler can be refined: use a preset such as emoji-upscale")
-    first = trained_first(preset, out).to(accelerator().device)
+    first, earlier = trained_first(preset, out).to(accelerator().device), out/'refiner-refine.safetensors'
+    if stage == 'finish' and not earlier.exists(): raise ValueError(f"{out} holds no {earlier.name}: run --stage refine into the same folder before")
     renders, cache = open_both(preset, first, data, out)
-    loss = partial(refining_loss, sample=sampler_of(preset, out), weight=preset.perceptual, apart=efflite(accelerator().device).apart if preset.perceptual else None)
-    refiner = refiner_from(first.cpu())
-    state = fit(refiner, loss, enlargements(preset, renders, cache), out/'refiner', settings_of(preset, 'refine'), **budget)
-    if accelerator().is_main_process: save_weights(refiner, out/'refiner.safetensors')
+    refiner, loss = refiner_from(first.cpu()), partial(refining_loss, sample=sampler_of(preset, out))
+    if stage == 'refine': samples = Enlargements(renders, cache['cond'], preset.factor, preset.crop // preset.factor, preset.queries)
+    else:
+        load_weights(refiner, earlier)
+        samples = patches(preset, renders, cache)
+        if preset.perceptual: loss = partial(loss, weight=preset.perceptual, apart=efflite(accelerator().device).apart)
+    state = fit(refiner, loss, samples, out/f'refiner-{stage}', settings_of(preset, stage), **budget)
+    if accelerator().is_main_process: save_weights(refiner, out/f'refiner-{stage}.safetensors')
     return state
 
 def trained_refiner(preset:Preset, out:Path)->Refiner|None:
@@ -243,7 +248,7 @@ def train_fast(preset:Preset, data:str, out:Path, **budget)->dict:
     first, refiner = trained_first(preset, out).to(accelerator().device), trained_refiner(preset, out)
     renders, cache = open_both(preset, first, data, out)
     if refiner:
-        sample, teacher, name, samples = sampler_of(preset, out), refiner, 'refiner_fast', enlargements(preset, renders, cache)
+        sample, teacher, name, samples = sampler_of(preset, out), refiner, 'refiner_fast', patches(preset, renders, cache)
         features = lambda batch: refiner.decoder(refiner.told(sample(batch['cond']), batch['cond'], batch['lr']))
     else:
         teacher, name, samples = first, 'fast', Latents(renders, {'z': cache['z']}, queries=4 * preset.queries)
@@ -342,7 +347,7 @@ def train_stage(
     "Train one stage of a preset, go on where an earlier call stopped, and leave a model that can be loaded."
     preset, out = for_data(find_preset(name), data), Path(out)
     if stage not in STAGES: raise ValueError(f"unknown stage '{stage}'; choose one of {', '.join(STAGES)}")
-    train = {'first': train_first, 'decoder': train_decoder, 'refine': train_refiner, 'fast': train_fast}.get(stage, partial(train_second, stage=stage))
+    train = {'first': train_first, 'decoder': train_decoder, 'fast': train_fast} | {k: partial(train_refiner, stage=k) for k in ('refine', 'finish')}.get(stage, partial(train_second, stage=stage))
     state = train(preset, preset.data, out, **budget)
     if accelerator().is_main_process:
         log_stage(out, stage if stage in ('first', 'decoder') else f'{preset.task} {stage}', state, settings_of(preset, stage))

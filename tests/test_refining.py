@@ -8,7 +8,7 @@ from arsr.data import Renders, degrade
 from arsr.field import FirstStage, FirstStageConfig, sample_bicubic
 from arsr.pipeline import ARSR, back_project
 from arsr.recipes import FAST, PRESETS, Preset, train_stage
-from arsr.refining import WEAVE, Enlargements, refiner_from, refining_loss, sampled_latents, woven
+from arsr.refining import WEAVE, Enlargements, Patches, refiner_from, refining_loss, sampled_latents, woven
 from arsr.train import Settings
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
@@ -35,21 +35,45 @@ def test_it_begins_as_bicubic_enlargement_with_the_features_of_the_first_stage(f
     assert_close(refiner(z, cond, lr, *ask((9, 14))).transpose(1, 2).unflatten(2, (9, 14)), sample_bicubic(lr, (9, 14)), atol=1e-5, rtol=0)
     assert_close(refiner.decoder(refiner.told(z, cond, lr)), first.decoder(z), atol=1e-5, rtol=1e-5)
 
-def test_samples_are_the_truth_at_the_points_asked_for(few):
-    renders = Renders(few, base=32, sizes=(20, 40), per=2)
-    data = Enlargements(renders, torch.arange(8.).view(4, 2, 1, 1, 1), factor=4, side=16)
+def agree(renders, item, window, pixels):
+    "Is every colour of a sample that of the truth at the point asked for, in a window of the whole?"
+    i, mirror = divmod(int(item['cond'][0, 0, 0]) // 1000, 2)
+    lr = to_model(degrade(renders.base[i] / 255, 4))
+    lr = lr.flip(-1) if mirror else lr
+    t, l, b, r = window
+    assert_close(item['lr'], lr[:, round(8*t):round(8*b), round(8*l):round(8*r)])
+    size = round(2 / item['cell'][0, 0].item() / (b - t))
+    truth = next(x for x in renders.truth[i] if x.shape[-1] == size)
+    if mirror: truth = truth.flip(-1)
+    at = item['coord'] * torch.tensor([b - t, r - l]) + torch.tensor([t + b - 1, l + r - 1])
+    row, col = (((at + 1) / 2 * size) - .5).round().long().unbind(-1)
+    assert item['coord'].shape == (pixels, 2)
+    assert_close(item['rgb'], to_model(truth[:, row, col].T / 255))
+
+@pytest.fixture
+def numbered(few):
+    "Pictures, and conditions that say which picture, mirrored or not, and which cell: 1000 (2 i + mirror) + 100 row + column."
+    row, col = torch.meshgrid(torch.arange(8.), torch.arange(8.), indexing='ij')
+    cond = 1000 * torch.arange(8.).view(4, 2, 1, 1, 1) + 100 * row + col
+    return Renders(few, base=32, sizes=(20, 40), per=2), cond
+
+def test_scattered_points_lie_in_their_crop(numbered):
+    data = Enlargements(*numbered, factor=4, crop=4, queries=50)
     for k in range(20):
         item = data[k]
-        i, mirror = divmod(int(item['cond']), 2)
-        assert item['lr'].shape == (3, 8, 8) and item['coord'].shape == (256, 2) and item['rgb'].shape == (256, 3)
-        lr = to_model(degrade(renders.base[i] / 255, 4))
-        assert_close(item['lr'], lr.flip(-1) if mirror else lr)
-        coord = item['coord'] * torch.tensor([1, -1 if mirror else 1])
-        size = round(2 / item['cell'][0, 0].item())
-        truth = next(t for t in renders.truth[i] if t.shape[-1] == size)
-        row, col = (((coord + 1) / 2 * size) - .5).round().long().unbind(-1)
-        assert_close(item['rgb'], to_model(truth[:, row, col].T / 255))
+        top, left = divmod(int(item['cond'][0, 0, 0]) % 1000, 100)
+        assert item['cond'].shape == (1, 4, 4) and item['cond'][0, 3, 3] - item['cond'][0, 0, 0] == 303
+        agree(numbered[0], item, (top / 8, left / 8, top / 8 + .5, left / 8 + .5), 50)
         assert torch.equal(data[k]['rgb'], item['rgb'])
+
+def test_a_condition_with_more_cells_than_pixels_is_cut_at_the_same_place(numbered):
+    renders, cond = numbered
+    fine = cond.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    for k in range(5): assert torch.equal(Enlargements(renders, fine, 4, 4, 9)[k]['cond'][:, ::2, ::2], Enlargements(renders, cond, 4, 4, 9)[k]['cond'])
+
+def test_a_patch_belongs_to_the_whole_picture(numbered):
+    data = Patches(*numbered, factor=4, side=16)
+    for k in range(20): agree(numbered[0], data[k], (0, 0, 1, 1), 256)
 
 def test_it_learns_what_interpolation_lacks(first, drawings):
     torch.manual_seed(0)
@@ -81,6 +105,8 @@ def test_sampled_latents_are_new_each_time():
     a, b = (sampled_latents(net, cond) for _ in range(2))
     assert a.shape == cond.shape and not torch.equal(a, b) and not a.requires_grad
 
+STAGES_UP = ('first', 'latent', 'refine', 'finish', 'fast')
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, drawings):
     "A toy upscaler after every stage."
@@ -88,8 +114,8 @@ def trained(tmp_path_factory, drawings):
     root = tmp_path_factory.mktemp('refined')
     (root/'pictures').mkdir()
     for i in range(6): Image.fromarray((drawings.view(31 * i, 64) * 255).byte().permute(1, 2, 0).numpy()).save(root/'pictures'/f'{i}.png')
-    PRESETS['toy-up'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(32, 48), crop=16, perceptual=.1, settings={k: Settings(batch=2, warmup=1) for k in ('first', 'latent', 'refine', 'fast')})
-    for stage in ('first', 'latent', 'refine', 'fast'): train_stage('toy-up', stage, root/'run', data=str(root/'pictures'), steps=2)
+    PRESETS['toy-up'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(32, 48), crop=16, perceptual=.1, settings={k: Settings(batch=2, warmup=1) for k in STAGES_UP})
+    for stage in STAGES_UP: train_stage('toy-up', stage, root/'run', data=str(root/'pictures'), steps=2)
     yield root/'run'
     del PRESETS['toy-up']
 
@@ -107,6 +133,11 @@ def test_stages_in_a_wrong_order(trained, tmp_path, refuses):
     try:
         with refuses('only an upscaler can be refined'): train_stage('toy-make', 'refine', tmp_path, data=str(trained.parent/'pictures'), steps=1)
     finally: del PRESETS['toy-make']
+    for part in trained.iterdir():
+        if part.is_file() and 'refiner-refine' not in part.name: (tmp_path/part.name).write_bytes(part.read_bytes())
+    with refuses('run --stage refine into the same folder before'): train_stage('toy-up', 'finish', tmp_path, data=str(trained.parent/'pictures'), steps=1)
+
+def test_refining_needs_a_first_stage(trained, tmp_path, refuses):
     with refuses('run --stage first'): train_stage('toy-up', 'refine', tmp_path, data=str(trained.parent/'pictures'), steps=1)
 
 @pytest.mark.parametrize('size, tile', [((30, 45), 16), ((17, 70), 40)])
