@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .autoencoder import Encoder, Decoder
 from .coords import FULL, check_size, check_window, make_cell, make_coord, resize, to_image, to_model
 from .data import write_whole
-from .fast import FastRenderer, render_fast
+from .fast import FastRenderer, neighbourhood, render_fast
 from .fused import render_exact
 from .liif import LIIF
 
@@ -182,6 +182,8 @@ def save_picture(
 class ImageField:
     "A batch of images as continuous functions: features plus the LIIF that reads them. It renders, and nothing else."
     max_pixels = 2**26  # the largest picture `render` makes in one piece, 8,192 x 8,192
+    kept_cells = 2**16  # cells up to which the grid of the fast renderer is kept, 4 kB each
+    fast = None
 
     def __init__(self,
         feat:Tensor, # (n,c,h,w) features
@@ -206,8 +208,10 @@ class ImageField:
 
     def said(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [-1,1] or beyond
         "LIIF, or what was taught by it, at the centres of the pixels."
-        if self.renderer == 'fast': return render_fast(self.fast, self.grid, self.feat.shape[-2:], size, window)
-        return render_exact(self.liif, self.feat, size, window)
+        if self.renderer == 'exact': return render_exact(self.liif, self.feat, size, window)
+        if self.grid is not None: return render_fast(self.fast, self.grid, self.feat.shape[-2:], size, window)
+        near, window = neighbourhood(self.feat, window)
+        return render_fast(self.fast, self.fast.prepare(near), near.shape[-2:], size, window)
 
     def ask(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [0,1]
         "What is said, and the correction."
@@ -223,7 +227,7 @@ def using(self:ImageField, renderer:str)->ImageField: # 'exact' or 'fast'
     if renderer == 'fast' and self.fast is None: raise ValueError("this field has no fast renderer: its weights come without one")
     part = copy.copy(self)
     part.renderer = renderer
-    if renderer == 'fast' and part.grid is None: part.grid = self.grid = self.fast.prepare(self.feat)
+    if renderer == 'fast' and part.grid is None and self.feat[:, 0].numel() <= self.kept_cells: part.grid = self.grid = self.fast.prepare(self.feat)
     return part
 
 @patch

@@ -16,7 +16,7 @@ from torch import Tensor
 from fastcore.basics import patch
 import arsr
 from .coords import check_size, resize, to_image, to_model
-from .data import degrade, load_image, write_whole
+from .data import degrade, load_images, write_whole
 from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
 from .fast import FastConfig, FastRenderer
@@ -165,7 +165,7 @@ class ARSR:
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4} | (meta or {})
         given = dict(first=first, generator=generator, upscaler=upscaler, refiner=refiner, fast=fast, refiner_fast=refiner_fast)
-        for name, net in given.items(): setattr(self, name, net and net.to(self.device).eval().requires_grad_(False))
+        for name, net in given.items(): setattr(self, name, net and net.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False))
 
     @property
     def parts(self)->dict:
@@ -269,29 +269,29 @@ def condition(self:ARSR,
 @patch
 @torch.no_grad()
 def upscale(self:ARSR,
-    image, # path, PIL image, array or tensor
+    image, # path, PIL image, array or tensor; or a list of them, all of one size
     seed:int|None=None, # answer k is that of seed + k
     steps:int=2, # network evaluations
-    n:int=1, # different answers to the one input
+    n:int=1, # different answers to each input
     sampler:str='dpmpp_2m', # or 'ddim', 'ddpm'
     consistent:bool=True, # correct the answer until shrinking it gives the input back
-)->ImageField: # n fields; their own size is the input's
-    "A small picture, continued between its pixels."
-    net, lr = self.part_for('upscaler', 'upscale'), load_image(image)[None].to(self.device)
-    cond = self.condition(lr, net).expand(n, -1, -1, -1)
-    z = seeded_noise((n, *cond.shape[1:]), seed).to(self.device)
+)->ImageField: # n fields for each input, one input after the other; their own size is the input's
+    "A small picture, continued between its pixels. `ValueError` for pictures of different sizes in one call."
+    net, lr = self.part_for('upscaler', 'upscale'), load_images(image).to(self.device)
+    cond, lr = self.condition(lr, net).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
+    z = seeded_noise((n, *cond.shape[1:]), seed).repeat(len(cond) // n, 1, 1, 1).to(self.device)
     def denoise(z_t, t):
         return in_windows(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
     with fast_arithmetic(self.device.type): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
     z, cond = z.float() * net.z_std, cond * net.z_std
-    field = self.refine(z, cond, lr.expand(n, -1, -1, -1)) if self.refiner else self.decode(z, lr.shape[-2:])
-    return back_project(field, lr.expand(n, -1, -1, -1), self.meta['factor']) if consistent else field
+    field = self.refine(z, cond, lr) if self.refiner else self.decode(z, lr.shape[-2:])
+    return back_project(field, lr, self.meta['factor']) if consistent else field
 
 # %% ../nbs/09_pipeline.ipynb #5666dc17
 @patch
 @torch.no_grad()
 def encode(self:ARSR,
-    image, # path, PIL image, array or tensor
+    image, # path, PIL image, array or tensor; or a list of them, all of one size
 )->ImageField:
     "The first stage alone: an image made continuous."
-    return encode_field(self.first, load_image(image)[None].to(self.device), self.fast)
+    return encode_field(self.first, load_images(image).to(self.device), self.fast)

@@ -347,7 +347,8 @@ def train_stage(
     "Train one stage of a preset, go on where an earlier call stopped, and leave a model that can be loaded."
     preset, out = for_data(find_preset(name), data), Path(out)
     if stage not in STAGES: raise ValueError(f"unknown stage '{stage}'; choose one of {', '.join(STAGES)}")
-    train = {'first': train_first, 'decoder': train_decoder, 'fast': train_fast} | {k: partial(train_refiner, stage=k) for k in ('refine', 'finish')}.get(stage, partial(train_second, stage=stage))
+    trainers = {'first': train_first, 'decoder': train_decoder, 'fast': train_fast} | {k: partial(train_refiner, stage=k) for k in ('refine', 'finish')}
+    train = trainers.get(stage, partial(train_second, stage=stage))
     state = train(preset, preset.data, out, **budget)
     if accelerator().is_main_process:
         log_stage(out, stage if stage in ('first', 'decoder') else f'{preset.task} {stage}', state, settings_of(preset, stage))

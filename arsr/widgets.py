@@ -126,12 +126,13 @@ def caption(
     scale:float, # at which scale
     ms:float, # milliseconds the render took
     index:int=0, # which image of the field
+    renderer:str='exact', # which answered
 )->str: # HTML
     "One line of numbers, and the call that renders the same picture."
     (high, wide), (h, w) = view.full, view.size
-    window = ', '.join(f'{v:.4g}' for v in view.window)
+    window, by = ', '.join(f'{v:.4g}' for v in view.window), ", renderer='fast'" if renderer == 'fast' else ''
     return (f"<b>scale {scale:.2f}</b>: the whole picture has {high:,} &times; {wide:,} pixels, {h} &times; {w} of them are on show, rendered in {ms:.0f} ms"
-            f"<br><code>field[{index}].render(size=({h}, {w}), window=({window}))</code>")
+            f"<br><code>field[{index}].render(size=({h}, {w}), window=({window}){by})</code>")
 
 # %% ../nbs/12_widgets.ipynb #cfa766c9
 def png(picture:Image.Image)->bytes:
@@ -197,7 +198,7 @@ class Explorer(ipw.VBox):
         self.ours.value, self.theirs.value = map(png, self.pictures)
         self.map.value = png(overview(field, view.window))
         self.down.disabled, self.across.disabled = (n == whole for n, whole in zip(view.size, view.full))
-        self.caption.value = caption(view, scale, ms, self.index.value)
+        self.caption.value = caption(view, scale, ms, self.index.value, self.field.renderer)
 
     def __repr__(self): return f"Explorer({self.field}, scale={self.scale.value:.2f})"
 
@@ -214,7 +215,8 @@ def explore(
     index:int=0, # which image of the field
     most:int=384, # pixels on show along each side, and so the cost of a step
     scales:tuple=SCALES, # ends of the scale slider
+    renderer:str|None=None, # 'exact' or 'fast'; None: fast if the field can
 )->Explorer:
     "A panel with a scale slider: the field on the left, bicubic enlargement of its own pixels on the right."
     if not 0 <= index < len(field): raise ValueError(f"index must lie between 0 and {len(field) - 1}, not {index}")
-    return Explorer(field, scale, centre, index, most, scales)
+    return Explorer(field.using(renderer or ('fast' if field.fast else 'exact')), scale, centre, index, most, scales)

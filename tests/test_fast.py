@@ -3,7 +3,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
 from arsr.coords import make_cell, make_coord, pixel_centres
-from arsr.fast import FastConfig, FastRenderer, render_fast
+from arsr.fast import FastConfig, FastRenderer, neighbourhood, render_fast
 from arsr.field import ImageField
 from arsr.liif import LIIF
 from conftest import crops
@@ -26,6 +26,14 @@ def test_a_window_is_the_crop_of_the_whole_bit_for_bit(crop, blocks):
     part, whole = render_fast(fast, grid, (5, 7), (b - t, r - l), window, blocks[0]), render_fast(fast, grid, (5, 7), size, block=blocks[1])
     assert torch.equal(part, whole[..., t:b, l:r])
 
+@given(crop=crops(60), cells=st.tuples(st.integers(1, 30), st.integers(1, 30)), split=st.integers(1, 3))
+def test_the_neighbourhood_of_a_window_is_all_that_it_needs(crop, cells, split):
+    (_, (t, l, b, r), window), fast, feat = crop, make(split=split), torch.randn(1, 6, *cells)
+    near, inside = neighbourhood(feat, window)
+    part = render_fast(fast, fast.prepare(near), near.shape[-2:], (b - t, r - l), inside)
+    assert (part - render_fast(fast, fast.prepare(feat), cells, (b - t, r - l), window)).abs().max() < 1e-4
+    assert all(k <= (hi - lo) * n + 6 for k, n, lo, hi in zip(near.shape[-2:], cells, window[:2], window[2:]))
+
 def test_it_is_continuous_across_cells():
     fast, feat, n = make(), torch.randn(1, 6, 4, 4), 2**14
     line = torch.stack([torch.full((n,), .3), pixel_centres(n)], -1)[None]
@@ -41,6 +49,14 @@ def test_a_field_uses_it_when_told():
     assert exact.shape == fast.shape and (exact - fast).abs().mean() > .01
     assert torch.equal(field.using('fast').render(scale=2), fast) and torch.equal(field.using('fast').using('exact').render(scale=2), exact)
     assert_close(field[1].render(scale=2, renderer='fast'), fast[1:2]); assert_close(field.using('fast')[1:].render(scale=2), fast[1:])
+
+def test_a_large_field_keeps_no_grid_and_answers_alike(monkeypatch):
+    field, ask = make_field(fast=make()), dict(size=(31, 22), window=(.2, .3, .75, .7))
+    kept = field.using('fast')
+    monkeypatch.setattr(ImageField, 'kept_cells', 100)
+    free = make_field(fast=field.fast).using('fast')
+    assert kept.grid is not None and free.grid is None
+    assert_close(free.render(**ask), kept.render(**ask), atol=1e-5, rtol=0)
 
 def test_a_field_without_one_says_so(refuses):
     with refuses('no fast renderer'): make_field().render(renderer='fast')

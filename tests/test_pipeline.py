@@ -213,7 +213,16 @@ def test_wrong_images(pipe, tmp_path, refuses):
         with refuses('no such image file'): task(tmp_path/'nowhere.png')
         with refuses('text.png is not an image that can be read'): task(tmp_path/'text.png')
         with refuses('NaN'): task(torch.full((3, 4, 4), torch.nan))
-        with refuses('(3,h,w)'): task(torch.zeros(2, 3, 4, 4))
+        with refuses('(3,h,w)'): task(torch.zeros(2, 5, 4, 5))
+        with refuses('the list of images is empty'): task([])
+        with refuses('must have one size, not 4 x 4, 4 x 6'): task([picture(4, 4), picture(4, 6)])
+
+def test_pictures_together_get_the_answers_that_they_get_alone(pipe):
+    a, b = picture(8, 9, 1), picture(8, 9, 2)
+    for together in ([a, b], torch.stack([a, b])):
+        feat = pipe.upscale(together, seed=5, n=2).feat
+        for k, alone in enumerate((a, b)): assert_close(feat[2*k:2*k+2], pipe.upscale(alone, seed=5, n=2).feat, atol=1e-4, rtol=0)
+    assert len(pipe.encode([a, b, a])) == 3
 
 def test_the_input_decides(pipe):
     a, b = (pipe.upscale(picture(10, 10, seed), seed=0, steps=2, consistent=False).render(size=20) for seed in (1, 2))

@@ -3,6 +3,7 @@ import base64, io, re
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from PIL import Image
+from arsr.fast import FastConfig, FastRenderer
 from arsr.field import ImageField
 from arsr.liif import LIIF
 from arsr.widgets import bicubic, both_pictures, explore, magnify, overview, shares, span, viewport
@@ -151,6 +152,14 @@ def test_what_cannot_be_shown_is_refused(refuses, wrong, says):
 def test_a_field_opens_its_own_panel():
     panel = random_field().explore(scale=4, most=32)
     assert panel.scale.value == 4 and repr(panel) == 'Explorer(ImageField(1 x 32x24), scale=4.00)'
+
+@pytest.mark.parametrize('renderer', ['exact', 'fast', None])
+def test_a_panel_is_fast_where_it_can_be_and_says_so(renderer):
+    field, ask = random_field(), dict(scale=2, most=64)
+    field.fast = FastRenderer(FastConfig(16, wide=8, hidden=(8, 8))).requires_grad_(False)
+    panel, used = explore(field, **ask, renderer=renderer), renderer or 'fast'
+    assert ("renderer='fast'" in panel.caption.value) == (used == 'fast')
+    assert (decoded(panel.ours) == pixels(field.to_pil(scale=2, renderer=used))).all()
 
 def test_the_panel_has_a_still_for_pages_that_cannot_run_it():
     panel = explore(random_field(), scale=8, most=40)
