@@ -6,11 +6,12 @@
 __all__ = ['TABLES', 'GROUPS', 'COUNTS', 'TASKS', 'Bench', 'head', 'methods', 'compare', 'photographs', 'table_photos',
            'table_drawings', 'Rendered', 'TrueDrawings', 'looks', 'true_looks', 'distances', 'table_generation',
            'seen_once', 'table_consistency', 'table_diversity', 'with_denoiser', 'variants', 'distance_of', 'by_noise',
-           'table_alignment', 'table_samplers', 'table_cost', 'literal', 'renderers', 'products', 'table_speed',
-           'table_compute', 'find_table', 'run_table', 'open_bench', 'means', 'as_text']
+           'table_alignment', 'table_samplers', 'table_cost', 'literal', 'renderers', 'products', 'copies', 'in_turns',
+           'table_speed', 'chores', 'table_whole', 'rendered_both_ways', 'table_fidelity', 'table_compute',
+           'find_table', 'kept', 'run_table', 'open_bench', 'means', 'as_text']
 
 # %% ../nbs/17_bench.ipynb #d6534187
-import json, statistics, time
+import json, statistics, tempfile, time
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from .baselines import Bicubic, Lanczos, load_baseline
+from .baselines import Bicubic, ImplicitDiffusion, Lanczos, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
 from .coords import make_cell, make_coord, resize
 from .data import degrade, open_source, write_whole
@@ -29,6 +30,7 @@ from .liif import EPS, LIIF, SHIFTS, dense, linears, render_grid
 from .metrics import diversity, efflite, frechet, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
 from .pipeline import ARSR, load_weights, read_config
 from .recipes import FAST, errors_of, whole_questions
+from .refining import cell_peak
 from .train import machine
 from .unet import Denoiser
 
@@ -290,30 +292,89 @@ def literal(liif:LIIF, feat:Tensor, size:int)->Tensor: # (n,c,h,w) features -> (
 def renderers(liif:LIIF, fast:FastRenderer, feat:Tensor, size:int)->dict: # name -> (job, multiplications of its hidden layers)
     "Ways to render one latent at a size."
     d, grid = liif.mlp[2].in_features, fast.prepare(feat)
-    hidden = 4 * size**2 * d**2 * (len(linears(liif.mlp)) - 2)
+    hidden, narrow = 4 * size**2 * d**2 * (len(linears(liif.mlp)) - 2), size**2 * sum(m.weight.numel() for m in linears(fast.mlp)[:-1])
     return {'literal': (lambda: literal(liif, feat, size), hidden), 'exact, float32': (lambda: render_grid(liif, feat, size), hidden),
             'exact, bfloat16': (lambda: render_grid(liif, feat, size, dtype=torch.bfloat16), hidden),
-            'fast renderer': (lambda: render_fast(fast, grid, feat.shape[-2:], size), 0), 'bicubic': (lambda: sample_bicubic(feat[:, :3], size), 0)}
+            'fast renderer': (lambda: render_fast(fast, grid, feat.shape[-2:], size), narrow), 'bicubic': (lambda: sample_bicubic(feat[:, :3], size), 0)}
 
 def products(d:int, device)->dict: # name -> (job, multiplications)
     "Bare matrix products of the shape of a hidden layer, in the form that is fastest here."
     job = lambda dtype: (lambda layer=dense(nn.Linear(d, d).to(device), dtype, 4096), x=torch.randn(4096, d, dtype=dtype, device=device): [layer(x) for _ in range(64)], 64 * 4096 * d**2)
     return {f'matrix product, {str(dtype)[6:]}': job(dtype) for dtype in (torch.float32, torch.bfloat16)}
 
+def copies(bytes:int, device)->dict: # name -> (job, 0)
+    "So many bytes from one place in memory to another, too many for a cache."
+    x, y = torch.zeros(2, bytes, dtype=torch.uint8, device=device)
+    return {f'copy of {bytes / 2**20:.0f} MB': (lambda: y.copy_(x), 0)}
+
+def in_turns(
+    jobs:dict, # name -> job
+    turns:int, # how often all of them are done, one after the other, after one turn that warms up
+    device='cpu',
+)->dict: # name -> seconds and peak_bytes, medians over the turns
+    "Whoever is compared takes turns, so that a drift of the machine meets all alike."
+    runs = {name: [] for name in jobs}
+    for _ in range(turns + 1):
+        for name, job in jobs.items(): runs[name].append({k: v for k, v in measured(job, device).items() if k != 'result'})
+    return {name: {k: statistics.median(r[k] for r in runs[name][1:]) for k in ('seconds', 'peak_bytes')} for name in jobs}
+
+# %% ../nbs/17_bench.ipynb #29f06b7c
 @torch.no_grad()
 def table_speed(b:Bench)->list:
-    "Rendering one latent of 64 x 64 cells, features 128, LIIF 256 x 4, in several ways, taking turns; beside the machine's own limit."
+    "Rendering one latent of 64 x 64 cells, features 128, LIIF 256 x 4, in several ways, taking turns; beside the machine's own limits, and image-space diffusion at the same size."
     torch.manual_seed(b.seed)
     c, d, cells = b.pick((16, 32, 16), (128, 256, 64))
     liif, feat = LIIF(c, hidden=(d,) * 4).to(b.device).requires_grad_(False), torch.randn(1, c, cells, cells, device=b.device)
-    fast, rows = FastRenderer(FastConfig(c, hidden=FAST.hidden)).to(b.device).requires_grad_(False), []
+    fast, idm, rows = FastRenderer(FastConfig(c, FAST.wide, FAST.hidden, FAST.split)).to(b.device).requires_grad_(False), ImplicitDiffusion().to(b.device).eval(), []
     for size in b.pick((64,), (512, 1024)):
-        jobs = products(d, b.device) | renderers(liif, fast, feat, size)
-        runs = {name: [] for name in jobs}
-        for turn in range(b.pick(2, 6)):
-            for name, (job, _) in jobs.items(): runs[name].append(measured(job, b.device)['seconds'])
-        seconds = {name: statistics.median(r[1:]) for name, r in runs.items()}  # the first turn warms up
-        rows += [dict(method=name, size=size, seconds=s, speedup=seconds['literal'] / s, gmacs=jobs[name][1] / s / 1e9, runs=len(runs[name]) - 1) for name, s in seconds.items()]
+        jobs = products(d, b.device) | copies(b.pick(2**20, 2**28), b.device) | renderers(liif, fast, feat, size)
+        jobs |= {'image-space diffusion': (lambda: idm.upscale(torch.zeros(3, size // 4, size // 4), seed=b.seed, steps=b.pick(2, 20)).render(size=size), 0)}
+        done = in_turns({name: job for name, (job, _) in jobs.items()}, turns := b.pick(1, 3), b.device)
+        rows += [dict(method=name, size=size, **r, speedup=done['literal']['seconds'] / r['seconds'], gmacs=jobs[name][1] / r['seconds'] / 1e9, runs=turns) for name, r in done.items()]
+    return rows
+
+# %% ../nbs/17_bench.ipynb #2983c184
+def chores(b:Bench)->dict: # (task, method) -> job
+    "Whole tasks with the shipped models, from the input to the pixels."
+    small, side, huge = photographs(b)[next(iter(photographs(b)))][:, :b.pick(32, 256), :b.pick(32, 256)], b.pick(64, 512), b.pick(300, 20_000)
+    new = lambda n, size, how: (lambda: b.emoji.generate(n, seed=b.seed).render(size=size, renderer=how))
+    larger = lambda how: (lambda: b.photo.upscale(small, seed=b.seed).render(scale=4, renderer=how))
+    def written():
+        with tempfile.TemporaryDirectory() as folder: b.emoji.generate(1, seed=b.seed).using('fast').save(Path(folder)/'a.tif', size=huge)
+    jobs = {(f'{n} from noise, {size} px', how): new(n, size, how) for n, size in ((1, side), (16, side), (1, 8 * side)) for how in ('exact', 'fast')}
+    jobs |= {(f'photograph of {small.shape[-1]} px x4', how): larger(how) for how in ('exact', 'fast')}
+    return jobs | {(f'TIFF of {huge:,} px', 'fast'): written}
+
+@torch.no_grad()
+def table_whole(b:Bench)->list:
+    "Seconds and memory of whole tasks with the shipped models, from the input to the pixels."
+    jobs = {key: job for key, job in chores(b).items() if key[1] == 'exact' or (b.photo.refiner_fast if key[0].startswith('photograph') else b.emoji.fast)}
+    done = in_turns(jobs, turns := b.pick(1, 2), b.device)
+    return [dict(task=task, method=how, **done[task, how], runs=turns) for task, how in jobs]
+
+# %% ../nbs/17_bench.ipynb #93907ca5
+def rendered_both_ways(b:Bench)->dict: # task -> (name of a picture, scale) -> (field, its truth at that scale (3,h,w), cells of the field a pixel of its own)
+    "Fields, and what they should show, for each kind of field that has a fast renderer."
+    held, photos, scales = DistinctDrawings(), photographs(b), b.pick((4,), (2, 4, 8, 16))
+    encoded = lambda i, s: (b.emoji.encode(held.view(i, 128)), held.view(i, 128 * s), .25)
+    drawn = lambda i, s: (b.emoji.upscale(held.small(i), seed=b.seed), held.view(i, 32 * s), 1)
+    photo = lambda name, s: (b.photo.upscale(degrade(photos[name], s), seed=b.seed), photos[name], 1)
+    tasks = {'encoded drawings': (encoded, range(b.pick(1, 8)), b.emoji.fast), 'enlarged drawings': (drawn, range(b.pick(1, 20)), b.emoji.refiner_fast),
+             'enlarged photographs': (photo, photos, b.photo.refiner_fast)}
+    return {task: {(name, s): ask(name, s) for name in names for s in scales} for task, (ask, names, fast) in tasks.items() if fast}
+
+@torch.no_grad()
+def table_fidelity(b:Bench)->list:
+    "What the fast renderers lose against LIIF: the same fields rendered both ways, beside the truth."
+    rows = []
+    for task, asked in rendered_both_ways(b).items():
+        for (name, scale), (field, truth, share) in asked.items():
+            size, exact = tuple(truth.shape[-2:]), None
+            for how in ('exact', 'fast'):
+                out = field.render(size=size, renderer=how)[0].cpu()
+                exact = out if exact is None else exact
+                seen = dict(cells=cell_peak(out, scale / share), cells_truth=cell_peak(truth, scale / share)) if scale >= 4 else {}
+                rows.append(dict(task=task, method=how, scale=scale, picture=name, psnr=psnr(out, truth).item(), **seen, **(dict(apart=psnr(out, exact).item()) if how == 'fast' else {})))
     return rows
 
 # %% ../nbs/17_bench.ipynb #ab24d1b7
@@ -327,7 +388,7 @@ def table_compute(b:Bench)->list:
 
 # %% ../nbs/17_bench.ipynb #64165944
 TABLES = dict(photos=table_photos, drawings=table_drawings, generation=table_generation, consistency=table_consistency, diversity=table_diversity,
-              alignment=table_alignment, samplers=table_samplers, cost=table_cost, speed=table_speed, compute=table_compute)
+              alignment=table_alignment, samplers=table_samplers, cost=table_cost, speed=table_speed, whole=table_whole, fidelity=table_fidelity, compute=table_compute)
 
 # %% ../nbs/17_bench.ipynb #7f3b474a
 def find_table(name:str):
@@ -336,17 +397,28 @@ def find_table(name:str):
     return TABLES[name]
 
 # %% ../nbs/17_bench.ipynb #95956289
+def kept(
+    rows:list, # measured now
+    before:dict, # an earlier result of the same table
+)->dict: # `rows` of methods that were not measured now, and a head that says where they are from; empty if there are none
+    "What an earlier file says about methods that cannot be run here."
+    left = [r for r in before['rows'] if 'method' in r and r['method'] not in {row.get('method') for row in rows}]
+    since = {k: before[k] for k in ('commit', 'date', 'hardware')} | dict(methods=list(dict.fromkeys(r['method'] for r in left)))
+    return dict(rows=rows + left, baselines=before['baselines'], kept=before.get('kept') or since) if left else {}
+
 def run_table(
     b:Bench, # what and how
     name:str, # of a table
     out:Path, # folder of the results
+    keep:bool=False, # rows of methods that are not measured this time stay from the earlier file
 )->dict: # the head, and `rows`
     "Measure one table and write it to OUT/NAME.json; `ValueError` for an unknown name."
-    fill, start = find_table(name), time.perf_counter()
+    fill, start, path = find_table(name), time.perf_counter(), Path(out)/f'{name}.json'
     with torch.no_grad(): rows = fill(b)
     result = head(b, time.perf_counter() - start) | {'table': name, 'what': fill.__doc__, 'rows': rows}
-    Path(out).mkdir(parents=True, exist_ok=True)
-    write_whole(Path(out)/f'{name}.json', lambda part: part.write_text(json.dumps(result, indent=1)))
+    if keep and path.exists(): result |= kept(rows, json.loads(path.read_text()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda part: part.write_text(json.dumps(result, indent=1)))
     return result
 
 # %% ../nbs/17_bench.ipynb #0b37440c

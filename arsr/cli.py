@@ -108,7 +108,7 @@ def bench(args):
     for name in names: find_table(name)
     b = open_bench(args.baselines, args.runs, _device(args), data=args.data, quick=args.quick, seed=args.seed)
     for name in names:
-        result = run_table(b, name, args.out)
+        result = run_table(b, name, args.out, args.keep)
         print(f"{name}: {result['what']} {len(result['rows'])} rows in {result['seconds']:.0f} s, {Path(args.out)/name}.json\n{as_text(means(result['rows']))}\n", flush=True)
 
 # %% ../nbs/14_cli.ipynb #2e6ce5fe
@@ -175,7 +175,7 @@ def _add_generate(commands):
 def _add_train(commands):
     p = _command(commands, 'train', train, 'arsr train emoji-generate --stage first --minutes 25 --out runs/emoji')
     p.add_argument('preset', help='name of a preset; `arsr info` lists them')
-    p.add_argument('--stage', required=True, help='first; decoder: more of first with the encoder at rest; latent; align; control: as align, without its loss; guide: learn its own guidance; refine: a second decoder for an upscaler; fast: a fast renderer')
+    p.add_argument('--stage', required=True, help='first; decoder: more of first with the encoder at rest; latent; align; control: as align, without its loss; guide: learn its own guidance; refine: a second decoder for an upscaler; finish: more of refine, judged as pictures; fast: a fast renderer')
     p.add_argument('--out', required=True, help='folder; the stages of a model share it, and a later call goes on there')
     p.add_argument('--data', help="'emoji', a folder, a zip, NAME:FOLDER of a public set, hub:OWNER/NAME (default: the preset's)")
     p.add_argument('--minutes', type=float, default=25, help='stop this call after so long (default: 25)')
@@ -190,6 +190,7 @@ def _add_bench(commands):
     p.add_argument('--task', choices=('upscale', 'generate'), help='only the tables of a task')
     p.add_argument('--data', help='a folder of your pictures instead of the photographs')
     p.add_argument('--baselines', help='folder with trained baselines: liif-emoji, idm-emoji, liif-photo, idm-photo')
+    p.add_argument('--keep', action='store_true', help='leave rows of methods that are not measured this time as they stand in the file')
     p.add_argument('--run', dest='runs', nargs='+', default=(), help='folders of `arsr train`, one a model, for weights that are not shipped')
     p.add_argument('--seed', type=int, default=0, help='of all noise (default: 0)')
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')

@@ -7,8 +7,8 @@ __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NAN
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
            'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'open_both',
            'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'finished', 'sampler_of',
-           'patches', 'train_refiner', 'trained_refiner', 'train_fast', 'for_data', 'assemble', 'kind_shares',
-           'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
+           'windows', 'patches', 'train_refiner', 'trained_refiner', 'train_fast', 'for_data', 'assemble',
+           'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -71,7 +71,7 @@ PAPER_UNET_FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), attn=(0, 1, 2))
 PRESETS = {
     'emoji-generate': Preset('generator', NANO, NANO_GENERATOR, settings=TRAINING, **OURS),
     'emoji-upscale': Preset('upscaler', NANO, NANO_UPSCALER, settings=TRAINING, **OURS),
-    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), settings=TRAINING, **OURS),
+    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), perceptual=.4, settings=TRAINING, **OURS),
     'small-generate': Preset('generator', SMALL, SMALL_GENERATOR, settings=TRAINING, **OURS),
     'small-upscale': Preset('upscaler', SMALL, SMALL_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), settings=TRAINING, **OURS),
     'paper-gen-256': Preset('generator', FirstStageConfig(), DenoiserConfig(PAPER_UNET), data='ffhq:data', base=256, sizes=(64, 256), crop=256),
@@ -215,6 +215,10 @@ def sampler_of(preset:Preset, out:Path): # cond (n,z,h,w) -> latents (n,z,h,w)
     load_weights(denoiser := Denoiser(preset.denoiser), path)
     return partial(sampled_latents, freeze(denoiser).to(accelerator().device))
 
+def windows(preset:Preset, renders:Renders, cache:dict)->Enlargements:
+    "Windows of small pictures, as large as the crops of the first stage."
+    return Enlargements(renders, cache['cond'], preset.factor, preset.crop // preset.factor, preset.queries)
+
 def patches(preset:Preset, renders:Renders, cache:dict)->Patches:
     "Whole small pictures, and patches no larger than the smallest truth."
     return Patches(renders, cache['cond'], preset.factor, min(64, preset.sizes[0]))
@@ -227,7 +231,7 @@ def train_refiner(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     if stage == 'finish' and not earlier.exists(): raise ValueError(f"{out} holds no {earlier.name}: run --stage refine into the same folder before")
     renders, cache = open_both(preset, first, data, out)
     refiner, loss = refiner_from(first.cpu()), partial(refining_loss, sample=sampler_of(preset, out))
-    if stage == 'refine': samples = Enlargements(renders, cache['cond'], preset.factor, preset.crop // preset.factor, preset.queries)
+    if stage == 'refine': samples = windows(preset, renders, cache)
     else:
         load_weights(refiner, earlier)
         samples = patches(preset, renders, cache)
@@ -248,10 +252,10 @@ def train_fast(preset:Preset, data:str, out:Path, **budget)->dict:
     first, refiner = trained_first(preset, out).to(accelerator().device), trained_refiner(preset, out)
     renders, cache = open_both(preset, first, data, out)
     if refiner:
-        sample, teacher, name, samples = sampler_of(preset, out), refiner, 'refiner_fast', patches(preset, renders, cache)
+        sample, teacher, name, samples = sampler_of(preset, out), refiner, 'refiner_fast', windows(preset, renders, cache)
         features = lambda batch: refiner.decoder(refiner.told(sample(batch['cond']), batch['cond'], batch['lr']))
     else:
-        teacher, name, samples = first, 'fast', Latents(renders, {'z': cache['z']}, queries=4 * preset.queries)
+        teacher, name, samples = first, 'fast', Latents(renders, {'z': cache['z']})
         features = lambda batch: first.decoder(batch['z'] + preset.first.noise * torch.randn_like(batch['z']))
     fast = FastRenderer(replace(FAST, n_feat=first.decoder.n_feat))
     state = fit(fast, partial(imitation_loss, liif=teacher.liif, features=features), samples, out/name, settings_of(preset, 'fast'), **budget)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HARMONICS', 'WEAVE', 'Refiner', 'refiner_from', 'Enlargements', 'Patches', 'sampled_latents', 'woven',
-           'refining_loss']
+           'refining_loss', 'cell_peak']
 
 # %% ../nbs/07a_refining.ipynb #9d421673
 import numpy as np, torch, torch.nn.functional as F
@@ -148,3 +148,14 @@ def refining_loss(
     patch = lambda x: to_image(rearrange(x, 'n (h w) c -> n c h w', h=round(x.shape[1]**.5)))
     judged = apart(patch(answer), patch(batch['rgb'])) + WEAVE * woven(error, batch['coord'], batch['cond'].shape[-2:])
     return error.abs().mean() + weight * judged.mean()
+
+# %% ../nbs/07a_refining.ipynb #80d0b850
+def cell_peak(
+    x:Tensor, # (3,h,w) picture
+    period:float, # pixels of a cell
+)->float: # 1 if nothing repeats with the cells
+    "Power at one wave a cell over the median of the frequencies beside it, mean over rows and columns."
+    def along_rows(x):
+        power, k = torch.fft.rfft(x - x.mean()).abs().square().mean(0), round(x.shape[-1] / period)
+        return power[k - 1:k + 2].max() / torch.cat([power[max(0, k - 12):k - 3], power[k + 4:k + 13]]).median()
+    return (along_rows(x.mean(0)) + along_rows(x.mean(0).T)).item() / 2

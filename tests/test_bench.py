@@ -73,6 +73,17 @@ def test_your_own_pictures(folders, tmp_path):
     result = json.loads((tmp_path/'out'/'photos.json').read_text())
     assert [p.name for p in (tmp_path/'out').iterdir()] == ['photos.json'] and {r['picture'] for r in result['rows']} == {'noise.png'}
 
+def test_rows_of_others_are_kept_with_their_date(tmp_path):
+    b = open_bench(quick=True, device='cpu')
+    old = dict(rows=[dict(method=m, scale=4, picture=0, psnr=1.) for m in ('ours', 'rival')], commit='a', date='b', hardware='c', baselines={'rival emoji': {}})
+    (tmp_path/'drawings.json').write_text(json.dumps(old))
+    for _ in range(2):  # twice in a row, the note is still that of the first
+        result = run_table(b, 'drawings', tmp_path, keep=True)
+        rival = [r for r in result['rows'] if r['method'] == 'rival']
+        assert rival == old['rows'][1:] and result['kept'] == dict(commit='a', date='b', hardware='c', methods=['rival']) and result['baselines'] == {'rival emoji': {}}
+        assert all(r['psnr'] != 1 for r in result['rows'] if r['method'] == 'ours') and json.loads((tmp_path/'drawings.json').read_text())['rows'] == json.loads(json.dumps(result['rows']))
+    assert 'kept' not in run_table(b, 'drawings', tmp_path) and 'rival' not in (tmp_path/'drawings.json').read_text()
+
 def test_means_and_text():
     rows = [dict(picture=p, scale=s, method='a', psnr=float(p + s)) for p in (0, 2) for s in (2, 4)]
     assert means(rows) == [dict(method='a', scale=2, psnr=3.), dict(method='a', scale=4, psnr=5.)]
