@@ -299,7 +299,11 @@ def renderers(liif:LIIF, fast:FastRenderer, feat:Tensor, size:int)->dict: # name
 
 def products(d:int, device)->dict: # name -> (job, multiplications)
     "Bare matrix products of the shape of a hidden layer, in the form that is fastest here."
-    job = lambda dtype: (lambda layer=dense(nn.Linear(d, d).to(device), dtype, 4096), x=torch.randn(4096, d, dtype=dtype, device=device): [layer(x) for _ in range(64)], 64 * 4096 * d**2)
+    def job(dtype):
+        layer, x = dense(nn.Linear(d, d).to(device), dtype, 4096), torch.randn(4096, d, dtype=dtype, device=device)
+        def run():
+            for _ in range(64): layer(x)  # no answer is kept: memory that is asked of the system anew would cost more than the product
+        return run, 64 * 4096 * d**2
     return {f'matrix product, {str(dtype)[6:]}': job(dtype) for dtype in (torch.float32, torch.bfloat16)}
 
 def copies(bytes:int, device)->dict: # name -> (job, 0)

@@ -150,6 +150,7 @@ def encode_renders(
     device, out = next(first.parameters()).device, []
     for x in watched(renders.base.split(batch)):
         x = to_model(view(torch.stack([x, x.flip(-1)], 1).flatten(0, 1).to(device) / 255))
+        x = x.to(memory_format=torch.channels_last)  # twice as fast on a CPU (lesson 09), and without a gradient nothing speaks against it
         with fast_arithmetic(device.type): out.append(first.encode(x).half().cpu().unflatten(0, (-1, 2)))
     return torch.cat(out)
 
