@@ -62,7 +62,7 @@ def upscale(args):
     size = parse_size(args.size) if args.size else None
     scale = args.scale if args.scale is not None or size else 4.
     h, w = _check_target(image.shape[-2:], size, scale, args.force)
-    field = _pipe(args).upscale(image, seed=args.seed, steps=args.steps)
+    field = _pipe(args).upscale(image, seed=args.seed, steps=args.steps).using(args.renderer)
     print(field.save(out, size=(h, w)), f'{h}x{w}')
 
 # %% ../nbs/14_cli.ipynb #f57d700f
@@ -72,7 +72,7 @@ def generate(args):
     if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file; give a folder for the pictures")
     pipe = _pipe(args)
     size = _check_target((pipe.meta['size'],) * 2, size, None, args.force)
-    fields = pipe.generate(args.n, seed=args.seed, steps=args.steps, category=args.category, guidance=args.guidance)
+    fields = pipe.generate(args.n, seed=args.seed, steps=args.steps, category=args.category, guidance=args.guidance).using(args.renderer)
     out.mkdir(parents=True, exist_ok=True)
     for k in range(args.n): print(fields[k].save(out/f'{args.seed + k:04d}.png', size=size))
 
@@ -148,6 +148,7 @@ def _add_common(p, weights, steps):
     p.add_argument('--weights', default=weights, help=f"'emoji', 'photo', a folder or a hub id (default: {weights})")
     p.add_argument('--seed', type=int, default=0, help='which answer (default: 0)')
     p.add_argument('--steps', type=int, default=steps, help=f'network evaluations (default: {steps})')
+    p.add_argument('--renderer', choices=('exact', 'fast'), default='exact', help='exact: LIIF; fast: what imitates it, for large pictures (default: exact)')
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
     p.add_argument('--force', action='store_true', help='allow pictures over 67 megapixels')
 

@@ -5,6 +5,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 import arsr.cli, arsr.pipeline, arsr.recipes, arsr.streaming, arsr.train
 from arsr.cli import main, parse_size, parser
+from arsr.fast import FastConfig, FastRenderer
 from arsr.field import FirstStage, FirstStageConfig, ImageField
 from arsr.pipeline import ARSR
 from arsr.recipes import PRESETS, Preset, train_stage
@@ -78,6 +79,15 @@ def test_a_later_picture_of_a_run_is_the_first_of_a_later_seed(run):
     for n, seed, out in ((3, 0, 'many'), (1, 2, 'one')): assert run('generate', '--weights', 'toy', '--steps', 2, '-n', n, '--seed', seed, '-o', out)[0] == 0
     a, b = (np.asarray(Image.open(f'{folder}/0002.png')).astype(int) for folder in ('many', 'one'))
     assert abs(a - b).max() <= 1  # rounding to bytes
+
+def test_a_renderer_can_be_chosen_where_there_is_one(run, place, toy):
+    ask = 'upscale', 'cat.png', '--seed', 0, '--scale', 5, '--renderer'
+    code, _, err = run(*ask, 'fast', '--weights', 'toy', '-o', 'a.png')
+    assert code == 2 and err.count('\n') == 1 and 'no fast renderer' in err and not (place/'a.png').exists()
+    pipe = ARSR.from_pretrained(toy, 'cpu')
+    ARSR(**pipe.parts, fast=FastRenderer(FastConfig(8, wide=8, hidden=(8, 8))), meta=pipe.meta).save_pretrained('both')
+    for renderer in ('exact', 'fast'): assert run(*ask, renderer, '--weights', 'both', '-o', f'{renderer}.png')[0] == 0
+    assert (np.array(Image.open('exact.png')) != np.array(Image.open('fast.png'))).any()
 
 def test_info(run):
     code, out, err = run('info', '--weights', 'toy')
