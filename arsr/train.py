@@ -35,7 +35,8 @@ def hardware()->dict:
 def machine(device='cpu')->str:
     "What computes, in words, for the logs."
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
-    return f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} CPU threads'
+    n = torch.get_num_threads()
+    return f"{platform.processor() or platform.machine()}, {n} CPU thread{'s' * (n > 1)}"
 
 # %% ../nbs/08_train.ipynb #dea43611
 def fast_arithmetic(device:str): # a context
