@@ -67,7 +67,7 @@ def methods(b:Bench, kind:str)->dict: # name -> (lr (1,3,h,w) -> field)
     if liif := b.baselines.get(f'liif {kind}'): out['LIIF regression'] = lambda lr: liif.upscale(lr[0])
     if idm := b.baselines.get(f'idm {kind}'): out['image-space diffusion'] = lambda lr: idm.upscale(lr[0], seed=b.seed)
     if pipe.upscaler: out |= {'ours': lambda lr: pipe.upscale(lr[0], seed=b.seed), 'ours, uncorrected': lambda lr: pipe.upscale(lr[0], seed=b.seed, consistent=False)}
-    if pipe.refiner: out['ours, not refined'] = lambda lr, plain=ARSR(pipe.first, upscaler=pipe.upscaler, meta=pipe.meta, device=pipe.device): plain.upscale(lr[0], seed=b.seed)
+    if pipe.refiner: out['ours, not refined'] = lambda lr: pipe.upscale(lr[0], seed=b.seed, refined=False)
     return out
 
 # %% ../nbs/17_bench.ipynb #f549f635
@@ -192,7 +192,8 @@ def table_consistency(b:Bench)->list:
 def table_diversity(b:Bench)->list:
     "How much four answers to one small picture differ, by scale."
     held, idm, rows, many = DistinctDrawings(), b.baselines.get('idm emoji'), [], b.pick(2, 4)
-    makers = {'ours': lambda lr: b.emoji.upscale(lr, seed=b.seed, n=many)} | ({'image-space diffusion': lambda lr: idm.upscale(lr, seed=b.seed, n=many)} if idm else {})
+    makers = {'ours': lambda lr: b.emoji.upscale(lr, seed=b.seed, n=many), 'ours, not refined': lambda lr: b.emoji.upscale(lr, seed=b.seed, n=many, refined=False)}
+    if idm: makers['image-space diffusion'] = lambda lr: idm.upscale(lr, seed=b.seed, n=many)
     for scale in b.pick((4,), (2, 4, 8, 16)):
         for i in range(b.pick(1, 8)):
             lr = degrade(held.view(i, 256), scale)  # the answer always has 256 pixels, so that only what is known about it differs

@@ -275,6 +275,7 @@ def upscale(self:ARSR,
     n:int=1, # different answers to each input
     sampler:str='dpmpp_2m', # or 'ddim', 'ddpm'
     consistent:bool=True, # correct the answer until shrinking it gives the input back
+    refined:bool=True, # by the refiner, where there is one: nearer to the truth, and hardly different from seed to seed
 )->ImageField: # n fields for each input, one input after the other; their own size is the input's
     "A small picture, continued between its pixels. `ValueError` for pictures of different sizes in one call."
     net, lr = self.part_for('upscaler', 'upscale'), load_images(image).to(self.device)
@@ -284,7 +285,7 @@ def upscale(self:ARSR,
         return in_windows(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
     with fast_arithmetic(self.device.type): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
     z, cond = z.float() * net.z_std, cond * net.z_std
-    field = self.refine(z, cond, lr) if self.refiner else self.decode(z, lr.shape[-2:])
+    field = self.refine(z, cond, lr) if refined and self.refiner else self.decode(z, lr.shape[-2:])
     return back_project(field, lr, self.meta['factor']) if consistent else field
 
 # %% ../nbs/09_pipeline.ipynb #5666dc17

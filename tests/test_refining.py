@@ -128,6 +128,12 @@ def test_a_refined_model_is_saved_and_opened(trained, tmp_path):
     assert_close(again.render(scale=2), field.render(scale=2), atol=2e-3, rtol=0)
     assert set(json.loads((tmp_path/'config.json').read_text())) == {'meta', 'first', 'upscaler', 'refiner', 'refiner_fast'}
 
+def test_the_refiner_can_stand_aside(trained):
+    pipe, lr = ARSR.from_pretrained(trained), torch.rand(3, 8, 12)
+    plain = ARSR(pipe.first, upscaler=pipe.upscaler, meta=pipe.meta, device=pipe.device)
+    assert torch.equal(pipe.upscale(lr, seed=0, refined=False).render(scale=2), plain.upscale(lr, seed=0).render(scale=2))
+    assert not torch.equal(pipe.upscale(lr, seed=0).render(scale=2), plain.upscale(lr, seed=0).render(scale=2))
+
 def test_stages_in_a_wrong_order(trained, tmp_path, refuses):
     PRESETS['toy-make'] = Preset('generator', CONFIG, UP)
     try:
