@@ -7,7 +7,7 @@ __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NAN
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
            'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'open_both',
            'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'finished', 'sampler_of',
-           'windows', 'patches', 'train_refiner', 'trained_refiner', 'train_fast', 'for_data', 'assemble',
+           'windows', 'patches', 'train_refiner', 'trained_refiner', 'quarter', 'train_fast', 'for_data', 'assemble',
            'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
@@ -247,6 +247,12 @@ def trained_refiner(preset:Preset, out:Path)->Refiner|None:
     return freeze(refiner).to(accelerator().device)
 
 # %% ../nbs/13_recipes.ipynb #fb9bcaf5
+def quarter(z:Tensor)->Tensor: # (n,c,h,w) -> (n,c,h/2,w/2)
+    "A window of half the height and width, somewhere: a decoder takes a quarter of the time for it, and has as much to teach."
+    h, w = (max(1, v // 2) for v in z.shape[-2:])
+    top, left = (int(torch.randint(v - k + 1, ())) for v, k in zip(z.shape[-2:], (h, w)))
+    return z[..., top:top + h, left:left + w]
+
 def train_fast(preset:Preset, data:str, out:Path, **budget)->dict:
     "A fast renderer, taught by LIIF: by the refiner's if the preset is an upscaler that has one, else by the first stage's."
     first, refiner = trained_first(preset, out).to(accelerator().device), trained_refiner(preset, out)
@@ -256,7 +262,7 @@ def train_fast(preset:Preset, data:str, out:Path, **budget)->dict:
         features = lambda batch: refiner.decoder(refiner.told(sample(batch['cond']), batch['cond'], batch['lr']))
     else:
         teacher, name, samples = first, 'fast', Latents(renders, {'z': cache['z']})
-        features = lambda batch: first.decoder(batch['z'] + preset.first.noise * torch.randn_like(batch['z']))
+        features = lambda batch: first.decoder((z := quarter(batch['z'])) + preset.first.noise * torch.randn_like(z))
     fast = FastRenderer(replace(FAST, n_feat=first.decoder.n_feat))
     state = fit(fast, partial(imitation_loss, liif=teacher.liif, features=features), samples, out/name, settings_of(preset, 'fast'), **budget)
     if accelerator().is_main_process: save_weights(fast, out/f'{name}.safetensors')
