@@ -341,45 +341,50 @@ def table_speed(b:Bench)->list:
 # %% ../nbs/17_bench.ipynb #2983c184
 def chores(b:Bench)->dict: # (task, method) -> job
     "Whole tasks with the shipped models, from the input to the pixels."
-    small, side, huge = photographs(b)[next(iter(photographs(b)))][:, :b.pick(32, 256), :b.pick(32, 256)], b.pick(64, 512), b.pick(300, 20_000)
+    cut, side, huge = b.pick(32, 256), b.pick(64, 512), b.pick(300, 20_000)
+    small, ways = next(iter(photographs(b).values()))[:, :cut, :cut], lambda fast: ('exact', 'fast') if fast else ('exact',)
     new = lambda n, size, how: (lambda: b.emoji.generate(n, seed=b.seed).render(size=size, renderer=how))
     larger = lambda how: (lambda: b.photo.upscale(small, seed=b.seed).render(scale=4, renderer=how))
     def written():
         with tempfile.TemporaryDirectory() as folder: b.emoji.generate(1, seed=b.seed).using('fast').save(Path(folder)/'a.tif', size=huge)
-    jobs = {(f'{n} from noise, {size} px', how): new(n, size, how) for n, size in ((1, side), (16, side), (1, 8 * side)) for how in ('exact', 'fast')}
-    jobs |= {(f'photograph of {small.shape[-1]} px x4', how): larger(how) for how in ('exact', 'fast')}
-    return jobs | {(f'TIFF of {huge:,} px', 'fast'): written}
+    jobs = {(f'{n} from noise, {size} px', how): new(n, size, how) for n, size in ((1, side), (16, side), (1, 8 * side)) for how in ways(b.emoji.fast)}
+    jobs |= {(f'photograph of {small.shape[-1]} px x4', how): larger(how) for how in ways(b.photo.refiner_fast)}
+    return jobs | ({(f'TIFF of {huge:,} px', 'fast'): written} if b.emoji.fast else {})
 
 @torch.no_grad()
 def table_whole(b:Bench)->list:
     "Seconds and memory of whole tasks with the shipped models, from the input to the pixels."
-    jobs = {key: job for key, job in chores(b).items() if key[1] == 'exact' or (b.photo.refiner_fast if key[0].startswith('photograph') else b.emoji.fast)}
+    jobs = chores(b)
     done = in_turns(jobs, turns := b.pick(1, 2), b.device)
     return [dict(task=task, method=how, **done[task, how], runs=turns) for task, how in jobs]
 
 # %% ../nbs/17_bench.ipynb #93907ca5
-def rendered_both_ways(b:Bench)->dict: # task -> (name of a picture, scale) -> (field, its truth at that scale (3,h,w), cells of the field a pixel of its own)
+def rendered_both_ways(b:Bench): # of task, name of a picture, scale, field, its truth at that scale (3,h,w), pixels of a cell there
     "Fields, and what they should show, for each kind of field that has a fast renderer."
-    held, photos, scales = DistinctDrawings(), photographs(b), b.pick((4,), (2, 4, 8, 16))
-    encoded = lambda i, s: (b.emoji.encode(held.view(i, 128)), held.view(i, 128 * s), .25)
-    drawn = lambda i, s: (b.emoji.upscale(held.small(i), seed=b.seed), held.view(i, 32 * s), 1)
-    photo = lambda name, s: (b.photo.upscale(degrade(photos[name], s), seed=b.seed), photos[name], 1)
-    tasks = {'encoded drawings': (encoded, range(b.pick(1, 8)), b.emoji.fast), 'enlarged drawings': (drawn, range(b.pick(1, 20)), b.emoji.refiner_fast),
-             'enlarged photographs': (photo, photos, b.photo.refiner_fast)}
-    return {task: {(name, s): ask(name, s) for name in names for s in scales} for task, (ask, names, fast) in tasks.items() if fast}
+    held, scales = DistinctDrawings(), b.pick((4,), (2, 4, 8, 16))
+    def drawings(n, side, make): # each field is made once, and asked at every scale
+        for i in range(n):
+            field = make(i)
+            yield from ((i, s, field, held.view(i, side * s)) for s in scales)
+    photos = ((name, s, b.photo.upscale(degrade(x, s), seed=b.seed), x) for name, x in photographs(b).items() for s in scales)
+    tasks = {'encoded drawings': (b.emoji.fast, 4, drawings(b.pick(1, 8), 128, lambda i: b.emoji.encode(held.view(i, 128)))),
+             'enlarged drawings': (b.emoji.refiner_fast, 1, drawings(b.pick(1, 20), 32, lambda i: b.emoji.upscale(held.small(i), seed=b.seed))),
+             'enlarged photographs': (b.photo.refiner_fast, 1, photos)}
+    for task, (fast, pixels, asked) in tasks.items():
+        if fast: yield from ((task, name, s, field, truth, pixels * s) for name, s, field, truth in asked)
 
 @torch.no_grad()
 def table_fidelity(b:Bench)->list:
     "What the fast renderers lose against LIIF: the same fields rendered both ways, beside the truth."
     rows = []
-    for task, asked in rendered_both_ways(b).items():
-        for (name, scale), (field, truth, share) in asked.items():
-            size, exact = tuple(truth.shape[-2:]), None
-            for how in ('exact', 'fast'):
-                out = field.render(size=size, renderer=how)[0].cpu()
-                exact = out if exact is None else exact
-                seen = dict(cells=cell_peak(out, scale / share), cells_truth=cell_peak(truth, scale / share)) if scale >= 4 else {}
-                rows.append(dict(task=task, method=how, scale=scale, picture=name, psnr=psnr(out, truth).item(), **seen, **(dict(apart=psnr(out, exact).item()) if how == 'fast' else {})))
+    for task, name, scale, field, truth, period in rendered_both_ways(b):
+        out = {how: field.render(size=tuple(truth.shape[-2:]), renderer=how)[0].cpu() for how in ('exact', 'fast')}
+        peak = cell_peak(truth, period) if scale >= 4 else None
+        for how, x in out.items():
+            row = dict(task=task, method=how, scale=scale, picture=name, psnr=psnr(x, truth).item())
+            if peak is not None: row |= dict(cells=cell_peak(x, period), cells_truth=peak)
+            if how == 'fast': row['apart'] = psnr(x, out['exact']).item()
+            rows.append(row)
     return rows
 
 # %% ../nbs/17_bench.ipynb #ab24d1b7

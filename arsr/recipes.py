@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
-           'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'trained_first', 'open_both',
-           'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'finished', 'sampler_of',
-           'windows', 'patches', 'train_refiner', 'trained_refiner', 'quarter', 'train_fast', 'for_data', 'assemble',
-           'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
+           'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by', 'trained_first',
+           'open_both', 'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'finished',
+           'sampler_of', 'windows', 'patches', 'train_refiner', 'trained_refiner', 'quarter', 'train_fast', 'for_data',
+           'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -134,10 +134,14 @@ def train_first(preset:Preset, data:str, out:Path, **budget)->dict:
     return state
 
 # %% ../nbs/13_recipes.ipynb #97ccb5ee
+def left_by(stage:str, path:Path)->Path: # the path
+    "A file that an earlier stage must have left; `ValueError` if it has not."
+    if not path.exists(): raise ValueError(f"{path.parent} holds no {path.name}: run --stage {stage} into the same folder before")
+    return path
+
 def trained_first(preset:Preset, out:Path)->FirstStage:
     "The frozen first stage that an earlier run left in `out`."
-    if not (out/'first.safetensors').exists(): raise ValueError(f"{out} holds no first.safetensors: run --stage first into the same folder before")
-    load_weights(first := FirstStage(preset.first), out/'first.safetensors')
+    load_weights(first := FirstStage(preset.first), left_by('first', out/'first.safetensors'))
     return freeze(first)
 
 def open_both(preset:Preset, first:FirstStage, data:str, out:Path)->tuple:
@@ -194,9 +198,7 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     first, denoiser = trained_first(preset, out).to(accelerator().device), Denoiser(preset.denoiser)
     renders, cache = open_both(preset, first, data, out)
     if preset.first.latent != 'norm': denoiser.z_std.fill_(cache['z'][:settings_of(preset, 'latent').batch].float().std())
-    if stage != 'latent':
-        if not (out/f'{preset.task}-latent.safetensors').exists(): raise ValueError(f"{out} holds no {preset.task}-latent.safetensors: run --stage latent into the same folder before")
-        load_weights(denoiser, out/f'{preset.task}-latent.safetensors')
+    if stage != 'latent': load_weights(denoiser, left_by('latent', out/f'{preset.task}-latent.safetensors'))
     settings, loss = settings_of(preset, stage), loss_of(preset, stage, first, denoiser, out)
     samples = Latents(renders, cache, denoiser.z_std.item(), labels=denoiser.cfg.unet.classes > 0, queries=preset.queries * (stage == 'align'))
     keep = partial(keep_doublings, denoiser, out/f'{preset.task}-after') if stage == 'latent' else None
@@ -227,11 +229,11 @@ def patches(preset:Preset, renders:Renders, cache:dict)->Patches:
 def train_refiner(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     "For enlarging: a second decoder that knows what the sampler makes, and sees the small picture. At points (`refine`), then at patches that are judged as pictures too (`finish`)."
     if preset.task != 'upscaler': raise ValueError("only an upscaler can be refined: use a preset such as emoji-upscale")
-    first, earlier = trained_first(preset, out).to(accelerator().device), out/'refiner-refine.safetensors'
-    if stage == 'finish' and not earlier.exists(): raise ValueError(f"{out} holds no {earlier.name}: run --stage refine into the same folder before")
+    first = trained_first(preset, out).to(accelerator().device)
+    earlier = left_by('refine', out/'refiner-refine.safetensors') if stage == 'finish' else None
     renders, cache = open_both(preset, first, data, out)
     refiner, loss = refiner_from(first.cpu()), partial(refining_loss, sample=sampler_of(preset, out))
-    if stage == 'refine': samples = windows(preset, renders, cache)
+    if earlier is None: samples = windows(preset, renders, cache)
     else:
         load_weights(refiner, earlier)
         samples = patches(preset, renders, cache)
