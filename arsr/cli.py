@@ -48,10 +48,13 @@ def _device(args):
     return args.device
 
 # %% ../nbs/14_cli.ipynb #4c04e6b3
-def _pipe(args):
-    "The model that `--weights` names, on the device that `--device` names."
+def _pipe(args, refined):
+    "The model that `--weights` names, on the device that `--device` names, which must have a fast renderer if `--renderer` asks for one: the refiner's, or the first stage's."
     from arsr.pipeline import ARSR
-    return ARSR.from_pretrained(args.weights, _device(args))
+    pipe = ARSR.from_pretrained(args.weights, _device(args))
+    fast = pipe.refiner_fast if refined and pipe.refiner else pipe.fast
+    if args.renderer == 'fast' and not fast: raise ValueError(f"the weights '{args.weights}' have no fast renderer for this; use --renderer exact")
+    return pipe
 
 # %% ../nbs/14_cli.ipynb #c116a568
 def upscale(args):
@@ -62,7 +65,7 @@ def upscale(args):
     size = parse_size(args.size) if args.size else None
     scale = args.scale if args.scale is not None or size else 4.
     h, w = _check_target(image.shape[-2:], size, scale, args.force)
-    field = _pipe(args).upscale(image, seed=args.seed, steps=args.steps).using(args.renderer)
+    field = _pipe(args, refined=True).upscale(image, seed=args.seed, steps=args.steps, trust=args.trust).using(args.renderer)
     print(field.save(out, size=(h, w)), f'{h}x{w}')
 
 # %% ../nbs/14_cli.ipynb #f57d700f
@@ -70,7 +73,7 @@ def generate(args):
     "New pictures from noise."
     size, out = parse_size(args.size) if args.size else None, Path(args.output)
     if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file; give a folder for the pictures")
-    pipe = _pipe(args)
+    pipe = _pipe(args, refined=False)
     size = _check_target((pipe.meta['size'],) * 2, size, None, args.force)
     fields = pipe.generate(args.n, seed=args.seed, steps=args.steps, category=args.category, guidance=args.guidance).using(args.renderer)
     out.mkdir(parents=True, exist_ok=True)
@@ -160,6 +163,7 @@ def _add_upscale(commands):
     size = p.add_mutually_exclusive_group()
     size.add_argument('--scale', type=float, help='how many times larger; any number (default: 4)')
     size.add_argument('--size', help='or pixels: the long side, or HEIGHTxWIDTH')
+    p.add_argument('--trust', type=float, help='in what was sampled, from 0 to 1; at 0 only the small picture counts (default: what the weights advise)')
     _add_common(p, 'photo', 2)
 
 # %% ../nbs/14_cli.ipynb #c1dcbe2e

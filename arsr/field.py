@@ -186,7 +186,7 @@ class ImageField:
     fast = None
 
     def __init__(self,
-        feat:Tensor, # (n,c,h,w) features
+        feat:Tensor, # (n,c,h,w) features, in the precision that they were computed in
         liif:LIIF, # the function that reads them
         size:tuple, # (h, w): the field's own size in pixels, what `scale=1` means
         correction:Tensor|None=None, # (n,3,h,w) smooth picture added to what LIIF says, or none
@@ -211,7 +211,7 @@ class ImageField:
         if self.renderer == 'exact': return render_exact(self.liif, self.feat, size, window)
         if self.grid is not None: return render_fast(self.fast, self.grid, self.feat.shape[-2:], size, window)
         near, window = neighbourhood(self.feat, window)
-        return render_fast(self.fast, self.fast.prepare(near), near.shape[-2:], size, window)
+        return render_fast(self.fast, self.fast.prepare(near.float()), near.shape[-2:], size, window)
 
     def ask(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [0,1]
         "What is said, and the correction."
@@ -227,7 +227,7 @@ def using(self:ImageField, renderer:str)->ImageField: # 'exact' or 'fast'
     if renderer == 'fast' and self.fast is None: raise ValueError("this field has no fast renderer: its weights come without one")
     part = copy.copy(self)
     part.renderer = renderer
-    if renderer == 'fast' and part.grid is None and self.feat[:, 0].numel() <= self.kept_cells: part.grid = self.grid = self.fast.prepare(self.feat)
+    if renderer == 'fast' and part.grid is None and self.feat[:, 0].numel() <= self.kept_cells: part.grid = self.grid = self.fast.prepare(self.feat.float())
     return part
 
 @patch

@@ -58,7 +58,7 @@ def render_fused(
 )->Tensor: # (n, n_out, H, W)
     "`render_grid` as one kernel."
     (H, W), n = check_size(size), len(feat)
-    base, (row, rel_r), (col, rel_c) = tables(liif, feat.float(), (H, W), check_window(window))
+    base, (row, rel_r), (col, rel_c) = tables(liif, feat, (H, W), check_window(window))
     first, *hidden, last = linears(liif.mlp)
     offsets, d = first.weight[:, liif.n_feat:liif.n_feat + 2].T.contiguous(), first.out_features
     weights = torch.stack([m.weight.T for m in hidden]).to(dtype).contiguous() if hidden else offsets

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SAMPLERS', 'PARTS', 'with_tuples', 'first_config', 'denoiser_config', 'read_config', 'save_weights',
-           'load_weights', 'find_weights', 'seeded_noise', 'sampler_called', 'correct', 'back_project', 'ARSR']
+           'load_weights', 'find_weights', 'seeded_noise', 'sampler_called', 'correct', 'back_project', 'ARSR',
+           'cast_once']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 import torch
@@ -20,7 +22,7 @@ from .data import degrade, load_images, write_whole
 from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
 from .fast import FastConfig, FastRenderer
-from .refining import Refiner
+from .refining import Refiner, doubted
 from .streaming import tiles
 from .train import fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, UNetConfig, guided, in_windows
@@ -159,7 +161,7 @@ class ARSR:
         refiner:Refiner|None=None, # reads the upscaler's latents together with the small picture
         fast:FastRenderer|None=None, # in place of the first stage's LIIF
         refiner_fast:FastRenderer|None=None, # in place of the refiner's LIIF
-        meta:dict|None=None, # 'name', 'size' (pixels of a generated picture), 'factor', 'categories', 'shares'
+        meta:dict|None=None, # 'name', 'size' (pixels of a generated picture), 'factor', 'trust' (of the refiner), 'categories', 'shares'
         device=None, # 'cpu', 'cuda', ...; the GPU if there is one
     ):
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
@@ -203,23 +205,32 @@ def part_for(self:ARSR, part:str, task:str)->Denoiser:
     if part not in self.parts: raise ValueError(f"the weights '{self.meta['name']}' cannot {task}: they have no {part}")
     return self.parts[part]
 
+@contextmanager
+def cast_once(net:torch.nn.Module):
+    "Within `no_grad`: let autocast convert the weights once, and not at every call."
+    net.requires_grad_(True)
+    try: yield
+    finally: net.requires_grad_(False)
+
 @patch
 def decode(self:ARSR,
     z:Tensor, # (n,c,h,w) latents, as the encoder makes them
     size:tuple, # (h, w): what `scale=1` of the field means
 )->ImageField:
     "Latents to a field."
-    with fast_arithmetic(self.device.type): feat = in_windows(self.first.decoder, z, window=64, overlap=16, batch=4).float()
+    with fast_arithmetic(self.device.type): feat = in_windows(self.first.decoder, z, window=64, overlap=16, batch=4)
     return ImageField(feat, self.first.liif, size, fast=self.fast)
 
 @patch
 def refine(self:ARSR,
-    z:Tensor, cond:Tensor, # (n,c,h,w) sampled latents and those of the small pictures, as the encoder makes them
+    z:Tensor, cond:Tensor, # (n,c,h,w) doubted latents and those of the small pictures, as the encoder makes them
     lr:Tensor, # (n,3,h',w') the small pictures in [0,1]
+    trust:float, # how much of z is latent
 )->ImageField:
     "Latents and small pictures to a field: bicubic enlargement, and what the refiner says it lacks."
     lr = to_model(lr)
-    with fast_arithmetic(self.device.type): feat = in_windows(self.refiner.decoder, self.refiner.told(z, cond, lr), window=64, overlap=16, batch=4).float()
+    told = self.refiner.told(z, cond, lr, z.new_full((len(z),), trust))
+    with fast_arithmetic(self.device.type): feat = in_windows(self.refiner.decoder, told, window=64, overlap=16, batch=4)
     return ImageField(feat, self.refiner.liif, lr.shape[-2:], correction=lr, fast=self.refiner_fast)
 
 # %% ../nbs/09_pipeline.ipynb #bd5ca80d
@@ -251,7 +262,7 @@ def generate(self:ARSR,
     h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
     z = seeded_noise((n, net.cfg.z, h, w), seed).to(self.device)
     denoise = guided(net, self.labels(n, seed, category), guidance) if net.cfg.unet.classes else net
-    with fast_arithmetic(self.device.type): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
+    with fast_arithmetic(self.device.type), cast_once(net): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
     return self.decode(z.float() * net.z_std, (h * self.first.cfg.f, w * self.first.cfg.f))
 
 # %% ../nbs/09_pipeline.ipynb #2876c2d6
@@ -275,17 +286,23 @@ def upscale(self:ARSR,
     n:int=1, # different answers to each input
     sampler:str='dpmpp_2m', # or 'ddim', 'ddpm'
     consistent:bool=True, # correct the answer until shrinking it gives the input back
-    refined:bool=True, # by the refiner, where there is one: nearer to the truth, and hardly different from seed to seed
+    trust:float|None=None, # of a refiner in what was sampled, from 0 to 1; at 0 only the small picture counts; None: what the weights advise
 )->ImageField: # n fields for each input, one input after the other; their own size is the input's
     "A small picture, continued between its pixels. `ValueError` for pictures of different sizes in one call."
+    trust = self.meta.get('trust', 1.) if trust is None else trust
+    if not 0 <= trust <= 1: raise ValueError(f"trust must be between 0 and 1, not {trust}")
     net, lr = self.part_for('upscaler', 'upscale'), load_images(image).to(self.device)
     cond, lr = self.condition(lr, net).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
-    z = seeded_noise((n, *cond.shape[1:]), seed).repeat(len(cond) // n, 1, 1, 1).to(self.device)
+    c, h, w = cond.shape[1:]
+    z, doubt = seeded_noise((n, 2 * c, h, w), seed).repeat(len(cond) // n, 1, 1, 1).to(self.device).chunk(2, 1)
     def denoise(z_t, t):
         return in_windows(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
-    with fast_arithmetic(self.device.type): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
-    z, cond = z.float() * net.z_std, cond * net.z_std
-    field = self.refine(z, cond, lr) if refined and self.refiner else self.decode(z, lr.shape[-2:])
+    if trust or not self.refiner:
+        with fast_arithmetic(self.device.type), cast_once(net): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps).float()
+    if self.refiner:
+        z = doubted(z, doubt, z.new_full((len(z),), trust))
+        field = self.refine(z * net.z_std, cond * net.z_std, lr, trust)
+    else: field = self.decode(z * net.z_std, lr.shape[-2:])
     return back_project(field, lr, self.meta['factor']) if consistent else field
 
 # %% ../nbs/09_pipeline.ipynb #5666dc17

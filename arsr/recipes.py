@@ -6,8 +6,8 @@
 __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
            'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by', 'trained_first',
-           'open_both', 'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second', 'finished',
-           'sampler_of', 'windows', 'patches', 'train_refiner', 'trained_refiner', 'quarter', 'train_fast', 'for_data',
+           'open_both', 'spread_of', 'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second',
+           'finished', 'windows', 'patches', 'train_refiner', 'trained_refiner', 'quarter', 'train_fast', 'for_data',
            'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
@@ -24,7 +24,7 @@ from .fast import FastConfig, FastRenderer, imitation_loss
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .metrics import efflite
 from .pipeline import ARSR, PARTS, load_weights, save_weights
-from .refining import Enlargements, Patches, Refiner, refiner_from, refining_loss, sampled_latents
+from .refining import Patches, Refiner, Windows, any_trust, doubted, refiner_from, refining_loss
 from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution, machine
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
 from einops import rearrange
@@ -47,6 +47,7 @@ class Preset:
     w_max: float = float('inf')               # bound on m/s in the alignment loss
     equivariance: float = 0.                  # share of a first-stage batch whose latents are shrunk
     perceptual: float = .15                   # weight of the distance of features in the refiner's loss; 0: none
+    trust: float = 1.                         # that the refiner has in sampled latents if nothing else is said
     settings: dict = field(default_factory=dict)  # stage -> Settings
 
 # %% ../nbs/13_recipes.ipynb #6275e1d1
@@ -71,7 +72,7 @@ PAPER_UNET_FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), attn=(0, 1, 2))
 PRESETS = {
     'emoji-generate': Preset('generator', NANO, NANO_GENERATOR, settings=TRAINING, **OURS),
     'emoji-upscale': Preset('upscaler', NANO, NANO_UPSCALER, settings=TRAINING, **OURS),
-    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), perceptual=.4, settings=TRAINING, **OURS),
+    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), perceptual=.4, trust=.25, settings=TRAINING, **OURS),
     'small-generate': Preset('generator', SMALL, SMALL_GENERATOR, settings=TRAINING, **OURS),
     'small-upscale': Preset('upscaler', SMALL, SMALL_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), settings=TRAINING, **OURS),
     'paper-gen-256': Preset('generator', FirstStageConfig(), DenoiserConfig(PAPER_UNET), data='ffhq:data', base=256, sizes=(64, 256), crop=256),
@@ -150,6 +151,10 @@ def open_both(preset:Preset, first:FirstStage, data:str, out:Path)->tuple:
         renders = open_renders(preset, data, out)
         return renders, open_latents(preset, first, renders, out)
 
+def spread_of(preset:Preset, cache:dict)->float:
+    "Standard deviation of the latents: 1 if they were trained to have that, else that of the first few."
+    return 1. if preset.first.latent == 'norm' else cache['z'][:settings_of(preset, 'latent').batch].float().std().item()
+
 def train_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
     "More of stage 1 for decoder and LIIF alone: latents, and all that was trained on them, stay as they are."
     first = trained_first(preset, out).to(accelerator().device)
@@ -197,7 +202,7 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     if stage == 'guide': preset = replace(preset, denoiser=replace(preset.denoiser, unet=replace(preset.denoiser.unet, dropout=0.)))  # who imitates cannot overfit
     first, denoiser = trained_first(preset, out).to(accelerator().device), Denoiser(preset.denoiser)
     renders, cache = open_both(preset, first, data, out)
-    if preset.first.latent != 'norm': denoiser.z_std.fill_(cache['z'][:settings_of(preset, 'latent').batch].float().std())
+    denoiser.z_std.fill_(spread_of(preset, cache))
     if stage != 'latent': load_weights(denoiser, left_by('latent', out/f'{preset.task}-latent.safetensors'))
     settings, loss = settings_of(preset, stage), loss_of(preset, stage, first, denoiser, out)
     samples = Latents(renders, cache, denoiser.z_std.item(), labels=denoiser.cfg.unet.classes > 0, queries=preset.queries * (stage == 'align'))
@@ -211,28 +216,22 @@ def finished(out:Path, part:str)->Path|None:
     "The weights of a part that `out` holds, from its latest stage; or None."
     return next((p for stage in ('-guide', '-align', '-latent', '-finish', '-refine', '') if (p := out/f'{part}{stage}.safetensors').exists()), None)
 
-def sampler_of(preset:Preset, out:Path): # cond (n,z,h,w) -> latents (n,z,h,w)
-    "What the upscaler in `out` makes of encoded small pictures and fresh noise."
-    if not (path := finished(out, 'upscaler')): raise ValueError(f"{out} holds no upscaler: run --stage latent into the same folder before")
-    load_weights(denoiser := Denoiser(preset.denoiser), path)
-    return partial(sampled_latents, freeze(denoiser).to(accelerator().device))
-
-def windows(preset:Preset, renders:Renders, cache:dict)->Enlargements:
+def windows(preset:Preset, renders:Renders, cache:dict)->Windows:
     "Windows of small pictures, as large as the crops of the first stage."
-    return Enlargements(renders, cache['cond'], preset.factor, preset.crop // preset.factor, preset.queries)
+    return Windows(renders, cache, preset.factor, preset.crop // preset.factor, preset.queries)
 
 def patches(preset:Preset, renders:Renders, cache:dict)->Patches:
     "Whole small pictures, and patches no larger than the smallest truth."
-    return Patches(renders, cache['cond'], preset.factor, min(64, preset.sizes[0]))
+    return Patches(renders, cache, preset.factor, min(64, preset.sizes[0]))
 
 # %% ../nbs/13_recipes.ipynb #a90699b1
 def train_refiner(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
-    "For enlarging: a second decoder that knows what the sampler makes, and sees the small picture. At points (`refine`), then at patches that are judged as pictures too (`finish`)."
+    "For enlarging: a second decoder that sees the small picture, and is told how far to trust the latent. At points (`refine`), then at patches that are judged as pictures too (`finish`)."
     if preset.task != 'upscaler': raise ValueError("only an upscaler can be refined: use a preset such as emoji-upscale")
     first = trained_first(preset, out).to(accelerator().device)
     earlier = left_by('refine', out/'refiner-refine.safetensors') if stage == 'finish' else None
     renders, cache = open_both(preset, first, data, out)
-    refiner, loss = refiner_from(first.cpu()), partial(refining_loss, sample=sampler_of(preset, out))
+    refiner, loss = refiner_from(first.cpu()), partial(refining_loss, spread=spread_of(preset, cache))
     if earlier is None: samples = windows(preset, renders, cache)
     else:
         load_weights(refiner, earlier)
@@ -260,8 +259,10 @@ def train_fast(preset:Preset, data:str, out:Path, **budget)->dict:
     first, refiner = trained_first(preset, out).to(accelerator().device), trained_refiner(preset, out)
     renders, cache = open_both(preset, first, data, out)
     if refiner:
-        sample, teacher, name, samples = sampler_of(preset, out), refiner, 'refiner_fast', windows(preset, renders, cache)
-        features = lambda batch: refiner.decoder(refiner.told(sample(batch['cond']), batch['cond'], batch['lr']))
+        spread, teacher, name, samples = spread_of(preset, cache), refiner, 'refiner_fast', windows(preset, renders, cache)
+        def features(batch):
+            z, trust = batch['z'], any_trust(len(batch['z'])).to(batch['z'])
+            return refiner.decoder(refiner.told(doubted(z, spread * torch.randn_like(z), trust), batch['cond'], batch['lr'], trust))
     else:
         teacher, name, samples = first, 'fast', Latents(renders, {'z': cache['z']})
         features = lambda batch: first.decoder((z := quarter(batch['z'])) + preset.first.noise * torch.randn_like(z))
@@ -290,6 +291,7 @@ def assemble(preset:Preset, out:Path, name:str)->ARSR:
     parts = {k: PARTS[k](asdict(cfg)) for k, cfg in configs.items() if finished(out, k)}
     for k, part in parts.items(): load_weights(part, finished(out, k))
     meta = {'name': name, 'size': preset.base, 'factor': preset.factor}
+    if 'refiner' in parts: meta['trust'] = preset.trust
     if 'generator' in parts and parts['generator'].cfg.unet.classes: meta |= kind_shares()
     return ARSR(first, **parts, meta=meta, device='cpu')
 

@@ -1,4 +1,4 @@
-"The refiner starts as bicubic enlargement, learns what is missing, and is a part of a model like any other."
+"The refiner starts as bicubic enlargement, learns what is missing, believes a latent as far as it is told to, and is a part of a model like any other."
 import json
 import pytest, torch
 import arsr.train
@@ -8,9 +8,9 @@ from arsr.data import Renders, degrade
 from arsr.field import FirstStage, FirstStageConfig, sample_bicubic
 from arsr.pipeline import ARSR, back_project
 from arsr.recipes import FAST, PRESETS, Preset, train_stage
-from arsr.refining import WEAVE, Enlargements, Patches, refiner_from, refining_loss, sampled_latents, woven
+from arsr.refining import WEAVE, Patches, Windows, any_trust, doubted, refiner_from, refining_loss, woven
 from arsr.train import Settings
-from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
+from arsr.unet import DenoiserConfig, UNetConfig
 
 CONFIG = FirstStageConfig(ch=8, mult=(1, 2, 2), n_res=1, z=4, latent='norm', hidden=(16, 16))
 UP = DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, conditional=True, schedule='cosine', target='v')
@@ -31,12 +31,13 @@ def ask(size, n=2): return [f(size).expand(n, -1, -1) for f in (make_coord, make
 
 @pytest.mark.parametrize('small', [(8, 8), (4, 6)])
 def test_it_begins_as_bicubic_enlargement_with_the_features_of_the_first_stage(first, small):
-    refiner, (z, cond), lr = refiner_from(first), torch.randn(2, 2, 4, 8, 8), torch.rand(2, 3, *small) * 2 - 1
-    assert_close(refiner(z, cond, lr, *ask((9, 14))).transpose(1, 2).unflatten(2, (9, 14)), sample_bicubic(lr, (9, 14)), atol=1e-5, rtol=0)
-    assert_close(refiner.decoder(refiner.told(z, cond, lr)), first.decoder(z), atol=1e-5, rtol=1e-5)
+    refiner, (z, cond), lr, trust = refiner_from(first), torch.randn(2, 2, 4, 8, 8), torch.rand(2, 3, *small) * 2 - 1, torch.rand(2)
+    assert_close(refiner(z, cond, lr, trust, *ask((9, 14))).transpose(1, 2).unflatten(2, (9, 14)), sample_bicubic(lr, (9, 14)), atol=1e-5, rtol=0)
+    assert_close(refiner.decoder(refiner.told(z, cond, lr, trust)), first.decoder(z), atol=1e-5, rtol=1e-5)
 
 def agree(renders, item, window, pixels):
     "Is every colour of a sample that of the truth at the point asked for, in a window of the whole?"
+    assert torch.equal(item['z'], -item['cond'])
     i, mirror = divmod(int(item['cond'][0, 0, 0]) // 1000, 2)
     lr = to_model(degrade(renders.base[i] / 255, 4))
     lr = lr.flip(-1) if mirror else lr
@@ -52,13 +53,13 @@ def agree(renders, item, window, pixels):
 
 @pytest.fixture
 def numbered(few):
-    "Pictures, and conditions that say which picture, mirrored or not, and which cell: 1000 (2 i + mirror) + 100 row + column."
+    "Pictures, and latents that say which picture, mirrored or not, and which cell: 1000 (2 i + mirror) + 100 row + column; z is the negative of cond."
     row, col = torch.meshgrid(torch.arange(8.), torch.arange(8.), indexing='ij')
     cond = 1000 * torch.arange(8.).view(4, 2, 1, 1, 1) + 100 * row + col
-    return Renders(few, base=32, sizes=(20, 40), per=2), cond
+    return Renders(few, base=32, sizes=(20, 40), per=2), dict(z=-cond, cond=cond)
 
 def test_scattered_points_lie_in_their_crop(numbered):
-    data = Enlargements(*numbered, factor=4, crop=4, queries=50)
+    data = Windows(*numbered, factor=4, crop=4, queries=50)
     for k in range(20):
         item = data[k]
         top, left = divmod(int(item['cond'][0, 0, 0]) % 1000, 100)
@@ -66,10 +67,10 @@ def test_scattered_points_lie_in_their_crop(numbered):
         agree(numbered[0], item, (top / 8, left / 8, top / 8 + .5, left / 8 + .5), 50)
         assert torch.equal(data[k]['rgb'], item['rgb'])
 
-def test_a_condition_with_more_cells_than_pixels_is_cut_at_the_same_place(numbered):
-    renders, cond = numbered
-    fine = cond.repeat_interleave(2, -1).repeat_interleave(2, -2)
-    for k in range(5): assert torch.equal(Enlargements(renders, fine, 4, 4, 9)[k]['cond'][:, ::2, ::2], Enlargements(renders, cond, 4, 4, 9)[k]['cond'])
+def test_latents_with_more_cells_than_pixels_are_cut_at_the_same_place(numbered):
+    renders, latents = numbered
+    fine = {name: z.repeat_interleave(2, -1).repeat_interleave(2, -2) for name, z in latents.items()}
+    for k in range(5): assert torch.equal(Windows(renders, fine, 4, 4, 9)[k]['z'][:, ::2, ::2], Windows(renders, latents, 4, 4, 9)[k]['z'])
 
 def test_a_patch_belongs_to_the_whole_picture(numbered):
     data = Patches(*numbered, factor=4, side=16)
@@ -78,16 +79,30 @@ def test_a_patch_belongs_to_the_whole_picture(numbered):
 def test_it_learns_what_interpolation_lacks(first, drawings):
     torch.manual_seed(0)
     refiner, sharp = refiner_from(first).requires_grad_(True), torch.stack([drawings.view(i, 32) for i in (3, 400)])
-    batch = dict(zip(('coord', 'cell'), ask((32, 32))), cond=torch.randn(2, 4, 8, 8), lr=to_model(degrade(sharp, 4)), rgb=to_model(sharp).flatten(2).transpose(1, 2))
+    batch = dict(zip(('coord', 'cell'), ask((32, 32))), z=torch.randn(2, 4, 8, 8), cond=torch.randn(2, 4, 8, 8), lr=to_model(degrade(sharp, 4)), rgb=to_model(sharp).flatten(2).transpose(1, 2))
     opt, losses = torch.optim.Adam(refiner.parameters(), 3e-3), []
     for _ in range(60):
-        losses.append(loss := refining_loss(refiner, batch, torch.zeros_like))
+        losses.append(loss := refining_loss(refiner, batch))
         opt.zero_grad(); loss.backward(); opt.step()
     assert losses[-1] < .9 * losses[0]
-    apart = lambda a, b: (a - b).abs().mean((1, 2, 3))
-    error = refiner(torch.zeros_like(batch['cond']), batch['cond'], batch['lr'], batch['coord'], batch['cell']) - batch['rgb']
-    weave = 2 * WEAVE * woven(error, batch['coord'], (8, 8)).mean()
-    assert_close(refining_loss(refiner, batch, torch.zeros_like, apart, 2.), 2 * refining_loss(refiner, batch, torch.zeros_like) + weave, atol=.15, rtol=0)
+
+def test_the_loss_is_of_pixels_pictures_and_weaves(first, drawings, monkeypatch):
+    monkeypatch.setattr('arsr.refining.any_trust', torch.ones)
+    refiner, z = refiner_from(first), torch.randn(2, 2, 4, 8, 8)
+    batch = dict(zip(('coord', 'cell'), ask((32, 32))), z=z[0], cond=z[1], lr=torch.rand(2, 3, 8, 8), rgb=torch.rand(2, 32**2, 3))
+    error = refiner(batch['z'], batch['cond'], batch['lr'], torch.ones(2), batch['coord'], batch['cell']) - batch['rgb']
+    assert_close(refining_loss(refiner, batch), error.abs().mean())
+    weave = WEAVE * woven(error, batch['coord'], (8, 8)).mean()
+    assert_close(refining_loss(refiner, batch, 1., lambda a, b: torch.tensor([3., 5.]), 2.), error.abs().mean() + 2 * (4 + weave))
+
+def test_trust_is_the_share_of_the_power():
+    torch.manual_seed(0)
+    z, noise = torch.randn(2, 3, 4, 64, 64)
+    mixed = doubted(z, noise, torch.tensor([0, .3, 1]))
+    assert torch.equal(mixed[0], noise[0]) and torch.equal(mixed[2], z[2])
+    assert_close(torch.corrcoef(torch.stack([mixed[1].flatten(), z[1].flatten()]))[0, 1]**2, torch.tensor(.3), atol=.02, rtol=0)
+    trust = any_trust(5000)
+    assert 0 == trust.min() and .99 < trust.max() <= 1 and abs((trust == 0).float().mean() - .2) < .03
 
 @pytest.mark.parametrize('wave', [(1, 0), (0, 1), (1, 1), (1, -1), (2, 0)])
 @pytest.mark.parametrize('size,cells,window', [(64, (16, 16), (0, 0, 1, 1)), (32, (32, 32), (.25, .5, .5, .75))])
@@ -98,12 +113,6 @@ def test_a_weave_is_what_repeats_with_the_cells(wave, size, cells, window):
     strength = woven(pattern(wave), coord, cells)
     assert strength > 1e-3 and woven(pattern((wave[0] + .5, wave[1])), coord, cells) < .01 * strength
     assert_close(woven(3 * pattern(wave), coord, cells), 3 * strength)
-
-def test_sampled_latents_are_new_each_time():
-    torch.manual_seed(0)
-    net, cond = Denoiser(UP).eval(), torch.randn(2, 4, 8, 8)
-    a, b = (sampled_latents(net, cond) for _ in range(2))
-    assert a.shape == cond.shape and not torch.equal(a, b) and not a.requires_grad
 
 STAGES_UP = ('first', 'latent', 'refine', 'finish', 'fast')
 
@@ -128,11 +137,17 @@ def test_a_refined_model_is_saved_and_opened(trained, tmp_path):
     assert_close(again.render(scale=2), field.render(scale=2), atol=2e-3, rtol=0)
     assert set(json.loads((tmp_path/'config.json').read_text())) == {'meta', 'first', 'upscaler', 'refiner', 'refiner_fast'}
 
-def test_the_refiner_can_stand_aside(trained):
+def test_without_trust_the_sampler_is_not_heard(trained):
+    "The pictures of two seeds differ only by what is believed."
     pipe, lr = ARSR.from_pretrained(trained), torch.rand(3, 8, 12)
-    plain = ARSR(pipe.first, upscaler=pipe.upscaler, meta=pipe.meta, device=pipe.device)
-    assert torch.equal(pipe.upscale(lr, seed=0, refined=False).render(scale=2), plain.upscale(lr, seed=0).render(scale=2))
-    assert not torch.equal(pipe.upscale(lr, seed=0).render(scale=2), plain.upscale(lr, seed=0).render(scale=2))
+    said = lambda trust, **kwargs: pipe.upscale(lr, trust=trust, consistent=False, **kwargs).render(scale=2)
+    assert torch.equal(said(0., seed=0, steps=1), said(0., seed=0, steps=5))
+    assert not torch.equal(said(1., seed=0, steps=1), said(1., seed=0, steps=5))
+    assert not torch.equal(said(1., seed=0), said(1., seed=1))
+
+@pytest.mark.parametrize('trust', [-.1, 1.5])
+def test_trust_is_a_share(trained, trust, refuses):
+    with refuses('trust must be between 0 and 1'): ARSR.from_pretrained(trained).upscale(torch.rand(3, 8, 8), trust=trust)
 
 def test_stages_in_a_wrong_order(trained, tmp_path, refuses):
     PRESETS['toy-make'] = Preset('generator', CONFIG, UP)
