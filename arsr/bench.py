@@ -62,7 +62,7 @@ def head(b:Bench, seconds:float)->dict:
                 baselines={k: net.meta for k, net in sorted(b.baselines.items())}, quick=b.quick, data=b.data, hardware=machine(b.device), torch=torch.__version__, date=str(date.today()), seconds=round(seconds, 1))
 
 # %% ../nbs/17_bench.ipynb #3f327724
-OTHERWISE = {'ours, full trust': dict(trust=1), 'ours, no trust': dict(trust=0)}  # than by default
+OTHERWISE = {'ours, full trust': dict(trust=1, steps=10), 'ours, no trust': dict(trust=0)}  # than by default
 
 def methods(b:Bench, kind:str)->dict: # name -> (lr (1,3,h,w) -> field)
     "Everything that enlarges pictures of a kind, 'emoji' or 'photo'."
@@ -72,7 +72,7 @@ def methods(b:Bench, kind:str)->dict: # name -> (lr (1,3,h,w) -> field)
     if pipe.upscaler: out |= {'ours': lambda lr: pipe.upscale(lr[0], seed=b.seed), 'ours, uncorrected': lambda lr: pipe.upscale(lr[0], seed=b.seed, consistent=False)}
     if pipe.refiner:
         plain = ARSR(pipe.first, upscaler=pipe.upscaler, meta=pipe.meta, device=pipe.device)
-        out |= {name: lambda lr, kw=kw: pipe.upscale(lr[0], seed=b.seed, **kw) for name, kw in OTHERWISE.items() if kw['trust'] != pipe.meta.get('trust', 1)} | {'ours, not refined': lambda lr: plain.upscale(lr[0], seed=b.seed)}
+        out |= {name: lambda lr, kw=kw: pipe.upscale(lr[0], seed=b.seed, **kw) for name, kw in OTHERWISE.items()} | {'ours, not refined': lambda lr: plain.upscale(lr[0], seed=b.seed)}
     return out
 
 # %% ../nbs/17_bench.ipynb #f549f635
@@ -197,7 +197,10 @@ def table_consistency(b:Bench)->list:
 def table_diversity(b:Bench)->list:
     "How much four answers to one small picture differ, by scale."
     held, idm, rows, many = DistinctDrawings(), b.baselines.get('idm emoji'), [], b.pick(2, 4)
-    makers = {name: lambda lr, kw=kw: b.emoji.upscale(lr, seed=b.seed, n=many, **kw) for name, kw in {'ours': {}, 'ours, 10 steps': dict(steps=10), 'ours, no trust': dict(trust=0)}.items()}
+    makers = {name: lambda lr, kw=kw: b.emoji.upscale(lr, seed=b.seed, n=many, **kw) for name, kw in ({'ours': {}} | OTHERWISE).items()}
+    if b.emoji.refiner:
+        plain = ARSR(b.emoji.first, upscaler=b.emoji.upscaler, meta=b.emoji.meta, device=b.emoji.device)
+        makers['ours, not refined'] = lambda lr: plain.upscale(lr, seed=b.seed, n=many)
     if idm: makers['image-space diffusion'] = lambda lr: idm.upscale(lr, seed=b.seed, n=many)
     for scale in b.pick((4,), (2, 4, 8, 16)):
         for i in range(b.pick(1, 8)):

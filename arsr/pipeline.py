@@ -22,7 +22,7 @@ from .data import degrade, load_images, write_whole
 from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
 from .fast import FastConfig, FastRenderer
-from .refining import Refiner, doubted
+from .refining import Refiner
 from .streaming import tiles
 from .train import fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, UNetConfig, guided, in_windows
@@ -223,13 +223,13 @@ def decode(self:ARSR,
 
 @patch
 def refine(self:ARSR,
-    z:Tensor, cond:Tensor, # (n,c,h,w) doubted latents and those of the small pictures, as the encoder makes them
+    z:Tensor, cond:Tensor, # (n,c,h,w) sampled latents and those of the small pictures, as the encoder makes them
     lr:Tensor, # (n,3,h',w') the small pictures in [0,1]
-    trust:float, # how much of z is latent
+    trust:float, # in the sampled latents, from 0 to 1
 )->ImageField:
     "Latents and small pictures to a field: bicubic enlargement, and what the refiner says it lacks."
     lr = to_model(lr)
-    told = self.refiner.told(z, cond, lr, z.new_full((len(z),), trust))
+    told = self.refiner.told(trust**.5 * z, cond, lr, z.new_full((len(z),), trust))  # the mean of doubted latents
     with fast_arithmetic(self.device.type): feat = in_windows(self.refiner.decoder, told, window=64, overlap=16, batch=4)
     return ImageField(feat, self.refiner.liif, lr.shape[-2:], correction=lr, fast=self.refiner_fast)
 
@@ -293,16 +293,13 @@ def upscale(self:ARSR,
     if not 0 <= trust <= 1: raise ValueError(f"trust must be between 0 and 1, not {trust}")
     net, lr = self.part_for('upscaler', 'upscale'), load_images(image).to(self.device)
     cond, lr = self.condition(lr, net).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
-    c, h, w = cond.shape[1:]
-    z, doubt = seeded_noise((n, 2 * c, h, w), seed).repeat(len(cond) // n, 1, 1, 1).to(self.device).chunk(2, 1)
+    z = seeded_noise((n, *cond.shape[1:]), seed).repeat(len(cond) // n, 1, 1, 1).to(self.device)
     def denoise(z_t, t):
         return in_windows(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
     if trust or not self.refiner:
         with fast_arithmetic(self.device.type), cast_once(net): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps).float()
-    if self.refiner:
-        z = doubted(z, doubt, z.new_full((len(z),), trust))
-        field = self.refine(z * net.z_std, cond * net.z_std, lr, trust)
-    else: field = self.decode(z * net.z_std, lr.shape[-2:])
+    z, cond = z * net.z_std, cond * net.z_std
+    field = self.refine(z, cond, lr, trust) if self.refiner else self.decode(z, lr.shape[-2:])
     return back_project(field, lr, self.meta['factor']) if consistent else field
 
 # %% ../nbs/09_pipeline.ipynb #5666dc17

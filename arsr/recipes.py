@@ -47,7 +47,7 @@ class Preset:
     w_max: float = float('inf')               # bound on m/s in the alignment loss
     equivariance: float = 0.                  # share of a first-stage batch whose latents are shrunk
     perceptual: float = .15                   # weight of the distance of features in the refiner's loss; 0: none
-    trust: float = 1.                         # that the refiner has in sampled latents if nothing else is said
+    trust: float = .5                         # that the refiner has in sampled latents if nothing else is said
     settings: dict = field(default_factory=dict)  # stage -> Settings
 
 # %% ../nbs/13_recipes.ipynb #6275e1d1
