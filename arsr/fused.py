@@ -58,7 +58,8 @@ def render_fused(
 )->Tensor: # (n, n_out, H, W)
     "`render_grid` as one kernel."
     (H, W), n = check_size(size), len(feat)
-    base, (row, rel_r), (col, rel_c) = tables(liif, feat, (H, W), check_window(window))
+    base, *axes = tables(liif, feat, (H, W), check_window(window))
+    (row, rel_r), (col, rel_c) = ([x.to(base.device) for x in axis] for axis in axes)
     first, *hidden, last = linears(liif.mlp)
     offsets, d = first.weight[:, liif.n_feat:liif.n_feat + 2].T.contiguous(), first.out_features
     weights = torch.stack([m.weight.T for m in hidden]).to(dtype).contiguous() if hidden else offsets

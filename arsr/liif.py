@@ -125,13 +125,12 @@ CELLS = 95  # of a line that are in one table
 def reading(
     col:Tensor, # (2, cols) nearest cells of pixels, for both shifts
     rel:Tensor, # (2, cols) offsets from their centres
-    dtype:torch.dtype,
 )->tuple: # (2 cols, CELLS + 1) matrix, and the cells that it reads
     "What to multiply a table of a line with: a one for the cell, and in the last column the offset."
     start, read = int(col.min()), rel.new_zeros(*rel.shape, CELLS + 1)
     read.scatter_(2, (col - start)[..., None], 1)
     read[..., -1] = rel
-    return read.flatten(0, 1).to(dtype), slice(start, start + CELLS)
+    return read.flatten(0, 1), slice(start, start + CELLS)
 
 # %% ../nbs/03_liif.ipynb #cbc7c177
 def parts(n:int, step:int)->list:
@@ -147,7 +146,7 @@ def _blend(x, shares):
 
 # %% ../nbs/03_liif.ipynb #41cb1056
 def tables(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tuple:
-    "What is computed once for a window: the first layer for each cell of the lines that it needs (n,lines,w,hidden), and for rows and columns the cells (2,n_out) and offsets (2,n_out) of both shifts."
+    "What is computed once for a window: the first layer for each cell of the lines that it needs (n,lines,w,hidden), and for rows and columns the cells (2,n_out) and offsets (2,n_out) of both shifts, on the CPU."
     (H, W), (t, l, b, r), (h, w) = size, window, feat.shape[-2:]
     (row, rel_r), columns = _axis(H, h, t, b), _axis(W, w, l, r)
     top, bottom = int(row.min()), int(row.max()) + 1
@@ -157,8 +156,7 @@ def tables(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tuple:
     weight, bias = first.weight[:, :c], first.bias + first.weight[:, c + 2:] @ cell
     lines = rearrange(feat, 'n c h w -> h n w c')
     base = torch.stack([F.linear(line, weight, bias) for line in lines], 1)  # line by line: the same product whatever the window
-    here = lambda pair: tuple(x.to(feat.device) for x in pair)
-    return base, here((row - top, rel_r)), here(columns)
+    return base, (row - top, rel_r), columns
 
 # %% ../nbs/03_liif.ipynb #f71c8b47
 @torch.no_grad()
@@ -178,6 +176,7 @@ def render_grid(
     (H, W), window, n = check_size(size), check_window(window), len(feat)
     base, (row, rel_r), (col, rel_c) = tables(liif, feat, (H, W), window)
     first, *hidden, last = linears(liif.mlp)
+    row, rel_r, steps = row.to(base.device), rel_r.to(base), rel_c.to(base)
     w_row, w_col = first.weight[:, liif.n_feat:liif.n_feat + 2].T
     block = block or (2**13 // dtype.itemsize if feat.device.type == 'cpu' else 2**18)
     wide = min(W, block, max(1, int((CELLS - 3) * W / (feat.shape[-1] * (window[3] - window[1])))))  # pixels side by side: their cells fit into a table
@@ -187,10 +186,10 @@ def render_grid(
     table = base.new_zeros(high, 2, first.out_features, CELLS + 1, dtype=dtype)
     table[..., -1] = w_col
     for k, xs in product(range(n), parts(W, wide)):
-        read, cells = reading(col[:, xs], rel_c[:, xs], dtype)
-        near = base[k, :, cells].mT.contiguous()
+        read, cells = reading(col[:, xs], rel_c[:, xs])
+        read, near = read.to(base.device, dtype), base[k, :, cells].mT.contiguous()
         for ys in parts(H, high):
-            rows, shares = table[:ys.stop - ys.start], _shares(rel_r[:, ys], rel_c[:, xs]).mT[..., None]
+            rows, shares = table[:ys.stop - ys.start], _shares(rel_r[:, ys], steps[:, xs]).mT[..., None]
             rows[..., :near.shape[-1]] = near[row[:, ys].T] + (rel_r[:, ys].T[..., None] * w_row)[..., None]
             x = relu_product(read, rows.flatten(0, 2)).view(-1, first.out_features)
             for layer in layers: x = layer(x)
