@@ -10,7 +10,7 @@ import arsr.metrics
 from arsr.coords import resize
 from arsr.data import load_image
 from arsr.field import ImageField, encode_field, sample_bicubic
-from arsr.liif import LIIF, render_grid
+from arsr.liif import CELLS, LIIF, render_grid
 from arsr.metrics import (MS_WEIGHTS, EffLite, diversity, efflite, fd_efflite, fid, frechet, interval, lpips, lr_consistency, macs,
                           measured, ms_ssim, nearest, patch_fd, psnr, random_patches, self_ssim, ssim, to_luma)
 
@@ -325,7 +325,8 @@ def test_macs():
     assert macs(lambda: torch.rand(5, 7) @ torch.rand(7, 3)) == 5 * 7 * 3
     assert macs(lambda: F.linear(torch.rand(2, 5, 7), torch.rand(3, 7), torch.rand(3))) == 2 * 5 * 7 * 3
     liif = LIIF(8, hidden=(16, 16))
-    assert macs(lambda: render_grid(liif, torch.rand(1, 8, 3, 3), (20, 20))) == 9 * 8 * 16 + 400 * (4 * 16 * 16 + 16 * 3)
+    looking_up = 2 * 20 * (CELLS + 1) * 2 * 20 * 16  # columns of both shifts, the table, lines of both shifts
+    assert macs(lambda: render_grid(liif, torch.rand(1, 8, 3, 3), (20, 20))) == 9 * 8 * 16 + looking_up + 400 * (4 * 16 * 16 + 16 * 3)
     assert macs(lambda: F.conv2d(torch.rand(2, 4, 9, 9), torch.rand(6, 2, 3, 3), stride=2, groups=2)) == 2 * 6 * 4 * 4 * 2 * 9
 
 @pytest.mark.parametrize('context', [torch.no_grad, torch.enable_grad])
