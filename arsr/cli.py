@@ -50,10 +50,10 @@ def _device(args):
 # %% ../nbs/14_cli.ipynb #4c04e6b3
 def _pipe(args, refined):
     "The model that `--weights` names, on the device that `--device` names, which must have a fast renderer if `--renderer` asks for one: the refiner's, or the first stage's."
+    from arsr.field import check_renderer
     from arsr.pipeline import ARSR
     pipe = ARSR.from_pretrained(args.weights, _device(args))
-    fast = pipe.refiner_fast if refined and pipe.refiner else pipe.fast
-    if args.renderer == 'fast' and not fast: raise ValueError(f"the weights '{args.weights}' have no fast renderer for this; use --renderer exact")
+    check_renderer(args.renderer, pipe.refiner_fast if refined and pipe.refiner else pipe.fast)
     return pipe
 
 # %% ../nbs/14_cli.ipynb #c116a568

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FirstStageConfig', 'FirstStage', 'absolute_error', 'shrunk', 'first_stage_loss', 'read_bicubic', 'sample_bicubic',
-           'output_size', 'check_pixels', 'check_picture_path', 'save_picture', 'ImageField', 'to_bytes', 'to_multiple',
-           'encode_field']
+           'output_size', 'check_pixels', 'check_picture_path', 'save_picture', 'ImageField', 'check_renderer',
+           'to_bytes', 'to_multiple', 'encode_field']
 
 # %% ../nbs/04_field.ipynb #f8953807
 import copy
@@ -220,11 +220,18 @@ class ImageField:
         return to_image(out)
 
 # %% ../nbs/04_field.ipynb #9b517d82
+def check_renderer(
+    renderer:str, # what is asked for
+    fast:FastRenderer|None, # what there is besides LIIF
+):
+    "`ValueError` for an unknown renderer, or one that is not there."
+    if renderer not in ('exact', 'fast'): raise ValueError(f"renderer must be 'exact' or 'fast', not '{renderer}'")
+    if renderer == 'fast' and fast is None: raise ValueError("these weights have no fast renderer for this; use 'exact'")
+
 @patch
 def using(self:ImageField, renderer:str)->ImageField: # 'exact' or 'fast'
     "The same field, answering with LIIF or with the fast renderer; `ValueError` if it has none."
-    if renderer not in ('exact', 'fast'): raise ValueError(f"renderer must be 'exact' or 'fast', not '{renderer}'")
-    if renderer == 'fast' and self.fast is None: raise ValueError("this field has no fast renderer: its weights come without one")
+    check_renderer(renderer, self.fast)
     part = copy.copy(self)
     part.renderer = renderer
     if renderer == 'fast' and part.grid is None and self.feat[:, 0].numel() <= self.kept_cells: part.grid = self.grid = self.fast.prepare(self.feat.float())

@@ -165,7 +165,7 @@ def render_grid(
     feat:Tensor, # (n,c,h,w) features
     size, # (h, w) of the output in pixels
     window=FULL, # top, left, bottom, right in [0,1]
-    block:int|None=None, # output pixels worked on at a time; None: 8 kB of one channel on a CPU, 2^18 pixels on a GPU
+    block:int|None=None, # output pixels worked on at a time; None: 8 kB of one channel on a CPU (2,048 floats, 4,096 halves), 2^18 pixels on a GPU
     dtype:torch.dtype=torch.float32, # what the hidden layers compute in
 )->Tensor: # (n, n_out, H, W)
     """`liif` on the pixels of a window, equal to the readable form up to rounding.
@@ -176,7 +176,6 @@ def render_grid(
     (H, W), window, n = check_size(size), check_window(window), len(feat)
     base, (row, rel_r), (col, rel_c) = tables(liif, feat, (H, W), window)
     first, *hidden, last = linears(liif.mlp)
-    row, rel_r, steps = row.to(base.device), rel_r.to(base), rel_c.to(base)
     w_row, w_col = first.weight[:, liif.n_feat:liif.n_feat + 2].T
     block = block or (2**13 // dtype.itemsize if feat.device.type == 'cpu' else 2**18)
     wide = min(W, block, max(1, int((CELLS - 3) * W / (feat.shape[-1] * (window[3] - window[1])))))  # pixels side by side: their cells fit into a table
@@ -185,12 +184,13 @@ def render_grid(
     colour = dense(last, torch.float32, high * wide, relu=False)
     table = base.new_zeros(high, 2, first.out_features, CELLS + 1, dtype=dtype)
     table[..., -1] = w_col
-    for k, xs in product(range(n), parts(W, wide)):
+    row, rel_r = row.to(base.device), rel_r.to(base)
+    for xs in parts(W, wide):
         read, cells = reading(col[:, xs], rel_c[:, xs])
-        read, near = read.to(base.device, dtype), base[k, :, cells].mT.contiguous()
-        for ys in parts(H, high):
-            rows, shares = table[:ys.stop - ys.start], _shares(rel_r[:, ys], steps[:, xs]).mT[..., None]
-            rows[..., :near.shape[-1]] = near[row[:, ys].T] + (rel_r[:, ys].T[..., None] * w_row)[..., None]
+        read, right, near = read.to(base.device, dtype), rel_c[:, xs].to(base), base[:, :, cells].mT.contiguous()
+        for k, ys in product(range(n), parts(H, high)):
+            rows, shares = table[:ys.stop - ys.start], _shares(rel_r[:, ys], right).mT[..., None]
+            rows[..., :near.shape[-1]] = near[k, row[:, ys].T] + (rel_r[:, ys].T[..., None] * w_row)[..., None]
             x = relu_product(read, rows.flatten(0, 2)).view(-1, first.out_features)
             for layer in layers: x = layer(x)
             mixed = _blend(x.view(2, -1, len(rows), 2, x.shape[-1]), shares.to(dtype))

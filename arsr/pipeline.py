@@ -22,7 +22,7 @@ from .data import degrade, load_images, write_whole
 from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
 from .fast import FastConfig, FastRenderer
-from .refining import Refiner
+from .refining import Refiner, doubted
 from .streaming import tiles
 from .train import fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, UNetConfig, guided, in_windows
@@ -228,8 +228,8 @@ def refine(self:ARSR,
     trust:float, # in the sampled latents, from 0 to 1
 )->ImageField:
     "Latents and small pictures to a field: bicubic enlargement, and what the refiner says it lacks."
-    lr = to_model(lr)
-    told = self.refiner.told(trust**.5 * z, cond, lr, z.new_full((len(z),), trust))  # the mean of doubted latents
+    lr, trust = to_model(lr), z.new_full((len(z),), trust)
+    told = self.refiner.told(doubted(z, 0, trust), cond, lr, trust)
     with fast_arithmetic(self.device.type): feat = in_windows(self.refiner.decoder, told, window=64, overlap=16, batch=4)
     return ImageField(feat, self.refiner.liif, lr.shape[-2:], correction=lr, fast=self.refiner_fast)
 
@@ -291,13 +291,13 @@ def upscale(self:ARSR,
     "A small picture, continued between its pixels. `ValueError` for pictures of different sizes in one call."
     trust = self.meta.get('trust', 1.) if trust is None else trust
     if not 0 <= trust <= 1: raise ValueError(f"trust must be between 0 and 1, not {trust}")
-    net, lr = self.part_for('upscaler', 'upscale'), load_images(image).to(self.device)
+    net, sample, lr = self.part_for('upscaler', 'upscale'), sampler_called(sampler), load_images(image).to(self.device)
     cond, lr = self.condition(lr, net).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
     z = seeded_noise((n, *cond.shape[1:]), seed).repeat(len(cond) // n, 1, 1, 1).to(self.device)
     def denoise(z_t, t):
         return in_windows(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
     if trust or not self.refiner:
-        with fast_arithmetic(self.device.type), cast_once(net): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps).float()
+        with fast_arithmetic(self.device.type), cast_once(net): z = sample(denoise, z, net.abar, steps=steps).float()
     z, cond = z * net.z_std, cond * net.z_std
     field = self.refine(z, cond, lr, trust) if self.refiner else self.decode(z, lr.shape[-2:])
     return back_project(field, lr, self.meta['factor']) if consistent else field

@@ -24,7 +24,7 @@ from .fast import FastConfig, FastRenderer, imitation_loss
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .metrics import efflite
 from .pipeline import ARSR, PARTS, load_weights, save_weights
-from .refining import Patches, Refiner, Windows, any_trust, doubted, refiner_from, refining_loss
+from .refining import Patches, Refiner, Windows, in_doubt, refiner_from, refining_loss
 from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution, machine
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
 from einops import rearrange
@@ -261,8 +261,8 @@ def train_fast(preset:Preset, data:str, out:Path, **budget)->dict:
     if refiner:
         spread, teacher, name, samples = spread_of(preset, cache), refiner, 'refiner_fast', windows(preset, renders, cache)
         def features(batch):
-            z, trust = batch['z'], any_trust(len(batch['z'])).to(batch['z'])
-            return refiner.decoder(refiner.told(doubted(z, spread * torch.randn_like(z), trust), batch['cond'], batch['lr'], trust))
+            z, trust = in_doubt(batch['z'], spread)
+            return refiner.decoder(refiner.told(z, batch['cond'], batch['lr'], trust))
     else:
         teacher, name, samples = first, 'fast', Latents(renders, {'z': cache['z']})
         features = lambda batch: first.decoder((z := quarter(batch['z'])) + preset.first.noise * torch.randn_like(z))

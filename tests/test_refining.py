@@ -86,7 +86,7 @@ def test_it_learns_what_interpolation_lacks(first, drawings):
         opt.zero_grad(); loss.backward(); opt.step()
     assert losses[-1] < .9 * losses[0]
 
-def test_the_loss_is_of_pixels_pictures_and_weaves(first, drawings, monkeypatch):
+def test_the_loss_is_of_pixels_pictures_and_weaves(first, monkeypatch):
     monkeypatch.setattr('arsr.refining.any_trust', torch.ones)
     refiner, z = refiner_from(first), torch.randn(2, 2, 4, 8, 8)
     batch = dict(zip(('coord', 'cell'), ask((32, 32))), z=z[0], cond=z[1], lr=torch.rand(2, 3, 8, 8), rgb=torch.rand(2, 32**2, 3))
@@ -141,7 +141,7 @@ def test_without_trust_the_sampler_is_not_heard(trained):
     "The pictures of two seeds differ only by what is believed."
     pipe, lr = ARSR.from_pretrained(trained), torch.rand(3, 8, 12)
     said = lambda trust, **kwargs: pipe.upscale(lr, trust=trust, consistent=False, **kwargs).render(scale=2)
-    assert torch.equal(said(0., seed=0, steps=1), said(0., seed=0, steps=5))
+    assert torch.equal(said(0., seed=0, steps=1), said(0., seed=1, steps=5))
     assert not torch.equal(said(1., seed=0, steps=1), said(1., seed=0, steps=5))
     assert not torch.equal(said(1., seed=0), said(1., seed=1))
 
