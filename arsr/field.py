@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .autoencoder import Encoder, Decoder
 from .coords import FULL, check_size, check_window, make_cell, make_coord, resize, to_image, to_model
 from .data import write_whole
-from .fast import FastRenderer, neighbourhood, render_fast
+from .fast import FastRenderer, render_by_parts, render_fast
 from .fused import render_exact
 from .liif import LIIF
 
@@ -210,8 +210,7 @@ class ImageField:
         "LIIF, or what was taught by it, at the centres of the pixels."
         if self.renderer == 'exact': return render_exact(self.liif, self.feat, size, window)
         if self.grid is not None: return render_fast(self.fast, self.grid, self.feat.shape[-2:], size, window)
-        near, window = neighbourhood(self.feat, window)
-        return render_fast(self.fast, self.fast.prepare(near.float()), near.shape[-2:], size, window)
+        return render_by_parts(self.fast, self.feat, size, window)
 
     def ask(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [0,1]
         "What is said, and the correction."

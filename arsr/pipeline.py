@@ -228,9 +228,11 @@ def refine(self:ARSR,
     trust:float, # in the sampled latents, from 0 to 1
 )->ImageField:
     "Latents and small pictures to a field: bicubic enlargement, and what the refiner says it lacks."
-    lr, trust = to_model(lr), z.new_full((len(z),), trust)
-    told = self.refiner.told(doubted(z, 0, trust), cond, lr, trust)
-    with fast_arithmetic(self.device.type): feat = in_windows(self.refiner.decoder, told, window=64, overlap=16, batch=4)
+    lr = to_model(lr)
+    def read(z, cond, small): # windows of them, to features
+        told = self.refiner.told(doubted(z, 0, sure := z.new_full((len(z),), trust)), cond, small, sure)
+        return self.refiner.decoder(told)
+    with fast_arithmetic(self.device.type): feat = in_windows(read, z, cond, resize(lr, z.shape[-2:]), window=64, overlap=16, batch=4)
     return ImageField(feat, self.refiner.liif, lr.shape[-2:], correction=lr, fast=self.refiner_fast)
 
 # %% ../nbs/09_pipeline.ipynb #bd5ca80d
@@ -298,7 +300,7 @@ def upscale(self:ARSR,
         return in_windows(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
     if trust or not self.refiner:
         with fast_arithmetic(self.device.type), cast_once(net): z = sample(denoise, z, net.abar, steps=steps).float()
-    z, cond = z * net.z_std, cond * net.z_std
+    z, cond = z.mul_(net.z_std), cond.mul_(net.z_std)
     field = self.refine(z, cond, lr, trust) if self.refiner else self.decode(z, lr.shape[-2:])
     return back_project(field, lr, self.meta['factor']) if consistent else field
 

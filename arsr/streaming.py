@@ -14,6 +14,7 @@ import numpy as np, torch.nn.functional as F
 from PIL import Image
 from tifffile import TiffWriter
 from .coords import FULL
+from .fast import subwindow
 from .data import watched, write_whole
 from .field import ImageField, check_picture_path, check_pixels, save_picture, to_bytes
 
@@ -38,10 +39,9 @@ class Pieces:
     def whole(self): return self.compute(self.size, self.window)
 
     def __call__(self, top:int, left:int, bottom:int, right:int)->np.ndarray: # (bottom-top, right-left, 3) bytes
-        (H, W), (t, l, b, r) = self.size, self.window
-        if H * W * self.shrink**2 <= self.at_once: return self.whole[top:bottom, left:right]
-        part = (t + (b - t) * top / H, l + (r - l) * left / W, min(1, t + (b - t) * bottom / H), min(1, l + (r - l) * right / W))
-        return self.compute((bottom - top, right - left), part)
+        (H, W), ys, xs = self.size, slice(top, bottom), slice(left, right)
+        if H * W * self.shrink**2 <= self.at_once: return self.whole[ys, xs]
+        return self.compute((bottom - top, right - left), subwindow(self.window, self.size, ys, xs))
 
 # %% ../nbs/04a_streaming.ipynb #589cfd2e
 def _chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))

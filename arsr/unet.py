@@ -9,6 +9,7 @@ __all__ = ['time_features', 'TimeResBlock', 'zero', 'Stage', 'UNetConfig', 'Down
 # %% ../nbs/06_unet.ipynb #b9fe4e68
 import math
 from dataclasses import dataclass
+from itertools import product
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from einops import rearrange
@@ -218,6 +219,14 @@ def _ramp(n:int)->Tensor:
     up = torch.arange(1, n + 1).float()
     return torch.minimum(up, up.flip(0))
 
+# %% ../nbs/06_unet.ipynb #d7937120
+def _shares(n:int, window:int, overlap:int, grow:int=1)->list: # (start, (grow*window,) shares) of each window
+    "Where windows start along one side of `n` cells, and what share each has in the answer, for `grow` cells of the answer a cell."
+    starts, long = _starts(n, window, overlap), grow * min(n, window)
+    weights = torch.zeros(len(starts), grow * n)
+    for row, start in zip(weights, starts): row[grow*start:grow*start+long] = _ramp(long)
+    return [(start, row[grow*start:grow*start+long]) for row, start in zip(weights / weights.sum(0), starts)]
+
 # %% ../nbs/06_unet.ipynb #fbf4301f
 def in_windows(
     f, # (n,c,h,w), ... -> (n,k,grow*h,grow*w), for maps up to window x window
@@ -235,15 +244,11 @@ def in_windows(
     if not 0 <= overlap < window: raise ValueError(f"windows of {window} cells cannot overlap by {overlap}")
     n, (h, w) = len(maps[0]), maps[0].shape[-2:]
     if max(h, w) <= window: return f(*maps)
-    spots = [(y, x) for y in _starts(h, window, overlap) for x in _starts(w, window, overlap)]
-    rows, cols, g = min(h, window), min(w, window), grow
-    weight, out, total = (_ramp(g * rows)[:, None] * _ramp(g * cols)).to(maps[0]), None, maps[0].new_zeros(g * h, g * w)
+    spots = list(product(_shares(h, window, overlap, grow), _shares(w, window, overlap, grow)))
+    rows, cols, together, out = min(h, window), min(w, window), max(1, batch // n), None
     cut = lambda a, y, x, g=1: a[..., g*y:g*(y+rows), g*x:g*(x+cols)]
-    together = max(1, batch // n)
     for group in (spots[i:i+together] for i in range(0, len(spots), together)):
-        answers = f(*(torch.cat([cut(a, y, x) for y, x in group]) for a in maps))
-        if out is None: out = answers.new_zeros(n, answers.shape[1], g * h, g * w)
-        for (y, x), answer in zip(group, answers.chunk(len(group))):
-            cut(out, y, x, g).add_(answer * weight)
-            cut(total, y, x, g).add_(weight)
-    return out.div_(total)
+        answers = f(*(torch.cat([cut(a, y, x) for (y, _), (x, _) in group]) for a in maps))
+        if out is None: out = answers.new_zeros(n, answers.shape[1], grow * h, grow * w)
+        for ((y, down), (x, across)), answer in zip(group, answers.chunk(len(group))): cut(out, y, x, grow).add_(answer * (down[:, None] * across).to(answer.device))
+    return out
