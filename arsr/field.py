@@ -206,9 +206,9 @@ class ImageField:
 
     def __repr__(self): return f"{type(self).__name__}({len(self)} x {self.size[0]}x{self.size[1]})"
 
-    def said(self, size:tuple, window:tuple)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [-1,1] or beyond
-        "LIIF, or what was taught by it, at the centres of the pixels."
-        if self.renderer == 'exact': return render_exact(self.liif, self.feat, size, window)
+    def said(self, size:tuple, window:tuple, dtype:torch.dtype=torch.float32)->Tensor: # (h, w), (top, left, bottom, right) -> (n,3,h,w) in [-1,1] or beyond
+        "LIIF, whose hidden layers may compute in another precision, or what was taught by it, at the centres of the pixels."
+        if self.renderer == 'exact': return render_exact(self.liif, self.feat, size, window, dtype)
         if self.grid is not None: return render_fast(self.fast, self.grid, self.feat.shape[-2:], size, window)
         return render_by_parts(self.fast, self.feat, size, window)
 

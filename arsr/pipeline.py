@@ -24,7 +24,7 @@ from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sampl
 from .fast import FastConfig, FastRenderer
 from .refining import Refiner, doubted
 from .streaming import tiles
-from .train import fast_arithmetic
+from .train import coarse, fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, UNetConfig, guided, in_windows
 
 # %% ../nbs/09_pipeline.ipynb #5e7cb4ff
@@ -137,7 +137,7 @@ def back_project(
     start, field.correction = torch.zeros_like(lr) if field.correction is None else field.correction, torch.empty_like(lr)
     for t, l, b, r in tiles((h, w), tile):
         T, L, B, R = max(0, t - m), max(0, l - m), min(h, b + m), min(w, r + m)
-        said = field.said((factor * (B - T), factor * (R - L)), (T / h, L / w, B / h, R / w))
+        said = field.said((factor * (B - T), factor * (R - L)), (T / h, L / w, B / h, R / w), coarse())
         field.correction[..., t:b, l:r] = correct(said, lr[..., T:B, L:R], start[..., T:B, L:R], rounds)[..., t-T:t-T+b-t, l-L:l-L+r-l]
     return field
 
