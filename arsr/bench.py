@@ -6,8 +6,8 @@
 __all__ = ['OTHERWISE', 'TABLES', 'GROUPS', 'COUNTS', 'TASKS', 'Bench', 'head', 'ours', 'methods', 'compare', 'photographs',
            'table_photos', 'table_drawings', 'Rendered', 'TrueDrawings', 'looks', 'true_looks', 'distances',
            'table_generation', 'seen_once', 'table_consistency', 'table_diversity', 'with_denoiser', 'variants',
-           'distance_of', 'by_noise', 'table_alignment', 'table_samplers', 'table_cost', 'literal', 'renderers',
-           'products', 'copies', 'spent', 'in_turns', 'table_speed', 'chores', 'long_chores', 'table_whole',
+           'distance_of', 'by_noise', 'table_alignment', 'table_samplers', 'spent', 'in_turns', 'table_cost', 'literal',
+           'renderers', 'products', 'copies', 'table_speed', 'chores', 'long_chores', 'table_whole',
            'rendered_both_ways', 'table_fidelity', 'table_compute', 'find_table', 'kept', 'run_table', 'open_bench',
            'means', 'as_text']
 
@@ -268,6 +268,22 @@ def table_samplers(b:Bench)->list:
         rows.append(dict(sampler=sampler, steps=steps, **distance_of(b, b.emoji, b.pick(20, 200), sampler=sampler, steps=steps), seconds=time.perf_counter() - start))
     return rows
 
+# %% ../nbs/17_bench.ipynb #b1696360
+def spent(job, device='cpu')->dict: # seconds, peak_bytes
+    "What a job took; what it made is let go."
+    return {k: v for k, v in measured(job, device).items() if k != 'result'}
+
+def in_turns(
+    jobs:dict, # name -> job
+    turns:int, # how often all of them are done, one after the other, after one turn that warms up
+    device='cpu',
+)->dict: # name -> seconds and peak_bytes, medians over the turns
+    "Whoever is compared takes turns, so that a drift of the machine meets all alike."
+    runs = {name: [] for name in jobs}
+    for _ in range(turns + 1):
+        for name, job in jobs.items(): runs[name].append(spent(job, device))
+    return {name: {k: statistics.median(r[k] for r in runs[name][1:]) for k in ('seconds', 'peak_bytes')} for name in jobs}
+
 # %% ../nbs/17_bench.ipynb #e0f70534
 def table_cost(b:Bench)->list:
     "Seconds, memory and operations to enlarge one drawing of 32 pixels, against the size of the answer; and against that of the input."
@@ -278,12 +294,8 @@ def table_cost(b:Bench)->list:
     for side, size in asks:
         lr = held.small(0, side)[None].to(b.device)
         jobs = {m: (lambda make=make: make(lr).render(size=size)) for m, make in makers.items() if not (m.startswith('image') and size > 1024)}
-        runs = {m: [] for m in jobs}
-        for _ in range(b.pick(1, 3)):
-            for m, job in jobs.items(): runs[m].append(measured(job, b.device))
-        for m, job in jobs.items():
-            rows.append(dict(method=m, input=side, size=size, seconds=statistics.median(r['seconds'] for r in runs[m]),
-                             peak_bytes=max(r['peak_bytes'] for r in runs[m]), macs=macs(job), runs=len(runs[m])))
+        took = in_turns(jobs, turns := b.pick(1, 2), b.device)
+        rows += [dict(method=m, input=side, size=size, **took[m], macs=macs(job), runs=turns) for m, job in jobs.items()]
     return rows
 
 # %% ../nbs/17_bench.ipynb #d5499b2f
@@ -325,21 +337,6 @@ def copies(bytes:int, device)->dict: # name -> (job, 0)
     "So many bytes from one place in memory to another, too many for a cache."
     x, y = torch.zeros(2, bytes, dtype=torch.uint8, device=device)
     return {f'copy of {bytes / 2**20:.0f} MB': (lambda: y.copy_(x), 0)}
-
-def spent(job, device='cpu')->dict: # seconds, peak_bytes
-    "What a job took; what it made is let go."
-    return {k: v for k, v in measured(job, device).items() if k != 'result'}
-
-def in_turns(
-    jobs:dict, # name -> job
-    turns:int, # how often all of them are done, one after the other, after one turn that warms up
-    device='cpu',
-)->dict: # name -> seconds and peak_bytes, medians over the turns
-    "Whoever is compared takes turns, so that a drift of the machine meets all alike."
-    runs = {name: [] for name in jobs}
-    for _ in range(turns + 1):
-        for name, job in jobs.items(): runs[name].append(spent(job, device))
-    return {name: {k: statistics.median(r[k] for r in runs[name][1:]) for k in ('seconds', 'peak_bytes')} for name in jobs}
 
 # %% ../nbs/17_bench.ipynb #29f06b7c
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from .coords import resize
 from .data import degrade, load_image
+from .field import to_bytes
 from .metrics import psnr
 from .pipeline import ARSR
 
@@ -49,8 +50,8 @@ def sheet(
     n, _, h, w = pictures.shape
     blank = pictures.new_ones(-n % columns, 3, h, w)
     rows = torch.cat([pictures, blank]).unflatten(0, (-1, columns))
-    x = rows.permute(0, 3, 1, 4, 2).reshape(-1, columns * w, 3)
-    return Image.fromarray((x * 255).round().byte().cpu().numpy())
+    whole = rows.permute(2, 0, 3, 1, 4).reshape(3, -1, columns * w)
+    return Image.fromarray(to_bytes(whole))
 
 # %% ../nbs/15_demo.ipynb #5f781463
 def demo_generate(out:Path):

@@ -165,7 +165,7 @@ class ARSR:
         device=None, # 'cpu', 'cuda', ...; the GPU if there is one
     ):
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4} | (meta or {})
+        self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4, 'trust': 1.} | (meta or {})
         given = dict(first=first, generator=generator, upscaler=upscaler, refiner=refiner, fast=fast, refiner_fast=refiner_fast)
         for name, net in given.items(): setattr(self, name, net and net.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False))
 
@@ -291,7 +291,7 @@ def upscale(self:ARSR,
     trust:float|None=None, # of a refiner in what was sampled, from 0 to 1; at 0 only the small picture counts; None: what the weights advise
 )->ImageField: # n fields for each input, one input after the other; their own size is the input's
     "A small picture, continued between its pixels. `ValueError` for pictures of different sizes in one call."
-    trust = self.meta.get('trust', 1.) if trust is None else trust
+    trust = self.meta['trust'] if trust is None else trust
     if not 0 <= trust <= 1: raise ValueError(f"trust must be between 0 and 1, not {trust}")
     net, sample, lr = self.part_for('upscaler', 'upscale'), sampler_called(sampler), load_images(image).to(self.device)
     cond, lr = self.condition(lr, net).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
