@@ -72,7 +72,7 @@ PAPER_UNET_FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), attn=(0, 1, 2))
 PRESETS = {
     'emoji-generate': Preset('generator', NANO, NANO_GENERATOR, settings=TRAINING, **OURS),
     'emoji-upscale': Preset('upscaler', NANO, NANO_UPSCALER, settings=TRAINING, **OURS),
-    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), perceptual=1.2, trust=.25, settings=TRAINING, **OURS),
+    'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), perceptual=.4, trust=.25, settings=TRAINING, **OURS),
     'small-generate': Preset('generator', SMALL, SMALL_GENERATOR, settings=TRAINING, **OURS),
     'small-upscale': Preset('upscaler', SMALL, SMALL_UPSCALER, data='photos.zip', held_out=.15, sizes=(64, 192), settings=TRAINING, **OURS),
     'paper-gen-256': Preset('generator', FirstStageConfig(), DenoiserConfig(PAPER_UNET), data='ffhq:data', base=256, sizes=(64, 256), crop=256),
