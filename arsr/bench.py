@@ -6,10 +6,10 @@
 __all__ = ['OTHERWISE', 'TABLES', 'GROUPS', 'COUNTS', 'TASKS', 'Bench', 'head', 'ours', 'methods', 'compare', 'photographs',
            'table_photos', 'table_drawings', 'Rendered', 'TrueDrawings', 'looks', 'true_looks', 'distances',
            'table_generation', 'seen_once', 'table_consistency', 'table_diversity', 'with_denoiser', 'variants',
-           'distance_of', 'by_noise', 'table_alignment', 'table_samplers', 'spent', 'in_turns', 'table_cost', 'literal',
-           'renderers', 'products', 'copies', 'table_speed', 'chores', 'long_chores', 'table_whole',
-           'rendered_both_ways', 'table_fidelity', 'table_compute', 'find_table', 'kept', 'run_table', 'open_bench',
-           'means', 'as_text']
+           'distance_of', 'by_noise', 'table_alignment', 'table_samplers', 'taken_over', 'table_recovery', 'spent',
+           'in_turns', 'table_cost', 'literal', 'renderers', 'products', 'copies', 'table_speed', 'chores',
+           'long_chores', 'table_whole', 'rendered_both_ways', 'table_fidelity', 'table_compute', 'find_table', 'kept',
+           'run_table', 'open_bench', 'means', 'as_text']
 
 # %% ../nbs/17_bench.ipynb #d6534187
 import json, statistics, tempfile, time
@@ -23,17 +23,18 @@ import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .baselines import Bicubic, ImplicitDiffusion, Lanczos, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
-from .coords import make_cell, make_coord, resize
+from .coords import make_cell, make_coord, resize, to_model
 from .data import degrade, open_source, write_whole
+from .diffusion import sample_dpmpp_2m
 from .fast import FastConfig, FastRenderer, render_fast
-from .field import sample_bicubic
+from .field import ImageField, sample_bicubic
 from .liif import EPS, LIIF, SHIFTS, dense, linears, render_grid
 from .metrics import diversity, efflite, frechet, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
 from .pipeline import ARSR, load_weights, read_config
 from .recipes import FAST, errors_of, whole_questions
 from .refining import cell_peak
-from .train import machine
-from .unet import Denoiser
+from .train import fast_arithmetic, machine
+from .unet import Denoiser, guided
 
 # %% ../nbs/17_bench.ipynb #1108ced2
 @dataclass(frozen=True)
@@ -146,6 +147,10 @@ class TrueDrawings:
         self.index = order[n * others:][:n].tolist()
     def __len__(self): return len(self.index)
     def __getitem__(self, i): return self.drawings.view(self.index[i], self.size)
+    @property
+    def kinds(self)->Tensor: # (n,)
+        held = self.drawings
+        return torch.as_tensor(held.drawings.kind)[[held.index[i] for i in self.index]]
 
 # %% ../nbs/17_bench.ipynb #bc0ce55f
 def looks(
@@ -267,6 +272,32 @@ def table_samplers(b:Bench)->list:
         start = time.perf_counter()
         rows.append(dict(sampler=sampler, steps=steps, **distance_of(b, b.emoji, b.pick(20, 200), sampler=sampler, steps=steps), seconds=time.perf_counter() - start))
     return rows
+
+# %% ../nbs/17_bench.ipynb #f2f8a095
+@torch.no_grad()
+def taken_over(
+    b:Bench, # for model and seed
+    true:TrueDrawings, # n of them, to begin with
+    level:int, # noise steps that cover them, up to the generator's 1,000
+)->ImageField: # n
+    "True drawings, encoded, covered with noise and denoised again by the generator, in as many network evaluations as it would spend on that part of the way."
+    pipe, net, noise = b.emoji, b.emoji.generator, torch.Generator().manual_seed(b.seed)
+    x, kinds = torch.stack([true[i] for i in range(len(true))]), true.kinds.to(b.device)
+    with fast_arithmetic(pipe.device.type):
+        z = torch.cat([pipe.first.encode(to_model(part).to(b.device)).float() for part in x.split(25)]) / net.z_std
+        if level:
+            m, s = net.abar[level - 1].sqrt(), (1 - net.abar[level - 1]).sqrt()
+            z = m * z + s * torch.randn(z.shape, generator=noise).to(z)
+            walk = lambda z, kinds: sample_dpmpp_2m(guided(net, kinds) if net.cfg.unet.classes else net, z, net.abar[:level], max(1, level // 40))
+            z = torch.cat([walk(*part) for part in zip(z.split(50), kinds.split(50))])
+    return pipe.decode(z.float() * net.z_std, x.shape[-2:])
+
+def table_recovery(b:Bench)->list:
+    "How far from other true drawings are true ones of which the generator had to make up a part?"
+    n, size = b.pick(20, 200), b.pick(64, 128)
+    true = TrueDrawings(n, size, b.seed, others=True)
+    levels = b.pick((0, 400), (0, 100, 200, 400, 600, 800, 1000))
+    return [dict(level=k, abar=b.emoji.generator.abar[k - 1].item() if k else 1., size=size, **distances(b, Rendered(taken_over(b, true, k), size), size)) for k in levels]
 
 # %% ../nbs/17_bench.ipynb #b1696360
 def spent(job, device='cpu')->dict: # seconds, peak_bytes
@@ -421,7 +452,7 @@ def table_compute(b:Bench)->list:
 
 # %% ../nbs/17_bench.ipynb #64165944
 TABLES = dict(photos=table_photos, drawings=table_drawings, generation=table_generation, consistency=table_consistency, diversity=table_diversity,
-              alignment=table_alignment, samplers=table_samplers, cost=table_cost, speed=table_speed, whole=table_whole, fidelity=table_fidelity, compute=table_compute)
+              alignment=table_alignment, samplers=table_samplers, recovery=table_recovery, cost=table_cost, speed=table_speed, whole=table_whole, fidelity=table_fidelity, compute=table_compute)
 
 # %% ../nbs/17_bench.ipynb #7f3b474a
 def find_table(name:str):
@@ -475,7 +506,7 @@ def open_bench(
 # %% ../nbs/17_bench.ipynb #734682f5
 GROUPS = ('model', 'method', 'task', 'stage', 'abar', 'sampler', 'scale', 'steps', 'input', 'size', 'small', 'large')  # what rows differ in on purpose
 COUNTS = ('picture', 'n', 'm', 'runs', 'patch_n', 'patch_m')  # numbers of which a mean says nothing
-TASKS = dict(upscale=('photos', 'drawings', 'diversity'), generate=('generation', 'consistency', 'samplers'))
+TASKS = dict(upscale=('photos', 'drawings', 'diversity'), generate=('generation', 'consistency', 'samplers', 'recovery'))
 
 def means(
     rows:list, # flat dictionaries
