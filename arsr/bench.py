@@ -6,8 +6,8 @@
 __all__ = ['OTHERWISE', 'TABLES', 'GROUPS', 'COUNTS', 'TASKS', 'Bench', 'head', 'ours', 'methods', 'compare', 'photographs',
            'table_photos', 'table_drawings', 'Rendered', 'TrueDrawings', 'looks', 'true_looks', 'distances',
            'table_generation', 'seen_once', 'table_consistency', 'table_diversity', 'with_denoiser', 'variants',
-           'distance_of', 'by_noise', 'table_alignment', 'table_samplers', 'taken_over', 'table_recovery', 'spent',
-           'in_turns', 'table_cost', 'literal', 'renderers', 'products', 'copies', 'table_speed', 'chores',
+           'distance_of', 'by_noise', 'table_alignment', 'table_samplers', 'taken_over', 'encoded', 'table_recovery',
+           'spent', 'in_turns', 'table_cost', 'literal', 'renderers', 'products', 'copies', 'table_speed', 'chores',
            'long_chores', 'table_whole', 'rendered_both_ways', 'table_fidelity', 'table_compute', 'find_table', 'kept',
            'run_table', 'open_bench', 'means', 'as_text']
 
@@ -25,12 +25,12 @@ from .baselines import Bicubic, ImplicitDiffusion, Lanczos, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
 from .coords import make_cell, make_coord, resize, to_model
 from .data import degrade, open_source, write_whole
-from .diffusion import sample_dpmpp_2m
+from .diffusion import q_sample, sample_dpmpp_2m
 from .fast import FastConfig, FastRenderer, render_fast
-from .field import ImageField, sample_bicubic
+from .field import sample_bicubic
 from .liif import EPS, LIIF, SHIFTS, dense, linears, render_grid
 from .metrics import diversity, efflite, frechet, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
-from .pipeline import ARSR, load_weights, read_config
+from .pipeline import ARSR, cast_once, load_weights, read_config
 from .recipes import FAST, errors_of, whole_questions
 from .refining import cell_peak
 from .train import fast_arithmetic, machine
@@ -277,27 +277,29 @@ def table_samplers(b:Bench)->list:
 @torch.no_grad()
 def taken_over(
     b:Bench, # for model and seed
-    true:TrueDrawings, # n of them, to begin with
+    z:Tensor, # (n,c,h,w) latents of true drawings, as the encoder makes them
+    kinds:Tensor, # (n,) what they are of
     level:int, # noise steps that cover them, up to the generator's 1,000
-)->ImageField: # n
-    "True drawings, encoded, covered with noise and denoised again by the generator, in as many network evaluations as it would spend on that part of the way."
-    pipe, net, noise = b.emoji, b.emoji.generator, torch.Generator().manual_seed(b.seed)
-    x, kinds = torch.stack([true[i] for i in range(len(true))]), true.kinds.to(b.device)
-    with fast_arithmetic(pipe.device.type):
-        z = torch.cat([pipe.first.encode(to_model(part).to(b.device)).float() for part in x.split(25)]) / net.z_std
-        if level:
-            m, s = net.abar[level - 1].sqrt(), (1 - net.abar[level - 1]).sqrt()
-            z = m * z + s * torch.randn(z.shape, generator=noise).to(z)
-            walk = lambda z, kinds: sample_dpmpp_2m(guided(net, kinds) if net.cfg.unet.classes else net, z, net.abar[:level], max(1, level // 40))
-            z = torch.cat([walk(*part) for part in zip(z.split(50), kinds.split(50))])
-    return pipe.decode(z.float() * net.z_std, x.shape[-2:])
+)->Tensor: # (n,c,h,w)
+    "True latents, covered with noise and denoised again by the generator, in as many network evaluations as it would spend on that part of the way."
+    if not level: return z
+    net, eps = b.emoji.generator, torch.randn(z.shape, generator=torch.Generator().manual_seed(b.seed)).to(z)
+    z_t, steps = q_sample(z / net.z_std, torch.full((len(z),), level - 1), eps, net.abar), max(1, 25 * level // len(net.abar))
+    walk = lambda z, kinds: sample_dpmpp_2m(guided(net, kinds) if net.cfg.unet.classes else net, z, net.abar[:level], steps)
+    with fast_arithmetic(b.device), cast_once(net): z = torch.cat([walk(*part) for part in zip(z_t.split(50), kinds.split(50))])
+    return z.float() * net.z_std
+
+@torch.no_grad()
+def encoded(b:Bench, true:TrueDrawings)->Tensor: # (n,c,h,w)
+    "Latents of true drawings."
+    with fast_arithmetic(b.device): return torch.cat([b.emoji.first.encode(to_model(true[i])[None].to(b.device)).float() for i in range(len(true))])
 
 def table_recovery(b:Bench)->list:
     "How far from other true drawings are true ones of which the generator had to make up a part?"
-    n, size = b.pick(20, 200), b.pick(64, 128)
-    true = TrueDrawings(n, size, b.seed, others=True)
-    levels = b.pick((0, 400), (0, 100, 200, 400, 600, 800, 1000))
-    return [dict(level=k, abar=b.emoji.generator.abar[k - 1].item() if k else 1., size=size, **distances(b, Rendered(taken_over(b, true, k), size), size)) for k in levels]
+    n, size, abar = b.pick(20, 200), b.pick(64, 128), b.emoji.generator.abar.tolist()
+    z, kinds = encoded(b, true := TrueDrawings(n, size, b.seed, others=True)), true.kinds.to(b.device)
+    fields = {k: b.emoji.decode(taken_over(b, z, kinds, k), (size, size)) for k in b.pick((0, 400), (0, 100, 200, 400, 600, 800, 1000))}
+    return [dict(level=k, abar=abar[k - 1] if k else 1., size=size, **distances(b, Rendered(field, size), size)) for k, field in fields.items()]
 
 # %% ../nbs/17_bench.ipynb #b1696360
 def spent(job, device='cpu')->dict: # seconds, peak_bytes

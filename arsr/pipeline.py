@@ -133,11 +133,11 @@ def back_project(
 
     What the comparison leaves is read as a bicubic function and added to the field, so that the correction holds at every size.
     """
-    (h, w), m, field = lr.shape[-2:], 6 * rounds, field[:]  # a round reaches less than six pixels
+    (h, w), m, field, dtype = lr.shape[-2:], 6 * rounds, field[:], coarse()  # a round reaches less than six pixels
     start, field.correction = torch.zeros_like(lr) if field.correction is None else field.correction, torch.empty_like(lr)
     for t, l, b, r in tiles((h, w), tile):
         T, L, B, R = max(0, t - m), max(0, l - m), min(h, b + m), min(w, r + m)
-        said = field.said((factor * (B - T), factor * (R - L)), (T / h, L / w, B / h, R / w), coarse())
+        said = field.said((factor * (B - T), factor * (R - L)), (T / h, L / w, B / h, R / w), dtype)
         field.correction[..., t:b, l:r] = correct(said, lr[..., T:B, L:R], start[..., T:B, L:R], rounds)[..., t-T:t-T+b-t, l-L:l-L+r-l]
     return field
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np, torch.nn.functional as F
 from PIL import Image
 from tifffile import TiffWriter
-from .coords import FULL
-from .fast import subwindow
+from .coords import FULL, subwindow
 from .data import watched, write_whole
 from .field import ImageField, check_picture_path, check_pixels, save_picture, to_bytes
 

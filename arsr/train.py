@@ -45,7 +45,8 @@ def coarse()->torch.dtype:
 
 def fast_arithmetic(device:str): # a context
     "Half-precision arithmetic where the hardware is made for it, plain arithmetic elsewhere."
-    return nullcontext() if coarse() == torch.float32 else torch.autocast(device, coarse())
+    dtype = coarse()
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
 # %% ../nbs/08_train.ipynb #0731f1ee
 class EMA:

@@ -220,10 +220,10 @@ def _ramp(n:int)->Tensor:
     return torch.minimum(up, up.flip(0))
 
 # %% ../nbs/06_unet.ipynb #d7937120
-def _shares(n:int, window:int, overlap:int, grow:int=1)->list: # (start, (grow*window,) shares) of each window
+def _shares(n:int, window:int, overlap:int, grow:int=1, device=None)->list: # (start, (grow*window,) shares) of each window
     "Where windows start along one side of `n` cells, and what share each has in the answer, for `grow` cells of the answer a cell."
     starts, long = _starts(n, window, overlap), grow * min(n, window)
-    weights = torch.zeros(len(starts), grow * n)
+    weights = torch.zeros(len(starts), grow * n, device=device)
     for row, start in zip(weights, starts): row[grow*start:grow*start+long] = _ramp(long)
     return [(start, row[grow*start:grow*start+long]) for row, start in zip(weights / weights.sum(0), starts)]
 
@@ -244,11 +244,11 @@ def in_windows(
     if not 0 <= overlap < window: raise ValueError(f"windows of {window} cells cannot overlap by {overlap}")
     n, (h, w) = len(maps[0]), maps[0].shape[-2:]
     if max(h, w) <= window: return f(*maps)
-    spots = list(product(_shares(h, window, overlap, grow), _shares(w, window, overlap, grow)))
+    spots = list(product(*(_shares(side, window, overlap, grow, maps[0].device) for side in (h, w))))
     rows, cols, together, out = min(h, window), min(w, window), max(1, batch // n), None
     cut = lambda a, y, x, g=1: a[..., g*y:g*(y+rows), g*x:g*(x+cols)]
     for group in (spots[i:i+together] for i in range(0, len(spots), together)):
         answers = f(*(torch.cat([cut(a, y, x) for (y, _), (x, _) in group]) for a in maps))
         if out is None: out = answers.new_zeros(n, answers.shape[1], grow * h, grow * w)
-        for ((y, down), (x, across)), answer in zip(group, answers.chunk(len(group))): cut(out, y, x, grow).add_(answer * (down[:, None] * across).to(answer.device))
+        for ((y, down), (x, across)), answer in zip(group, answers.chunk(len(group))): cut(out, y, x, grow).add_(answer * (down[:, None] * across))
     return out
