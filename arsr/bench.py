@@ -25,16 +25,15 @@ from .baselines import Bicubic, ImplicitDiffusion, Lanczos, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
 from .coords import make_cell, make_coord, resize, to_model
 from .data import degrade, open_source, write_whole
-from .diffusion import q_sample, sample_dpmpp_2m
 from .fast import FastConfig, FastRenderer, render_fast
 from .field import sample_bicubic
 from .liif import EPS, LIIF, SHIFTS, dense, linears, render_grid
 from .metrics import diversity, efflite, frechet, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
 from .pipeline import ARSR, cast_once, load_weights, read_config
 from .recipes import FAST, errors_of, whole_questions
-from .refining import cell_peak
+from .refining import cell_peak, redrawn
 from .train import fast_arithmetic, machine
-from .unet import Denoiser, guided
+from .unet import Denoiser
 
 # %% ../nbs/17_bench.ipynb #1108ced2
 @dataclass(frozen=True)
@@ -284,10 +283,9 @@ def taken_over(
     "True latents, covered with noise and denoised again by the generator, in as many network evaluations as it would spend on that part of the way."
     if not level: return z
     net, eps = b.emoji.generator, torch.randn(z.shape, generator=torch.Generator().manual_seed(b.seed)).to(z)
-    z_t, steps = q_sample(z / net.z_std, torch.full((len(z),), level - 1), eps, net.abar), max(1, 25 * level // len(net.abar))
-    walk = lambda z, kinds: sample_dpmpp_2m(guided(net, kinds) if net.cfg.unet.classes else net, z, net.abar[:level], steps)
-    with fast_arithmetic(b.device), cast_once(net): z = torch.cat([walk(*part) for part in zip(z_t.split(50), kinds.split(50))])
-    return z.float() * net.z_std
+    steps = max(1, 25 * level // len(net.abar))
+    with fast_arithmetic(b.device), cast_once(net):
+        return torch.cat([redrawn(net, *part, level, steps) for part in zip(z.split(50), eps.split(50), kinds.split(50))])
 
 @torch.no_grad()
 def encoded(b:Bench, true:TrueDrawings)->Tensor: # (n,c,h,w)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
-           'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'Preset', 'find_preset', 'cached',
-           'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by', 'trained_first',
-           'open_both', 'spread_of', 'train_decoder', 'keep_doublings', 'young_self', 'loss_of', 'train_second',
-           'finished', 'windows', 'patches', 'train_refiner', 'trained_refiner', 'quarter', 'train_fast', 'for_data',
-           'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
+           'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'LEVELS', 'Preset', 'find_preset',
+           'cached', 'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by',
+           'trained_first', 'open_both', 'spread_of', 'train_decoder', 'keep_doublings', 'young_self', 'loss_of',
+           'train_second', 'finished', 'windows', 'patches', 'judge', 'train_refiner', 'trained_refiner', 'redraw',
+           'open_redrawn', 'finish_decoder', 'quarter', 'train_fast', 'for_data', 'assemble', 'kind_shares',
+           'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -23,9 +24,9 @@ from .data import RandomScaleCrops, Renders, open_source, square_view, write_who
 from .fast import FastConfig, FastRenderer, imitation_loss
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .metrics import efflite
-from .pipeline import ARSR, PARTS, load_weights, save_weights
-from .refining import Patches, Refiner, Windows, in_doubt, refiner_from, refining_loss
-from .train import Latents, Settings, accelerator, encode_renders, fit, hardware, low_resolution, machine
+from .pipeline import ARSR, PARTS, cast_once, load_weights, save_weights
+from .refining import Patches, Redrawings, Refiner, Windows, in_doubt, picture_error, redrawn, refiner_from, refining_loss
+from .train import Latents, Settings, accelerator, encode_renders, fast_arithmetic, fit, hardware, low_resolution, machine
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
 from einops import rearrange
 from safetensors.torch import load_file, save_file
@@ -46,7 +47,7 @@ class Preset:
     factor: int = 4                           # low resolution is so many times smaller
     w_max: float = float('inf')               # bound on m/s in the alignment loss
     equivariance: float = 0.                  # share of a first-stage batch whose latents are shrunk
-    perceptual: float = .15                   # weight of the distance of features in the refiner's loss; 0: none
+    perceptual: float = .15                   # weight of the distance of features in `finish`; 0: none
     trust: float = .5                         # that the refiner has in sampled latents if nothing else is said
     settings: dict = field(default_factory=dict)  # stage -> Settings
 
@@ -225,6 +226,10 @@ def patches(preset:Preset, renders:Renders, cache:dict)->Patches:
     return Patches(renders, cache, preset.factor, min(64, preset.sizes[0]))
 
 # %% ../nbs/13_recipes.ipynb #a90699b1
+def judge(preset:Preset)->dict: # `apart` and `weight` of `picture_error`; empty without a weight
+    "Who looks at patches as pictures, and how much it counts."
+    return dict(apart=efflite(accelerator().device).apart, weight=preset.perceptual) if preset.perceptual else {}
+
 def train_refiner(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     "For enlarging: a second decoder that sees the small picture, and is told how far to trust the latent. At points (`refine`), then at patches that are judged as pictures too (`finish`)."
     if preset.task != 'upscaler': raise ValueError("only an upscaler can be refined: use a preset such as emoji-upscale")
@@ -236,7 +241,7 @@ def train_refiner(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     else:
         load_weights(refiner, earlier)
         samples = patches(preset, renders, cache)
-        if preset.perceptual: loss = partial(loss, weight=preset.perceptual, apart=efflite(accelerator().device).apart)
+        loss = partial(loss, **judge(preset))
     state = fit(refiner, loss, samples, out/f'refiner-{stage}', settings_of(preset, stage), **budget)
     if accelerator().is_main_process: save_weights(refiner, out/f'refiner-{stage}.safetensors')
     return state
@@ -246,6 +251,46 @@ def trained_refiner(preset:Preset, out:Path)->Refiner|None:
     if preset.task != 'upscaler' or not (path := finished(out, 'refiner')): return None
     load_weights(refiner := Refiner(preset.first), path)
     return freeze(refiner).to(accelerator().device)
+
+# %% ../nbs/13_recipes.ipynb #c6029472
+LEVELS = (100, 200, 300, 400)  # of noise, from which latents are redrawn for a decoder to learn from
+
+def redraw(net:Denoiser, z:Tensor, kinds:Tensor, batch:int=64)->Tensor: # (n,c,h,w)
+    "Every latent from one of LEVELS, in about half of the steps that a generator would take from there."
+    eps, again = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)), torch.empty_like(z)
+    with fast_arithmetic(z.device.type), cast_once(net):
+        for k, part in enumerate(torch.randperm(len(z), generator=torch.Generator().manual_seed(0)).split(batch)):
+            level = LEVELS[k % len(LEVELS)]
+            again[part] = redrawn(net, z[part].float(), eps[part].to(z.device), kinds[part], level, 1 + 25 * level // (2 * len(net.abar))).to(again)
+    return again
+
+def open_redrawn(preset:Preset, renders:Renders, cache:dict, out:Path)->Tensor: # (n,2,c,h,w)
+    "The training latents, redrawn by the generator of an earlier run and kept in `out`."
+    left_by('latent', out/'generator-latent.safetensors')
+    weights, device = finished(out, 'generator'), accelerator().device
+    load_weights(net := Denoiser(preset.denoiser), weights)
+    def make():
+        n = len(cache['z'])
+        kinds = renders.source.kind if preset.denoiser.unet.classes else torch.zeros(n, dtype=torch.long)
+        flat = cache['z'].flatten(0, 1).to(device)
+        return {'z': redraw(freeze(net).to(device), flat, kinds.repeat_interleave(2).to(device)).cpu().unflatten(0, (n, 2))}
+    stamp = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+    return cached(out/f'redrawn-{stamp}.safetensors', make, save_file, load_file)['z']
+
+def finish_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
+    "For generating: decoder and LIIF of stage 1 go on at patches that are judged as pictures, on latents of the encoder and on redrawn ones."
+    first = trained_first(preset, out).to(accelerator().device)
+    renders, cache = open_both(preset, first, data, out)
+    with accelerator().main_process_first(): again = open_redrawn(preset, renders, cache, out)
+    reader = torch.nn.ModuleList([first.decoder, first.liif]).requires_grad_(True)
+    def loss(reader, batch):
+        answer = first.liif(first.decoder(batch['z']), batch['coord'], batch['cell']).float()
+        return picture_error(answer, batch, batch['z'].shape[-2:], **who)
+    who, noise = judge(preset), preset.first.noise if preset.first.latent == 'norm' else 0.
+    samples = Redrawings(renders, cache['z'], again, noise, min(64, preset.sizes[0]))
+    state = fit(reader, loss, samples, out/'generator-finish', settings_of(preset, 'finish'), **budget)
+    if accelerator().is_main_process: save_weights(first, out/'first.safetensors')
+    return state
 
 # %% ../nbs/13_recipes.ipynb #fb9bcaf5
 def quarter(z:Tensor)->Tensor: # (n,c,h,w) -> (n,c,h/2,w/2)
@@ -362,6 +407,7 @@ def train_stage(
     preset, out = for_data(find_preset(name), data), Path(out)
     if stage not in STAGES: raise ValueError(f"unknown stage '{stage}'; choose one of {', '.join(STAGES)}")
     trainers = {'first': train_first, 'decoder': train_decoder, 'fast': train_fast} | {k: partial(train_refiner, stage=k) for k in ('refine', 'finish')}
+    if preset.task == 'generator': trainers['finish'] = finish_decoder
     train = trainers.get(stage, partial(train_second, stage=stage))
     state = train(preset, preset.data, out, **budget)
     if accelerator().is_main_process:

@@ -1,14 +1,16 @@
 "The refiner starts as bicubic enlargement, learns what is missing, believes a latent as far as it is told to, and is a part of a model like any other."
 import json
+from dataclasses import replace
 import pytest, torch
 import arsr.train
+from safetensors.torch import load_file
 from torch.testing import assert_close
 from arsr.coords import make_cell, make_coord, resize, to_model
 from arsr.data import Renders, degrade
 from arsr.field import FirstStage, FirstStageConfig, sample_bicubic
 from arsr.pipeline import ARSR, back_project
 from arsr.recipes import FAST, PRESETS, Preset, train_stage
-from arsr.refining import WEAVE, Patches, Windows, any_trust, doubted, refiner_from, refining_loss, woven
+from arsr.refining import WEAVE, Patches, Redrawings, Windows, any_trust, doubted, redrawn, refiner_from, refining_loss, woven
 from arsr.train import Settings
 from arsr.unet import DenoiserConfig, UNetConfig
 
@@ -157,6 +159,46 @@ def test_stages_in_a_wrong_order(trained, tmp_path, refuses):
     for part in trained.iterdir():
         if part.is_file() and 'refiner-refine' not in part.name: (tmp_path/part.name).write_bytes(part.read_bytes())
     with refuses('run --stage refine into the same folder before'): train_stage('toy-up', 'finish', tmp_path, data=str(trained.parent/'pictures'), steps=1)
+
+def test_what_reads_a_generators_latents_is_finished(trained, tmp_path, refuses):
+    PRESETS['toy-new'] = Preset('generator', CONFIG, replace(UP, conditional=False), base=32, sizes=(32, 48), crop=16, settings={k: Settings(batch=2, warmup=1) for k in STAGES_UP})
+    train = lambda stage: train_stage('toy-new', stage, tmp_path, data=str(trained.parent/'pictures'), steps=2)
+    try:
+        train('first')
+        with refuses('run --stage latent into the same folder before'): train('finish')
+        train('latent')
+        before = load_file(tmp_path/'first.safetensors')
+        train('finish')
+    finally: del PRESETS['toy-new']
+    after, made = load_file(tmp_path/'first.safetensors'), load_file(*tmp_path.glob('redrawn-*.safetensors'))['z']
+    assert {k.split('.')[0] for k in before if not torch.equal(before[k], after[k])} == {'decoder', 'liif'}
+    assert made.shape == load_file(*tmp_path.glob('latents-z-*.safetensors'))['z'].shape and made.isfinite().all()
+    assert 'generator finish' in json.loads((tmp_path/'training.json').read_text())
+
+@pytest.mark.parametrize('classes', [0, 3])
+def test_redrawn_from_no_height_nothing_changes(make_denoiser, classes):
+    net, z, eps, kinds = make_denoiser(classes=classes), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([0, 2])
+    near, far = (redrawn(net, z, eps, kinds, level, 2) for level in (2, 900))
+    assert near.shape == z.shape and (near - z).abs().mean() < .1 * (far - z).abs().mean()
+
+def test_redrawings_show_the_mirrored_with_the_mirrored(few):
+    "One colour a picture and side: the latents say which, and the patch must be cut from it."
+    renders = Renders(few, 32, (32, 48))
+    sides = torch.tensor([10, 200]).repeat_interleave(16).to(torch.uint8)
+    renders.truth = [sides.expand(1, 3, 32, 32) for _ in range(4)]
+    z = torch.stack([sides, sides.flip(0)])[:, None, None].expand(4, 2, 1, 32, 32).float()
+    for k in range(8):
+        item = Redrawings(renders, z, z, side=32)[k]
+        assert_close(((item['rgb'][:, 0] + 1) * 127.5).view(32, 32), item['z'][0])
+
+def test_redrawings_are_of_both_hands(few):
+    "Half of the latents are the encoder's, with noise over them, and half the generator's, without; and each sample is always the same."
+    data = Redrawings(Renders(few, 32, (32, 48)), torch.zeros(4, 2, 1, 8, 8), torch.ones(4, 2, 1, 8, 8), noise=.1, side=16)
+    items = [data[k] for k in range(40)]
+    again = [bool((x['z'] == 1).all()) for x in items]
+    assert 10 < sum(again) < 30 and all(.05 < x['z'].std() < .2 for x, a in zip(items, again) if not a)
+    assert all(torch.equal(a, b) for a, b in zip(data[7].values(), items[7].values()))
+    assert items[0]['rgb'].shape == (256, 3) and items[0]['coord'].shape == items[0]['cell'].shape == (256, 2)
 
 def test_refining_needs_a_first_stage(trained, tmp_path, refuses):
     with refuses('run --stage first'): train_stage('toy-up', 'refine', tmp_path, data=str(trained.parent/'pictures'), steps=1)
