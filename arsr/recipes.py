@@ -266,8 +266,7 @@ def redraw(net:Denoiser, z:Tensor, kinds:Tensor, batch:int=64)->Tensor: # (n,c,h
 
 def open_redrawn(preset:Preset, renders:Renders, cache:dict, out:Path)->Tensor: # (n,2,c,h,w)
     "The training latents, redrawn by the generator of an earlier run and kept in `out`."
-    left_by('latent', out/'generator-latent.safetensors')
-    weights, device = finished(out, 'generator'), accelerator().device
+    weights, device = finished(out, 'generator') or left_by('latent', out/'generator-latent.safetensors'), accelerator().device
     load_weights(net := Denoiser(preset.denoiser), weights)
     def make():
         n = len(cache['z'])
@@ -282,11 +281,11 @@ def finish_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
     first = trained_first(preset, out).to(accelerator().device)
     renders, cache = open_both(preset, first, data, out)
     with accelerator().main_process_first(): again = open_redrawn(preset, renders, cache, out)
-    reader = torch.nn.ModuleList([first.decoder, first.liif]).requires_grad_(True)
+    reader, who = torch.nn.ModuleList([first.decoder, first.liif]).requires_grad_(True), judge(preset)
     def loss(reader, batch):
         answer = first.liif(first.decoder(batch['z']), batch['coord'], batch['cell']).float()
         return picture_error(answer, batch, batch['z'].shape[-2:], **who)
-    who, noise = judge(preset), preset.first.noise if preset.first.latent == 'norm' else 0.
+    noise = preset.first.noise if preset.first.latent == 'norm' else 0.
     samples = Redrawings(renders, cache['z'], again, noise, min(64, preset.sizes[0]))
     state = fit(reader, loss, samples, out/'generator-finish', settings_of(preset, 'finish'), **budget)
     if accelerator().is_main_process: save_weights(first, out/'first.safetensors')
