@@ -294,7 +294,7 @@ class WindowPairs(torch.utils.data.Dataset):
     def __getitem__(self, k):
         rng = np.random.default_rng((self.seed, k))
         i = self.renders.pick(rng)
-        truth, mirror = self.renders.truth[i][rng.integers(len(self.renders.truth[i]))], rng.integers(2)
+        truth, mirror = self.renders.any_size(i, rng), rng.integers(2)
         top, left = random_window(truth.shape[-1], self.crop, rng)
         window = torch.tensor([top, left, top + self.crop, left + self.crop]) / truth.shape[-1]
         lr, hr = degrade(self.renders.base[i] / 255, self.factor), truth[:, top:top+self.crop, left:left+self.crop] / 255

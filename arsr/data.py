@@ -337,6 +337,10 @@ class Renders:
         self.base = torch.stack([byte(i, base) for i in watched(range(len(source)))])
         self.truth = [[byte(i, int(s)) for s in rng.integers(sizes[0], sizes[1] + 1, per)] for i in watched(range(len(source)))]
 
+    def any_size(self, i, rng)->Tensor: # (3,s,s) bytes
+        "Picture `i` at one of its sizes."
+        return self.truth[i][rng.integers(len(self.truth[i]))]
+
     def save(self, path): # to a file, so that the next run starts at once
         flat = {f'{i}.{k}': t for i, row in enumerate(self.truth) for k, t in enumerate(row)}
         save_file({'base': self.base, **flat}, path)
@@ -369,5 +373,5 @@ class RandomScaleCrops(torch.utils.data.Dataset):
         top, left = random_window(base, self.crop, rng)
         window = [v / base for v in (top, left, top + self.crop, left + self.crop)]
         image = self.renders.base[i, :, top:top+self.crop, left:left+self.crop]
-        truth = self.renders.truth[i][rng.integers(len(self.renders.truth[i]))]
+        truth = self.renders.any_size(i, rng)
         return dict(image=to_model(image / 255), **random_queries(truth, window, self.queries, rng))

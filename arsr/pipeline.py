@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from fastcore.basics import patch
 import arsr
-from .coords import check_size, resize, to_image, to_model
+from .coords import FULL, check_size, resize, subwindow, to_image, to_model
 from .data import degrade, load_images, write_whole
 from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
@@ -137,7 +137,7 @@ def back_project(
     start, field.correction = torch.zeros_like(lr) if field.correction is None else field.correction, torch.empty_like(lr)
     for t, l, b, r in tiles((h, w), tile):
         T, L, B, R = max(0, t - m), max(0, l - m), min(h, b + m), min(w, r + m)
-        said = field.said((factor * (B - T), factor * (R - L)), (T / h, L / w, B / h, R / w), dtype)
+        said = field.said((factor * (B - T), factor * (R - L)), subwindow(FULL, (h, w), slice(T, B), slice(L, R)), dtype)
         field.correction[..., t:b, l:r] = correct(said, lr[..., T:B, L:R], start[..., T:B, L:R], rounds)[..., t-T:t-T+b-t, l-L:l-L+r-l]
     return field
 

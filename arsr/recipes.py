@@ -6,10 +6,11 @@
 __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'LEVELS', 'Preset', 'find_preset',
            'cached', 'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by',
-           'trained_first', 'open_both', 'spread_of', 'train_decoder', 'keep_doublings', 'young_self', 'loss_of',
-           'train_second', 'finished', 'windows', 'patches', 'judge', 'train_refiner', 'trained_refiner', 'redraw',
-           'open_redrawn', 'finish_decoder', 'quarter', 'train_fast', 'for_data', 'assemble', 'kind_shares',
-           'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
+           'trained_first', 'open_both', 'spread_of', 'blur_of', 'train_reader', 'train_decoder', 'keep_doublings',
+           'young_self', 'loss_of', 'train_second', 'finished', 'windows', 'patch_side', 'patches', 'judge',
+           'train_refiner', 'trained_refiner', 'redraw', 'open_redrawn', 'finish_decoder', 'quarter', 'train_fast',
+           'for_data', 'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve',
+           'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -156,16 +157,25 @@ def spread_of(preset:Preset, cache:dict)->float:
     "Standard deviation of the latents: 1 if they were trained to have that, else that of the first few."
     return 1. if preset.first.latent == 'norm' else cache['z'][:settings_of(preset, 'latent').batch].float().std().item()
 
-def train_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
-    "More of stage 1 for decoder and LIIF alone: latents, and all that was trained on them, stay as they are."
-    first = trained_first(preset, out).to(accelerator().device)
-    renders, cache = open_both(preset, first, data, out)
+def blur_of(preset:Preset)->float:
+    "Standard deviation of the noise over the encoder's latents that decoders learn to read through."
+    return preset.first.noise if preset.first.latent == 'norm' else 0.
+
+def train_reader(preset:Preset, first:FirstStage, loss, samples, out:Path, stage:str, folder:str, **budget)->dict:
+    "Train decoder and LIIF of a first stage alone: latents, and all that was trained on them, stay as they are."
     reader = torch.nn.ModuleList([first.decoder, first.liif]).requires_grad_(True)
-    blurred = lambda z: z + preset.first.noise * torch.randn_like(z) if preset.first.latent == 'norm' else z
-    loss = lambda reader, batch: absolute_error(first, **batch | dict(z=blurred(batch['z'])))
-    state = fit(reader, loss, Latents(renders, {'z': cache['z']}, queries=4 * preset.queries), out/'decoder', settings_of(preset, 'decoder'), **budget)
+    state = fit(reader, lambda reader, batch: loss(batch), samples, out/folder, settings_of(preset, stage), **budget)
     if accelerator().is_main_process: save_weights(first, out/'first.safetensors')
     return state
+
+def train_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
+    "More of stage 1 for decoder and LIIF alone, at scattered points."
+    first = trained_first(preset, out).to(accelerator().device)
+    renders, cache = open_both(preset, first, data, out)
+    blurred = lambda z: z + blur_of(preset) * torch.randn_like(z)
+    loss = lambda batch: absolute_error(first, **batch | dict(z=blurred(batch['z'])))
+    samples = Latents(renders, {'z': cache['z']}, queries=4 * preset.queries)
+    return train_reader(preset, first, loss, samples, out, 'decoder', 'decoder', **budget)
 
 # %% ../nbs/13_recipes.ipynb #86f48382
 def keep_doublings(
@@ -221,9 +231,13 @@ def windows(preset:Preset, renders:Renders, cache:dict)->Windows:
     "Windows of small pictures, as large as the crops of the first stage."
     return Windows(renders, cache, preset.factor, preset.crop // preset.factor, preset.queries)
 
+def patch_side(preset:Preset)->int:
+    "Pixels of a patch's side: no more than the smallest truth has."
+    return min(64, preset.sizes[0])
+
 def patches(preset:Preset, renders:Renders, cache:dict)->Patches:
-    "Whole small pictures, and patches no larger than the smallest truth."
-    return Patches(renders, cache, preset.factor, min(64, preset.sizes[0]))
+    "Whole small pictures, and patches of the truth."
+    return Patches(renders, cache, preset.factor, patch_side(preset))
 
 # %% ../nbs/13_recipes.ipynb #a90699b1
 def judge(preset:Preset)->dict: # `apart` and `weight` of `picture_error`; empty without a weight
@@ -267,8 +281,8 @@ def redraw(net:Denoiser, z:Tensor, kinds:Tensor, batch:int=64)->Tensor: # (n,c,h
 def open_redrawn(preset:Preset, renders:Renders, cache:dict, out:Path)->Tensor: # (n,2,c,h,w)
     "The training latents, redrawn by the generator of an earlier run and kept in `out`."
     weights, device = finished(out, 'generator') or left_by('latent', out/'generator-latent.safetensors'), accelerator().device
-    load_weights(net := Denoiser(preset.denoiser), weights)
     def make():
+        load_weights(net := Denoiser(preset.denoiser), weights)
         n = len(cache['z'])
         kinds = renders.source.kind if preset.denoiser.unet.classes else torch.zeros(n, dtype=torch.long)
         flat = cache['z'].flatten(0, 1).to(device)
@@ -281,15 +295,11 @@ def finish_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
     first = trained_first(preset, out).to(accelerator().device)
     renders, cache = open_both(preset, first, data, out)
     with accelerator().main_process_first(): again = open_redrawn(preset, renders, cache, out)
-    reader, who = torch.nn.ModuleList([first.decoder, first.liif]).requires_grad_(True), judge(preset)
-    def loss(reader, batch):
+    who, samples = judge(preset), Redrawings(renders, cache['z'], again, blur_of(preset), patch_side(preset))
+    def loss(batch):
         answer = first.liif(first.decoder(batch['z']), batch['coord'], batch['cell']).float()
         return picture_error(answer, batch, batch['z'].shape[-2:], **who)
-    noise = preset.first.noise if preset.first.latent == 'norm' else 0.
-    samples = Redrawings(renders, cache['z'], again, noise, min(64, preset.sizes[0]))
-    state = fit(reader, loss, samples, out/'generator-finish', settings_of(preset, 'finish'), **budget)
-    if accelerator().is_main_process: save_weights(first, out/'first.safetensors')
-    return state
+    return train_reader(preset, first, loss, samples, out, 'finish', 'generator-finish', **budget)
 
 # %% ../nbs/13_recipes.ipynb #fb9bcaf5
 def quarter(z:Tensor)->Tensor: # (n,c,h,w) -> (n,c,h/2,w/2)

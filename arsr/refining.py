@@ -11,7 +11,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from einops import rearrange
 from .autoencoder import Decoder
-from .coords import make_cell, make_coord, resize, to_image, to_model
+from .coords import FULL, make_cell, make_coord, resize, subwindow, to_image, to_model
 from .data import Renders, degrade, random_queries, random_window
 from .diffusion import q_sample, sample_dpmpp_2m
 from .field import FirstStage, FirstStageConfig, read_bicubic
@@ -75,7 +75,7 @@ class Enlargements(torch.utils.data.Dataset):
 
     def draw(self, rng)->tuple: # a small picture (3,h,h) in [0,1], latents (z,h',h') by name, the truth (3,s,s) as bytes; all mirrored or none
         i, mirror = self.renders.pick(rng), int(rng.integers(2))
-        truth = self.renders.truth[i][rng.integers(len(self.renders.truth[i]))]
+        truth = self.renders.any_size(i, rng)
         turn = (lambda x: x.flip(-1)) if mirror else (lambda x: x)
         return turn(self.small[i]), {name: z[i, mirror].float() for name, z in self.latents.items()}, turn(truth)
 
@@ -107,9 +107,9 @@ def patch_of(
     rng, # decides where
 )->dict: # coord, cell (side*side,2) and rgb (side*side,3) in [-1,1]
     "A square patch of a picture as questions, with their answers."
-    (top, left), size = random_window(truth.shape[-1], side, rng), truth.shape[-1]
-    window, patch = (top / size, left / size, (top + side) / size, (left + side) / size), truth[:, top:top+side, left:left+side]
-    return dict(coord=make_coord(side, window), cell=make_cell(side, window), rgb=to_model(rearrange(patch, 'c h w -> (h w) c') / 255))
+    ys, xs = (slice(k, k + side) for k in random_window(truth.shape[-1], side, rng))
+    window = subwindow(FULL, truth.shape[-2:], ys, xs)
+    return dict(coord=make_coord(side, window), cell=make_cell(side, window), rgb=to_model(rearrange(truth[:, ys, xs], 'c h w -> (h w) c') / 255))
 
 class Patches(Enlargements):
     "A small picture, the latents of it and of the large one, and a square patch of the truth at one of its sizes."
@@ -232,6 +232,6 @@ class Redrawings(torch.utils.data.Dataset):
     def __getitem__(self, k):
         rng = np.random.default_rng((self.seed, k))
         i, mirror, again = self.renders.pick(rng), int(rng.integers(2)), int(rng.integers(2))
-        z, truth = self.latents[again][i, mirror].float(), self.renders.truth[i][rng.integers(len(self.renders.truth[i]))]
+        z, truth = self.latents[again][i, mirror].float(), self.renders.any_size(i, rng)
         if not again: z = z + self.noise * torch.from_numpy(rng.standard_normal(z.shape, np.float32))
         return dict(z=z, **patch_of(truth.flip(-1) if mirror else truth, self.side, rng))

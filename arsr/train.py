@@ -186,8 +186,7 @@ class Latents(torch.utils.data.Dataset):
 
     def truth(self, i, mirror, rng):
         "Random pixels of the whole picture at one of its sizes; a mirrored picture is asked at mirrored points."
-        sizes = self.renders.truth[i]
-        asked = random_queries(sizes[rng.integers(len(sizes))], FULL, self.queries, rng)
+        asked = random_queries(self.renders.any_size(i, rng), FULL, self.queries, rng)
         if mirror: asked['coord'][:, 1] *= -1
         return asked
 
