@@ -290,6 +290,7 @@ def open_redrawn(preset:Preset, renders:Renders, cache:dict, out:Path)->Tensor: 
     stamp = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
     return cached(out/f'redrawn-{stamp}.safetensors', make, save_file, load_file)['z']
 
+# %% ../nbs/13_recipes.ipynb #5dd473e9
 def finish_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
     "For generating: decoder and LIIF of stage 1 go on at patches that are judged as pictures, on latents of the encoder and on redrawn ones."
     first = trained_first(preset, out).to(accelerator().device)

@@ -179,6 +179,7 @@ def picture_error(
     judged = apart(patch(answer), patch(batch['rgb'])) + WEAVE * woven(error, batch['coord'], cells)
     return error.abs().mean() + weight * judged.mean()
 
+# %% ../nbs/07a_refining.ipynb #96533ef1
 def refining_loss(
     refiner:Refiner, # the model being trained
     batch:dict, # z, cond, lr, coord, cell and rgb of `Windows`, or of `Patches` where there is a weight
@@ -216,6 +217,7 @@ def redrawn(
     walk = guided(net, kinds) if net.cfg.unet.classes else net
     return sample_dpmpp_2m(walk, z_t, net.abar[:level], steps).float() * net.z_std
 
+# %% ../nbs/07a_refining.ipynb #4e0ae401
 class Redrawings(torch.utils.data.Dataset):
     "Latents of a picture, from the encoder or redrawn, and a square patch of the truth at one of its sizes."
     def __init__(self,
