@@ -16,7 +16,7 @@ import json, statistics, tempfile, time
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
 import torch, torch.nn.functional as F
@@ -25,6 +25,7 @@ from .baselines import Bicubic, ImplicitDiffusion, Lanczos, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
 from .coords import make_cell, make_coord, resize, to_model
 from .data import degrade, open_source, write_whole
+from .diffusion import evenly, sample_dpmpp_2m
 from .fast import FastConfig, FastRenderer, render_fast
 from .field import sample_bicubic
 from .liif import EPS, LIIF, SHIFTS, dense, linears, render_grid
@@ -264,12 +265,11 @@ def table_alignment(b:Bench)->list:
 
 # %% ../nbs/17_bench.ipynb #ef05b4a6
 def table_samplers(b:Bench)->list:
-    "Quality against network evaluations."
-    plan = b.pick([('ddim', 4), ('dpmpp_2m', 4)], [('ddpm', 1000), *(('ddim', k) for k in (200, 50, 20, 10)), *(('dpmpp_2m', k) for k in (50, 20, 10, 6, 4))])
-    rows = []
-    for sampler, steps in plan:
+    "Quality against network evaluations, and where they are spent."
+    samplers, rows = {'dpmpp_2m': 'dpmpp_2m', 'ddim': 'ddim', 'dpmpp_2m, evenly': evenly(sample_dpmpp_2m)}, []
+    for (name, sampler), steps in product(samplers.items(), b.pick((4,), (50, 20, 10, 6, 4))):
         start = time.perf_counter()
-        rows.append(dict(sampler=sampler, steps=steps, **distance_of(b, b.emoji, b.pick(20, 200), sampler=sampler, steps=steps), seconds=time.perf_counter() - start))
+        rows.append(dict(sampler=name, steps=steps, **distance_of(b, b.emoji, b.pick(20, 200), sampler=sampler, steps=steps), seconds=time.perf_counter() - start))
     return rows
 
 # %% ../nbs/17_bench.ipynb #f2f8a095
@@ -280,7 +280,7 @@ def taken_over(
     kinds:Tensor, # (n,) what they are of
     level:int, # noise steps that cover them, up to the generator's 1,000
 )->Tensor: # (n,c,h,w)
-    "True latents, covered with noise and denoised again by the generator, in as many network evaluations as it would spend on that part of the way."
+    "True latents, covered with noise and denoised again by the generator, in more network evaluations than it would spend on that part of the way."
     if not level: return z
     net, eps = b.emoji.generator, torch.randn(z.shape, generator=torch.Generator().manual_seed(b.seed)).to(z)
     steps = max(1, 25 * level // len(net.abar))

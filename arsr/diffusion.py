@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['linear_schedule', 'cosine_schedule', 'm_s', 'q_sample', 'make_target', 'to_x0', 'to_eps', 'timesteps', 'sample_ddpm',
-           'sample_ddim', 'sample_dpmpp_2m']
+           'sample_ddim', 'sample_dpmpp_2m', 'evenly']
 
 # %% ../nbs/05_diffusion.ipynb #4ee05dda
 import math
@@ -74,12 +74,14 @@ def to_eps(x0:Tensor, z_t:Tensor, m:Tensor, s:Tensor)->Tensor:
 
 # %% ../nbs/05_diffusion.ipynb #91871e4f
 def timesteps(
-    T:int, # steps of the schedule
+    abar:Tensor, # (T,) schedule
     steps:int, # network evaluations wanted
-)->Tensor: # (steps,) from T-1 downwards, evenly spaced
-    "Which steps of the schedule a short sampler visits."
-    if not 1 <= steps <= T: raise ValueError(f"steps must be between 1 and {T}, not {steps}")
-    return T - 1 - torch.arange(steps) * T // steps
+)->Tensor: # (steps,) from T-1 downwards, in short steps first, none twice
+    "Which steps of the schedule a short sampler visits: evenly spaced in the square root of the way behind them."
+    if not 1 <= steps <= len(abar): raise ValueError(f"steps must be between 1 and {len(abar)}, not {steps}")
+    behind, i = (1 - abar.sqrt().acos() * 2 / math.pi).clamp(min=0).sqrt().cpu(), torch.arange(steps)
+    nearest = (behind - (behind[-1] + (1 - behind[-1]) * i / steps)[:, None]).abs().argmin(1)
+    return torch.maximum((nearest + i).cummin(0).values - i, steps - 1 - i)
 
 # %% ../nbs/05_diffusion.ipynb #7127be03
 @torch.no_grad()
@@ -109,7 +111,7 @@ def sample_ddim(
     generator=None, # torch.Generator, for eta > 0
 )->Tensor: # (n,c,h,w) clean latents
     "Song et al. (2021), equation 12: go to the estimate, come back with less noise."
-    ts = timesteps(len(abar), steps)
+    ts = timesteps(abar, steps)
     for i, t in enumerate(ts):
         x0 = denoise(z, t.expand(len(z)).to(z.device))
         if i == steps - 1: return x0
@@ -125,10 +127,10 @@ def sample_dpmpp_2m(
     denoise, # (z_t, t) -> estimate of the clean latent
     z:Tensor, # (n,c,h,w) noise from N(0,I)
     abar:Tensor, # (T,) schedule
-    steps:int=20, # network evaluations
+    steps:int=10, # network evaluations
 )->Tensor: # (n,c,h,w) clean latents
     "DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): a second-order step in log-SNR from two successive estimates."
-    ts, last, h_last = timesteps(len(abar), steps), None, None
+    ts, last, h_last = timesteps(abar, steps), None, None
     lam = (abar.sqrt() / (1 - abar).sqrt()).log()
     for i, t in enumerate(ts):
         x0 = denoise(z, t.expand(len(z)).to(z.device))
@@ -138,3 +140,13 @@ def sample_dpmpp_2m(
         d = x0 if last is None else x0 + (x0 - last) * h / (2 * h_last)
         z = ((1 - abar[u]) / (1 - abar[t])).sqrt() * z - abar[u].sqrt() * torch.expm1(-h) * d
         last, h_last = x0, h
+
+# %% ../nbs/05_diffusion.ipynb #c1b8eca9
+def evenly(
+    sample, # sample_ddim or sample_dpmpp_2m
+): # (denoise, z, abar, steps, ...) -> clean latents
+    "The same sampler with evenly spaced steps: it is given every so-many-th entry of the schedule, and visits all of them."
+    def run(denoise, z, abar, steps, *how):
+        ts = (len(abar) - 1 - torch.arange(steps, device=z.device) * len(abar) // steps).flip(0)
+        return sample(lambda z_t, t: denoise(z_t, ts[t]), z, abar[ts], steps, *how)
+    return run

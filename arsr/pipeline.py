@@ -105,8 +105,9 @@ SAMPLERS = {
     'ddpm': lambda denoise, z, abar, steps: sample_ddpm(denoise, z, abar),
 }
 
-def sampler_called(name:str):
-    "One of the samplers; `ValueError` for any other name."
+def sampler_called(name):
+    "One of the samplers, or a function that is one; `ValueError` for any other name."
+    if callable(name): return name
     if name not in SAMPLERS: raise ValueError(f"unknown sampler '{name}'; choose one of {', '.join(SAMPLERS)}")
     return SAMPLERS[name]
 
@@ -253,8 +254,8 @@ def generate(self:ARSR,
     n:int=1, # pictures
     size=None, # the field's own size in pixels; the training size if None
     seed:int|None=None, # picture k is that of seed + k
-    steps:int=25, # network evaluations
-    sampler:str='dpmpp_2m', # or 'ddim', 'ddpm'
+    steps:int=10, # network evaluations
+    sampler='dpmpp_2m', # or 'ddim', 'ddpm', or a function like `sample_ddim`
     category:str|None=None, # such as 'Food & Drink', or a kind such as 'food-fruit', of meta['categories']; drawn by chance if None
     guidance:float=2., # 1: as trained; above: more typical of the category
 )->ImageField:
@@ -286,7 +287,7 @@ def upscale(self:ARSR,
     seed:int|None=None, # answer k is that of seed + k
     steps:int=2, # network evaluations
     n:int=1, # different answers to each input
-    sampler:str='dpmpp_2m', # or 'ddim', 'ddpm'
+    sampler='dpmpp_2m', # or 'ddim', 'ddpm', or a function like `sample_ddim`
     consistent:bool=True, # correct the answer until shrinking it gives the input back
     trust:float|None=None, # of a refiner in what was sampled, from 0 to 1; at 0 only the small picture counts; None: what the weights advise
 )->ImageField: # n fields for each input, one input after the other; their own size is the input's

@@ -270,7 +270,7 @@ def trained_refiner(preset:Preset, out:Path)->Refiner|None:
 LEVELS = (100, 200, 300, 400)  # of noise, from which latents are redrawn for a decoder to learn from
 
 def redraw(net:Denoiser, z:Tensor, kinds:Tensor, batch:int=64)->Tensor: # (n,c,h,w)
-    "Every latent from one of LEVELS, in about half of the steps that a generator would take from there."
+    "Every latent from one of LEVELS, in two to six steps."
     eps, again = torch.randn(z.shape, generator=torch.Generator().manual_seed(0)), torch.empty_like(z)
     with fast_arithmetic(z.device.type), cast_once(net):
         for k, part in enumerate(torch.randperm(len(z), generator=torch.Generator().manual_seed(0)).split(batch)):

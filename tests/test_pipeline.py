@@ -7,6 +7,7 @@ import arsr.pipeline, arsr.train, arsr.unet
 from arsr.cards import evaluation_photos
 from arsr.coords import resize
 from arsr.data import degrade
+from arsr.diffusion import sample_ddim
 from arsr.field import FirstStage, FirstStageConfig, ImageField
 from arsr.metrics import psnr
 from arsr.pipeline import ARSR, back_project, load_weights, save_weights, seeded_noise
@@ -181,6 +182,10 @@ def test_a_latent_of_the_generator_is_scaled_back(pipe):
         p.decode = lambda z, size: seen.append(z)
         p.generate(1, seed=0, steps=1)
     assert_close(seen[1], 3 * seen[0])
+
+def test_a_sampler_may_be_a_function(pipe):
+    ask = dict(n=1, seed=0, steps=3)
+    assert_close(pipe.generate(**ask, sampler=sample_ddim).render(size=16), pipe.generate(**ask, sampler='ddim').render(size=16))
 
 @pytest.mark.parametrize('kwargs, words', [
     (dict(category='Dragons'), ("unknown category 'Dragons'", 'Animals, Food, Symbols')), (dict(n=0), ('n must be at least 1',)),
