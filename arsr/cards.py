@@ -10,6 +10,7 @@ __all__ = ['PHOTOS', 'TITLES', 'DATA', 'DistinctDrawings', 'evaluation_photos', 
 # %% ../nbs/16_cards.ipynb #73a0282e
 import json, platform, shutil, subprocess
 from datetime import date
+from math import isfinite
 from pathlib import Path
 import torch
 from PIL import Image
@@ -85,7 +86,8 @@ def measure_drawings(pipe:ARSR, scale:int=4, limit:int=40)->dict:
 def first_stage_figures(pipe:ARSR)->dict: # size -> PSNR of the field, of its own 128-px output enlarged, of the input enlarged
     "The first stage on held-out drawings at 128 px."
     rows = first_stage_psnr(pipe.first, DistinctDrawings())
-    return {size: dict(zip(('field', 'bicubic of own 128 px', 'bicubic of input'), (round(v, 2) for v in row))) for size, row in rows.items()}
+    heads = ('field', 'bicubic of own 128 px', 'bicubic of input')
+    return {size: {head: round(v, 2) for head, v in zip(heads, row) if isfinite(v)} for size, row in rows.items()}  # the input is its own truth
 
 # %% ../nbs/16_cards.ipynb #a37c458d
 def commit()->str:
@@ -154,8 +156,8 @@ def write_hero(
 # %% ../nbs/16_cards.ipynb #a0e6f003
 def _table(rows:dict)->str:
     "A Markdown table of a dictionary of dictionaries."
-    heads = list(next(iter(rows.values())))
-    lines = [['', *heads], ['---'] * (len(heads) + 1)] + [[k, *(row[h] for h in heads)] for k, row in rows.items()]
+    heads = list(dict.fromkeys(head for row in rows.values() for head in row))
+    lines = [['', *heads], ['---'] * (len(heads) + 1)] + [[k, *(row.get(h, '') for h in heads)] for k, row in rows.items()]
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
 # %% ../nbs/16_cards.ipynb #c82d4b79
