@@ -79,9 +79,11 @@ def timesteps(
 )->Tensor: # (steps,) from T-1 downwards, in short steps first, none twice
     "Which steps of the schedule a short sampler visits: evenly spaced in the square root of the way behind them."
     if not 1 <= steps <= len(abar): raise ValueError(f"steps must be between 1 and {len(abar)}, not {steps}")
-    behind, i = (1 - abar.sqrt().acos() * 2 / math.pi).clamp(min=0).sqrt().cpu(), torch.arange(steps)
-    nearest = (behind - (behind[-1] + (1 - behind[-1]) * i / steps)[:, None]).abs().argmin(1)
-    return torch.maximum((nearest + i).cummin(0).values - i, steps - 1 - i)
+    behind = (1 - abar.sqrt().acos() * 2 / math.pi).clamp(min=0).sqrt().cpu()  # the root of the way: 0 at pure noise, 1 at a clean latent
+    i = torch.arange(steps)
+    wanted = behind[-1] + (1 - behind[-1]) * i / steps
+    nearest = (behind - wanted[:, None]).abs().argmin(1)
+    return torch.maximum((nearest + i).cummin(0).values - i, steps - 1 - i)  # where steps crowd, the next that is free
 
 # %% ../nbs/05_diffusion.ipynb #7127be03
 @torch.no_grad()
