@@ -25,7 +25,7 @@ from .baselines import Bicubic, ImplicitDiffusion, Lanczos, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
 from .coords import make_cell, make_coord, resize, to_model
 from .data import degrade, open_source, write_whole
-from .diffusion import evenly, sample_dpmpp_2m
+from .diffusion import evenly, sample_ddim, sample_dpmpp_2m
 from .fast import FastConfig, FastRenderer, render_fast
 from .field import sample_bicubic
 from .liif import EPS, LIIF, SHIFTS, dense, linears, render_grid
@@ -266,7 +266,7 @@ def table_alignment(b:Bench)->list:
 # %% ../nbs/17_bench.ipynb #ef05b4a6
 def table_samplers(b:Bench)->list:
     "Quality against network evaluations, and where they are spent."
-    samplers, rows = {'dpmpp_2m': 'dpmpp_2m', 'ddim': 'ddim', 'dpmpp_2m, evenly': evenly(sample_dpmpp_2m)}, []
+    samplers, rows = {'dpmpp_2m': sample_dpmpp_2m, 'ddim': sample_ddim, 'dpmpp_2m, evenly': evenly(sample_dpmpp_2m)}, []
     for (name, sampler), steps in product(samplers.items(), b.pick((4,), (50, 20, 10, 6, 4))):
         start = time.perf_counter()
         rows.append(dict(sampler=name, steps=steps, **distance_of(b, b.emoji, b.pick(20, 200), sampler=sampler, steps=steps), seconds=time.perf_counter() - start))

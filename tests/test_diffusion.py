@@ -70,10 +70,13 @@ def test_timesteps_are_even_in_the_root_of_the_angle_behind_them():
     behind = lambda t: (1 - abar[t].sqrt().acos() / (math.pi / 2)).sqrt()
     assert_close(behind(timesteps(abar, 8)), torch.arange(8) / 8, atol=.02, rtol=0)
 
-def test_evenly_spaced_steps():
-    seen, z = [], torch.randn(2, 1, 1, 1)
-    evenly(sample_ddim)(lambda z_t, t: (seen.append(t.tolist()), z_t / 2)[1], z, cosine_schedule(), 4)
-    assert seen == [[t] * 2 for t in (999, 749, 499, 249)]
+@given(T=st.integers(1, 1200), data=st.data())
+def test_evenly_spaced_steps(T, data):
+    steps, seen = data.draw(st.integers(1, min(T, 60))), []
+    evenly(sample_ddim)(lambda z_t, t: (seen.append(t.tolist()), z_t / 2)[1], torch.randn(2, 1, 1, 1), cosine_schedule(T), steps)
+    assert len(seen) == steps and seen[0] == [T - 1] * 2
+    gaps = -torch.tensor(seen).diff(dim=0)
+    assert steps == 1 or (gaps >= 1).all() and gaps.max() - gaps.min() <= 1
 
 @pytest.mark.parametrize('steps', [0, -3, 1001])
 def test_steps_refused(steps, refuses):
@@ -86,6 +89,7 @@ def test_steps_refused(steps, refuses):
 ABAR = cosine_schedule(200)
 ddpm = sample_ddpm
 ddim = lambda denoise, z, abar: sample_ddim(denoise, z, abar, 100)
+ddim_even = lambda denoise, z, abar: evenly(sample_ddim)(denoise, z, abar, 50)
 ddim_noisy = lambda denoise, z, abar: sample_ddim(denoise, z, abar, len(abar), eta=1)
 dpmpp = lambda denoise, z, abar: sample_dpmpp_2m(denoise, z, abar, 20)
 
@@ -96,7 +100,7 @@ def gaussian(mean, std, abar):
         return mean + m * std**2 / (m**2 * std**2 + s**2) * (z_t - m * mean)
     return denoise
 
-@pytest.mark.parametrize('sampler', [ddpm, ddim, ddim_noisy, dpmpp], ids=['ddpm', 'ddim', 'ddim eta=1', 'dpmpp_2m'])
+@pytest.mark.parametrize('sampler', [ddpm, ddim, ddim_even, ddim_noisy, dpmpp], ids=['ddpm', 'ddim', 'ddim, evenly', 'ddim eta=1', 'dpmpp_2m'])
 @pytest.mark.parametrize('mean, std', [(2., .5), (-1., 1.)])
 def test_a_gaussian_is_recovered(sampler, mean, std):
     out = sampler(gaussian(mean, std, ABAR), torch.randn(20_000, 1, 1, 1), ABAR)
