@@ -65,7 +65,7 @@ def upscale(args):
     size = parse_size(args.size) if args.size else None
     scale = args.scale if args.scale is not None or size else 4.
     h, w = _check_target(image.shape[-2:], size, scale, args.force)
-    field = _pipe(args, refined=True).upscale(image, seed=args.seed, steps=args.steps, trust=args.trust).using(args.renderer)
+    field = _pipe(args, refined=True).upscale(image, seed=args.seed, steps=args.steps, trust=args.trust, restore=args.restore).using(args.renderer)
     print(field.save(out, size=(h, w)), f'{h}x{w}')
 
 # %% ../nbs/14_cli.ipynb #f57d700f
@@ -164,6 +164,7 @@ def _add_upscale(commands):
     size.add_argument('--scale', type=float, help='how many times larger; any number (default: 4)')
     size.add_argument('--size', help='or pixels: the long side, or HEIGHTxWIDTH')
     p.add_argument('--trust', type=float, help='in what was sampled, from 0 to 1; at 0 only the small picture counts (default: what the weights advise)')
+    p.add_argument('--restore', type=float, default=0., help='clean blur, noise and JPEG away before, from 0 (for clean pictures) to 1 (default: 0)')
     _add_common(p, 'photo', 2)
 
 # %% ../nbs/14_cli.ipynb #c1dcbe2e
@@ -174,13 +175,13 @@ def _add_generate(commands):
     p.add_argument('-o', '--output', required=True, help='folder for the pictures')
     p.add_argument('--category', help="what to draw, e.g. 'Food & Drink' or 'food-fruit' (default: by chance)")
     p.add_argument('--guidance', type=float, default=2., help='1: as trained; above: more typical (default: 2)')
-    _add_common(p, 'emoji', 25)
+    _add_common(p, 'emoji', 10)
 
 # %% ../nbs/14_cli.ipynb #649e32cb
 def _add_train(commands):
     p = _command(commands, 'train', train, 'arsr train emoji-generate --stage first --minutes 25 --out runs/emoji')
     p.add_argument('preset', help='name of a preset; `arsr info` lists them')
-    p.add_argument('--stage', required=True, help='first; decoder: more of first with the encoder at rest; latent; align; control: as align, without its loss; guide: learn its own guidance; refine: a second decoder for an upscaler; finish: more of what reads the latents, judged as pictures; fast: a fast renderer')
+    p.add_argument('--stage', required=True, help='first; decoder: more of first with the encoder at rest; latent; align; control: as align, without its loss; guide: learn its own guidance; fine: details, the rest of the network at rest; refine: a second decoder for an upscaler; finish: more of what reads the latents, judged as pictures; fast: a fast renderer; restore: what cleans a small picture before it is enlarged')
     p.add_argument('--out', required=True, help='folder; the stages of a model share it, and a later call goes on there')
     p.add_argument('--data', help="'emoji', a folder, a zip, NAME:FOLDER of a public set, hub:OWNER/NAME (default: the preset's)")
     p.add_argument('--minutes', type=float, default=25, help='stop this call after so long (default: 25)')

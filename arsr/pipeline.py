@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SAMPLERS', 'PARTS', 'with_tuples', 'first_config', 'denoiser_config', 'read_config', 'save_weights',
-           'load_weights', 'find_weights', 'seeded_noise', 'sampler_called', 'correct', 'back_project', 'ARSR',
-           'cast_once']
+           'read_weights', 'fill', 'load_weights', 'load_denoiser', 'find_weights', 'seeded_noise', 'sampler_called',
+           'correct', 'back_project', 'ARSR', 'cast_once']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
@@ -23,6 +23,7 @@ from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
 from .fast import FastConfig, FastRenderer
 from .refining import Refiner, doubted
+from .restoring import Restorer, RestorerConfig
 from .streaming import tiles
 from .train import coarse, fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, UNetConfig, guided, in_windows
@@ -59,15 +60,29 @@ def save_weights(module:torch.nn.Module, path:Path):
     halves = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in module.state_dict().items()}
     write_whole(path, lambda part: part.write_bytes(save(halves)))
 
-def load_weights(module:torch.nn.Module, path:Path):
-    "Fill a module from a safetensors file; `ValueError` if the file is missing, damaged, or made for another shape."
+def read_weights(path:Path)->dict: # name -> tensor
+    "What a safetensors file holds; `ValueError` if it is missing or damaged."
     if not path.is_file(): raise ValueError(f"missing weights file: {path}")
-    try: tensors = load_file(path)
+    try: return load_file(path)
     except Exception as e: raise ValueError(f"{path} is not a complete safetensors file ({e}); fetch or train it again") from None
+
+def fill(module:torch.nn.Module, tensors:dict, path:Path):
+    "Fill a module with what a file holds; `ValueError` if it was made for another shape."
     own = module.state_dict()
     wrong = sorted(own.keys() ^ tensors.keys()) + [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     if wrong: raise ValueError(f"{path} does not fit its config.json: {len(wrong)} tensors differ in name or shape, the first is '{wrong[0]}'")
     module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+
+def load_weights(module:torch.nn.Module, path:Path):
+    "Fill a module from a safetensors file; `ValueError` if the file is missing, damaged, or made for another shape."
+    fill(module, read_weights(path), path)
+
+def load_denoiser(cfg:DenoiserConfig, path:Path)->Denoiser:
+    "The denoiser in a file, with fine blocks only if it holds some: early stages of a training do without. Errors as `load_weights`."
+    tensors = read_weights(path)
+    if not any('.fine.' in name for name in tensors): cfg = replace(cfg, unet=replace(cfg.unet, fine=0))
+    fill(net := Denoiser(cfg), tensors, path)
+    return net
 
 # %% ../nbs/09_pipeline.ipynb #95994413
 WEIGHTS = Path(arsr.__file__).parent/'weights'
@@ -150,6 +165,7 @@ PARTS = {
     'refiner': lambda d: Refiner(first_config(d)),
     'fast': lambda d: FastRenderer(FastConfig(**with_tuples(d))),
     'refiner_fast': lambda d: FastRenderer(FastConfig(**with_tuples(d))),
+    'restorer': lambda d: Restorer(RestorerConfig(**d)),
 }  # what a model may consist of, and how each is made from its entry in config.json
 
 # %% ../nbs/09_pipeline.ipynb #7dcb5dcc
@@ -162,12 +178,13 @@ class ARSR:
         refiner:Refiner|None=None, # reads the upscaler's latents together with the small picture
         fast:FastRenderer|None=None, # in place of the first stage's LIIF
         refiner_fast:FastRenderer|None=None, # in place of the refiner's LIIF
+        restorer:Restorer|None=None, # cleans small pictures before they are enlarged
         meta:dict|None=None, # 'name', 'size' (pixels of a generated picture), 'factor', 'trust' (of the refiner), 'categories', 'shares'
         device=None, # 'cpu', 'cuda', ...; the GPU if there is one
     ):
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4, 'trust': 1.} | (meta or {})
-        given = dict(first=first, generator=generator, upscaler=upscaler, refiner=refiner, fast=fast, refiner_fast=refiner_fast)
+        given = dict(first=first, generator=generator, upscaler=upscaler, refiner=refiner, fast=fast, refiner_fast=refiner_fast, restorer=restorer)
         for name, net in given.items(): setattr(self, name, net and net.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False))
 
     @property
@@ -264,8 +281,8 @@ def generate(self:ARSR,
     if category and not net.cfg.unet.classes: raise ValueError(f"the weights '{self.meta['name']}' know no categories")
     h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
     z = seeded_noise((n, net.cfg.z, h, w), seed).to(self.device)
-    denoise = guided(net, self.labels(n, seed, category), guidance) if net.cfg.unet.classes else net
-    with fast_arithmetic(self.device.type), cast_once(net): z = sampler_called(sampler)(denoise, z, net.abar, steps=steps)
+    label = self.labels(n, seed, category) if net.cfg.unet.classes else None
+    with fast_arithmetic(self.device.type), cast_once(net): z = sampler_called(sampler)(guided(net, label, guidance), z, net.abar, steps=steps)
     return self.decode(z.float() * net.z_std, (h * self.first.cfg.f, w * self.first.cfg.f))
 
 # %% ../nbs/09_pipeline.ipynb #2876c2d6
@@ -281,6 +298,15 @@ def condition(self:ARSR,
     with fast_arithmetic(self.device.type): return in_windows(encode, lr, window=64, overlap=16, batch=4, grow=factor // self.first.cfg.f).float() / net.z_std
 
 @patch
+def restored(self:ARSR,
+    lr:Tensor, # (n,3,h,w) small pictures in [0,1]
+    share:float=1., # of what the restorer would change
+)->Tensor: # (n,3,h,w) in [0,1]
+    "Small pictures, cleaned of blur, noise and JPEG; `ValueError` if these weights have no restorer."
+    with fast_arithmetic(self.device.type): clean = in_windows(self.part_for('restorer', 'restore'), lr, window=256, overlap=64, batch=4).float()
+    return (lr + share * (clean - lr)).clamp(0, 1)
+
+@patch
 @torch.no_grad()
 def upscale(self:ARSR,
     image, # path, PIL image, array or tensor; or a list of them, all of one size
@@ -289,12 +315,15 @@ def upscale(self:ARSR,
     n:int=1, # different answers to each input
     sampler='dpmpp_2m', # or 'ddim', 'ddpm', or a function like `sample_ddim`
     consistent:bool=True, # correct the answer until shrinking it gives the input back
+    restore:float=0., # how much of blur, noise and JPEG is to be cleaned away before, from 0 (for clean pictures) to 1; not all weights can
     trust:float|None=None, # of a refiner in what was sampled, from 0 to 1; at 0 only the small picture counts; None: what the weights advise
 )->ImageField: # n fields for each input, one input after the other; their own size is the input's
     "A small picture, continued between its pixels. `ValueError` for pictures of different sizes in one call."
     trust = self.meta['trust'] if trust is None else trust
     if not 0 <= trust <= 1: raise ValueError(f"trust must be between 0 and 1, not {trust}")
+    if not 0 <= restore <= 1: raise ValueError(f"restore must be between 0 and 1, not {restore}")
     net, sample, lr = self.part_for('upscaler', 'upscale'), sampler_called(sampler), load_images(image).to(self.device)
+    if restore: lr = self.restored(lr, restore)
     cond, lr = self.condition(lr, net).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
     z = seeded_noise((n, *cond.shape[1:]), seed).repeat(len(cond) // n, 1, 1, 1).to(self.device)
     def denoise(z_t, t):

@@ -214,8 +214,7 @@ def redrawn(
 )->Tensor: # (n,c,h,w)
     "Latents, covered with noise and denoised again by a generator."
     z_t = q_sample(z / net.z_std, torch.full((len(z),), level - 1), eps, net.abar)
-    walk = guided(net, kinds) if net.cfg.unet.classes else net
-    return sample_dpmpp_2m(walk, z_t, net.abar[:level], steps).float() * net.z_std
+    return sample_dpmpp_2m(guided(net, kinds), z_t, net.abar[:level], steps).float() * net.z_std
 
 # %% ../nbs/07a_refining.ipynb #4e0ae401
 class Redrawings(torch.utils.data.Dataset):

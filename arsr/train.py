@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['hardware', 'machine', 'coarse', 'fast_arithmetic', 'EMA', 'learning_rate', 'Budget', 'save_checkpoint',
-           'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'Report', 'accelerator',
-           'Objective', 'shared_clock', 'fit', 'keep']
+           'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'peak_rate', 'counted',
+           'Report', 'accelerator', 'Objective', 'shared_clock', 'fit', 'keep']
 
 # %% ../nbs/08_train.ipynb #ed95f627
-import json, math, platform, time
+import json, math, os, platform, sys, time
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np, torch
 from accelerate import Accelerator
@@ -18,6 +19,7 @@ from accelerate.utils import broadcast
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from fastprogress.fastprogress import IN_NOTEBOOK, master_bar
 from .coords import FULL, resize, to_model
 from .data import Renders, degrade, random_queries, watched, write_whole
@@ -25,11 +27,12 @@ from .field import FirstStage
 
 # %% ../nbs/08_train.ipynb #68cd84b9
 def hardware()->dict:
-    "Precision and memory layout for this machine: bf16 where its arithmetic has it, channels last on a GPU."
+    "Precision, memory layout and loading processes for this machine: bf16 where its arithmetic has it; channels last on a GPU, and helpers that keep it fed."
     if torch.cuda.is_available():
-        return dict(mixed_precision='bf16' if torch.cuda.is_bf16_supported() else 'fp16', layout=torch.channels_last)
+        workers = min(4, os.cpu_count() - 1) if sys.platform == 'linux' else 0  # elsewhere they would have to be sent a copy of all pictures
+        return dict(mixed_precision='bf16' if torch.cuda.is_bf16_supported() else 'fp16', layout=torch.channels_last, workers=workers)
     fast = 'avx512_bf16' in Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else False
-    return dict(mixed_precision='bf16' if fast else 'no', layout=torch.contiguous_format)
+    return dict(mixed_precision='bf16' if fast else 'no', layout=torch.contiguous_format, workers=0)
 
 # %% ../nbs/08_train.ipynb #ca9f0ba6
 def machine(device='cpu')->str:
@@ -202,6 +205,23 @@ class Settings:
     weight_decay: float = .01
     seed: int = 0
 
+# %% ../nbs/08_train.ipynb #5f1ne0c1
+@lru_cache
+def peak_rate(device:str)->float: # floating-point operations a second
+    "What this machine is able to do: a large matrix product in the number format of training, the best of a few."
+    side = 8192 if 'cuda' in device else 1024
+    a, b = torch.randn(2, side, side, device=device, dtype=coarse(), generator=torch.Generator(device))  # chance of its own: training has another
+    def once():
+        start = time.perf_counter()
+        (a @ b).sum().item()  # asks for a number, so it waits for a GPU
+        return time.perf_counter() - start
+    return 2 * side**3 / min(once() for _ in range(5))
+
+def counted(work)->tuple: # what it gave, and the floating-point operations it took
+    "Call `work`, and count the convolutions, matrix products and attentions in it, there and back."
+    with FlopCounterMode(display=False) as counter: given = work()
+    return given, counter.get_total_flops()
+
 # %% ../nbs/08_train.ipynb #becf531e
 class Report:
     "A bar and a live loss plot in a notebook, a plain line now and then in a terminal."
@@ -209,7 +229,9 @@ class Report:
         batch:int, # samples a step
         every:float=30, # seconds between lines; a notebook's plot moves every two, and more often at first
         show=print, # how a line is printed
+        peak:float=1e9, # floating-point operations a second that the machine is able to do
     ):
+        self.peak, self.work = peak, None  # operations of a step: as soon as they have been counted
         self.batch, self.show, self.bar = batch, show, master_bar(range(1000), names=('loss',)) if IN_NOTEBOOK else None
         self.every, self.longest = (.2, min(every, 2)) if self.bar else (every, every)
         self.history, self.losses, self.last = [], [], time.time()
@@ -222,10 +244,11 @@ class Report:
     def flush(self, state:dict, progress:float):
         "Show what has come in since the last time."
         if not self.losses: return
-        state['loss'], speed = torch.stack(self.losses).mean().item(), len(self.losses) * self.batch / max(time.time() - self.last, 1e-9)
+        state['loss'], pace = torch.stack(self.losses).mean().item(), len(self.losses) / max(time.time() - self.last, 1e-9)
+        speed, share = pace * self.batch, pace * (self.work or 0) / self.peak
         self.history.append((state['step'], state['loss']))
-        if self.bar: self.draw(f"step {state['step']}, loss {state['loss']:.4f}, {speed:.0f} img/s, {state['seconds'] / 60:.1f} min", progress)
-        else: self.show(f"step {state['step']:6d}  loss {state['loss']:.4f}  {speed:6.1f} img/s  {state['seconds'] / 60:6.1f} min", flush=True)
+        if self.bar: self.draw(f"step {state['step']}, loss {state['loss']:.4f}, {speed:.0f} img/s, {share:.0%} of peak, {state['seconds'] / 60:.1f} min", progress)
+        else: self.show(f"step {state['step']:6d}  loss {state['loss']:.4f}  {speed:6.1f} img/s  {share:4.0%} of peak  {state['seconds'] / 60:6.1f} min", flush=True)
         self.losses, self.last, self.every = [], time.time(), min(1.25 * self.every, self.longest)
 
     def draw(self, line:str, progress:float):
@@ -282,14 +305,18 @@ def fit(
     objective, opt = acc.prepare(Objective(model.train().to(memory_format=hardware()['layout']), loss_fn), opt)
     ema, state = EMA(model, s.decay), dict(step=0, seconds=0., loss=None)
     if (out/'checkpoint.safetensors').exists(): state = load_checkpoint(out, model, ema, opt)
-    loader = torch.utils.data.DataLoader(data, s.batch // acc.num_processes, sampler=range(state['step'] * s.batch, 2**40), generator=torch.Generator())
-    budget, report, saved = Budget(state, minutes, plan, steps, shared_clock(acc)), Report(s.batch, every, acc.print), time.time()
+    loader = torch.utils.data.DataLoader(data, s.batch // acc.num_processes, sampler=range(state['step'] * s.batch, 2**40), generator=torch.Generator(), num_workers=hardware()['workers'])
+    budget, report, saved = Budget(state, minutes, plan, steps, shared_clock(acc)), Report(s.batch, every, acc.print, peak_rate(str(acc.device))), time.time()
+    def gradients(batch):
+        acc.backward(loss := objective(batch))
+        return loss
     try:
         for batch in acc.prepare(loader):
             if budget.spent: break
             torch.manual_seed((s.seed * 2**32 + state['step']) * acc.num_processes + acc.process_index)
             for g in opt.param_groups: g['lr'] = s.lr * learning_rate(budget.progress, state['step'], s.warmup)
-            acc.backward(loss := objective(batch))
+            if report.work is None: loss, report.work = counted(partial(gradients, batch))
+            else: loss = gradients(batch)
             acc.clip_grad_norm_(model.parameters(), s.clip)
             opt.step(); opt.zero_grad()
             ema.update(model, state['step']); budget.tick()

@@ -23,7 +23,7 @@ SMALL_LIIF = LIIFConfig(ch=8, blocks=2, hidden=(16, 16))
 SMALL_IDM = IDMConfig(ch=8, mult=(1, 2, 2), lr_ch=8, lr_blocks=2, hidden=8)
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch): monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format))
+def plain(monkeypatch): monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0))
 
 def awake(net, by=.1):
     "Wake the layers that start at zero, so that every input matters."

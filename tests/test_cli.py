@@ -29,7 +29,7 @@ def toy(tmp_path_factory):
 def place(toy, tmp_path, monkeypatch):
     "An empty folder but for a picture, a text that says it is one, and the model; plain arithmetic; the limit as it was."
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format))
+    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0))
     monkeypatch.setattr(ImageField, 'max_pixels', ImageField.max_pixels)
     os.symlink(toy, 'toy')
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save('cat.png')
@@ -239,7 +239,7 @@ PROGRAM = """
 import sys, arsr.train
 from arsr.cli import main
 from test_cli import FIRST, Preset, PRESETS, Settings, net, torch, train_stage
-arsr.train.hardware = lambda: dict(mixed_precision='no', layout=torch.contiguous_format)
+arsr.train.hardware = lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0)
 PRESETS['toy'] = Preset('upscaler', FIRST, net(conditional=True), base=16, sizes=(16, 24), crop=16, queries=32, held_out=0, settings=dict(first=Settings(batch=4, warmup=2)))
 torch.manual_seed(0)
 train_stage('toy', 'first', sys.argv[1], data='pictures', steps=3)

@@ -37,7 +37,7 @@ def saved(pipe, tmp_path): return pipe.save_pretrained(tmp_path/'tiny')
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
     "Plain arithmetic, so that one picture and a batch of them are rounded alike."
-    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format))
+    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0))
 
 def picture(h, w, seed=0): return resize(torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(seed)), (h, w)).clamp(0, 1)
 

@@ -21,7 +21,7 @@ UP = DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, conditio
 def plain():
     "Plain arithmetic: a process may only have one kind."
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format))
+        patch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0))
         yield
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-import math
+import math, time
 import pytest, matplotlib.pyplot as plt, numpy as np, torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -9,7 +9,7 @@ from arsr.coords import resize, to_model
 from arsr.data import Renders, degrade
 from arsr.field import first_stage_loss
 from arsr.recipes import KINDS
-from arsr.train import EMA, Latents, Settings, encode_renders, fit, hardware, learning_rate, load_checkpoint, low_resolution, save_checkpoint
+from arsr.train import EMA, Latents, Report, Settings, counted, encode_renders, fit, hardware, learning_rate, load_checkpoint, low_resolution, save_checkpoint
 from arsr.unet import denoising_loss
 
 # pieces
@@ -60,7 +60,7 @@ SETTINGS = Settings(batch=4, warmup=2)
 
 class Clock:
     "Stands in for the module `time`; a training step takes one second, or what `step` says."
-    now, step = 0., 1
+    now, step, perf_counter = 0., 1, staticmethod(time.perf_counter)
     def time(self): return self.now
     def ticking(self, loss):
         def timed(model, batch):
@@ -72,7 +72,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(arsr.train, 'time', clock)
-    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format))
+    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0))
     return clock
 
 @pytest.fixture
@@ -192,7 +192,29 @@ def test_a_long_run_saves_and_shows_itself_on_the_way(train, clock, tmp_path, ca
     train(tmp_path, steps=13, every=100, preview=preview)
     assert [s[:2] for s in shown] == [(6, True), (12, True), (13, True)] and shown[0][2] == make_model().state_dict().keys()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 and all('loss' in line and 'img/s' in line for line in lines)
+    assert len(lines) == 7 and all('loss' in line and 'img/s' in line and '% of peak' in line for line in lines)
+
+def test_operations_are_counted_there_and_back():
+    layer, x = torch.nn.Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 8, 8)
+    there, (back, total) = 2 * 2 * 5 * 64 * 3 * 9, counted(lambda: layer(x).sum().backward() or 'done')
+    assert (back, total) == ('done', 2 * there) and layer.weight.grad.any()
+    assert counted(lambda: layer(x.requires_grad_()).sum().backward())[1] == 3 * there
+
+def test_the_share_of_the_peak(clock):
+    shown, report = [], Report(batch=8, every=1e9, show=lambda line, **_: shown.append(line), peak=1000)
+    report.work = 500
+    for _ in range(4): report(torch.tensor(1.), dict(step=1, seconds=1), .5)
+    clock.now += 8  # half a step a second, 500 operations each
+    report.flush(dict(step=4, seconds=8), 1.)
+    assert ' 4.0 img/s   25% of peak' in shown[0]
+
+def test_helpers_bring_the_same_samples(monkeypatch, tmp_path):
+    weights = []
+    for workers in (0, 2):
+        monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=workers))
+        fit(model := make_model(), noisy_loss, Toy(), tmp_path/str(workers), SETTINGS, steps=5)
+        weights.append(model.state_dict())
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 def test_it_trains_inside_the_wrapper_that_several_devices_need(monkeypatch, make_denoiser, tmp_path):
     class Latents(Toy):

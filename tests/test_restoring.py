@@ -1,0 +1,123 @@
+"What the web does to a picture, and the network in front of the upscaler that undoes some of it."
+import numpy as np, pytest, torch
+from hypothesis import given, strategies as st
+from torch.testing import assert_close
+from arsr.data import Renders
+from arsr.metrics import psnr
+from arsr.pipeline import ARSR
+from arsr.recipes import PRESETS, Preset, train_stage
+from arsr.restoring import Restorer, RestorerConfig, Worn, any_wear, restoring_loss, through_jpeg, wear
+from arsr.train import Settings
+from test_refining import CONFIG, UP
+
+def smooth(h=24, w=40):
+    "A picture with something in it, of colours away from black and white."
+    y, x = torch.meshgrid(torch.linspace(0, 3, h), torch.linspace(0, 5, w), indexing='ij')
+    return .5 + .3 * torch.stack([(x + y).sin(), (2 * x - y).cos(), (x * y).sin()])
+
+# wear
+
+def test_no_wear_is_no_change(): assert torch.equal(wear(smooth()), smooth())
+
+@pytest.mark.parametrize('how', [dict(blur=.7), dict(noise=.03), dict(quality=40), dict(blur=1., noise=.05, quality=60)])
+def test_a_worn_picture_is_of_the_same_kind(how):
+    x = wear(smooth(), **how)
+    assert x.shape == (3, 24, 40) and x.dtype == torch.float32 and 0 <= x.min() and x.max() <= 1
+    assert 15 < psnr(x, smooth()) < 50
+
+def test_noise_is_as_strong_as_asked_for():
+    assert_close(wear(torch.full((3, 100, 100), .5), noise=.04).std(), torch.tensor(.04), atol=1e-3, rtol=0)
+
+def test_a_blur_keeps_the_mean_and_takes_the_edges():
+    x = smooth()
+    for a, b in zip((.5, 1., 2.), (1., 2., 3.)): assert wear(x, blur=b).diff(dim=-1).abs().mean() < wear(x, blur=a).diff(dim=-1).abs().mean()
+    assert_close(wear(x, blur=1.).mean(), x.mean(), atol=5e-3, rtol=0)
+
+def test_jpeg_of_better_quality_is_better():
+    worse, better = (psnr(through_jpeg(smooth(), q), smooth()) for q in (10, 95))
+    assert better > worse + 5
+
+def test_all_degrees_of_wear_occur_and_none():
+    how = [any_wear(np.random.default_rng(k)) for k in range(400)]
+    assert .5 < np.mean([h['blur'] == 0 for h in how]) < .7 and .4 < np.mean([h['noise'] == 0 for h in how]) < .6
+    assert .1 < np.mean([h['quality'] is None for h in how]) < .3
+    assert max(h['blur'] for h in how) <= 1.2 and max(h['noise'] for h in how) <= .06
+    assert {h['quality'] // 10 for h in how if h['quality']} == set(range(2, 10))
+
+def test_patches_show_the_same_before_and_after(few):
+    renders = Renders(few, 32, (48, 64))
+    data = Worn(renders, side=32)
+    for k in range(8):
+        item, again = data[k], data[k]
+        assert item['worn'].shape == item['clean'].shape == (3, 32, 32) and all(torch.equal(item[n], again[n]) for n in item)
+        assert psnr(item['worn'], item['clean']) > psnr(item['worn'], item['clean'].flip(-1)) - .1
+    assert any(not torch.equal(item['worn'], item['clean']) for item in map(data.__getitem__, range(8)))
+
+# the network
+
+@given(st.integers(1, 21), st.integers(1, 21))
+def test_a_fresh_restorer_changes_nothing_at_any_size(h, w):
+    x = torch.rand(2, 3, h, w)
+    assert torch.equal(Restorer(RestorerConfig(ch=4, depth=1))(x), x)
+
+def test_it_does_the_same_everywhere():
+    "What it says of a pixel does not depend on where in the picture the pixel is, apart from its place in the 2 x 2."
+    torch.manual_seed(0)
+    net, x = Restorer(RestorerConfig(ch=4, depth=1)), torch.rand(1, 3, 40, 40)
+    torch.nn.init.normal_(net.layers[-2].weight, std=.1)
+    assert_close(net(x)[..., 14:26, 14:26], net(x[..., 4:36, 4:36])[..., 10:22, 10:22])
+    assert (net(x) - x).abs().max() > .01
+
+def test_it_learns():
+    torch.manual_seed(0)
+    net, clean = Restorer(RestorerConfig(ch=16, depth=2)), torch.stack([smooth(32, 32).roll(k, 0) for k in range(3)])
+    batch = dict(clean=clean, worn=torch.stack([wear(x, noise=.05, rng=np.random.default_rng(k)) for k, x in enumerate(clean)]))
+    before, opt = restoring_loss(net, batch).item(), torch.optim.Adam(net.parameters(), 3e-3)
+    for _ in range(40): opt.zero_grad(); restoring_loss(net, batch).backward(); opt.step()
+    assert restoring_loss(net, batch) < .7 * before
+
+# in use
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, drawings):
+    "A toy upscaler with a restorer."
+    from PIL import Image
+    root = tmp_path_factory.mktemp('restored')
+    (root/'pictures').mkdir()
+    for i in range(4): Image.fromarray((drawings.view(31 * i, 64) * 255).byte().permute(1, 2, 0).numpy()).save(root/'pictures'/f'{i}.png')
+    PRESETS['toy-web'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(48, 64), crop=16, settings={k: Settings(batch=2, warmup=1) for k in ('first', 'latent', 'restore')})
+    for stage in ('first', 'latent', 'restore'): train_stage('toy-web', stage, root/'run', data=str(root/'pictures'), steps=3)
+    yield root/'run'
+    del PRESETS['toy-web']
+
+def test_it_is_a_part_like_any_other(trained, tmp_path):
+    pipe = ARSR.from_pretrained(trained)
+    assert [*pipe.parts] == ['first', 'upscaler', 'restorer']
+    again, lr = ARSR.from_pretrained(pipe.save_pretrained(tmp_path)), torch.rand(1, 3, 9, 14)
+    assert torch.equal(again.restored(lr), pipe.restored(lr)) and not torch.equal(pipe.restored(lr), lr)
+
+def test_what_is_upscaled_is_the_restored_picture(trained):
+    pipe, lr = ARSR.from_pretrained(trained), torch.rand(3, 8, 12)
+    for share in (0, .5, 1):
+        same = pipe.restored(lr[None].to(pipe.device), share)[0] if share else lr
+        assert_close(pipe.upscale(lr, seed=0, restore=share).render(scale=2), pipe.upscale(same, seed=0).render(scale=2), atol=1e-5, rtol=0)
+
+def test_half_of_it_is_half_of_the_change(trained):
+    pipe, lr = ARSR.from_pretrained(trained), .3 + .4 * torch.rand(1, 3, 8, 12)
+    assert_close(pipe.restored(lr, .5), (lr + pipe.restored(lr)) / 2)
+
+def test_a_large_picture_is_restored_in_windows(trained):
+    "They know nothing beyond their border, but count little there."
+    pipe, lr = ARSR.from_pretrained(trained), torch.rand(1, 3, 20, 600)
+    change = (pipe.restorer(lr) - lr).abs().max()
+    assert_close(pipe.restored(lr), pipe.restorer(lr).clamp(0, 1), atol=.2 * change.item(), rtol=0)
+
+@pytest.mark.parametrize('share', [-.1, 1.5])
+def test_it_is_used_by_a_share(trained, share, refuses):
+    with refuses('restore must be between 0 and 1'): ARSR.from_pretrained(trained).upscale(torch.rand(3, 8, 8), restore=share)
+
+def test_weights_without_one_say_so(refuses):
+    with refuses("the weights 'emoji' cannot restore", 'no restorer'): ARSR.from_pretrained('emoji', 'cpu').upscale(torch.rand(3, 8, 8), restore=1)
+
+def test_a_generator_has_nothing_to_restore(trained, tmp_path, refuses):
+    with refuses('only an upscaler is given pictures to restore'): train_stage('emoji-generate', 'restore', tmp_path, steps=1)
