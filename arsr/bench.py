@@ -30,11 +30,12 @@ from .fast import FastConfig, FastRenderer, render_fast
 from .field import sample_bicubic
 from .liif import EPS, LIIF, SHIFTS, dense, linears, render_grid
 from .metrics import diversity, efflite, frechet, interval, macs, measured, psnr, random_patches, self_ssim, shrunk_psnr, ssim
-from .pipeline import ARSR, cast_once, load_denoiser, read_config
+from .pipeline import ARSR, cast_once, load_weights, read_config
 from .recipes import FAST, errors_of, whole_questions
 from .refining import cell_peak, redrawn
 from .restoring import wear
 from .train import fast_arithmetic, machine
+from .unet import Denoiser
 
 # %% ../nbs/17_bench.ipynb #1108ced2
 @dataclass(frozen=True)
@@ -239,7 +240,8 @@ def with_denoiser(
     path:Path, # other weights of that denoiser
 )->ARSR:
     "A model with other weights of one denoiser, and without the other."
-    return ARSR(pipe.first, **{task: load_denoiser(getattr(pipe, task).cfg, path)}, meta=pipe.meta, device=pipe.device)
+    load_weights(net := Denoiser(getattr(pipe, task).cfg), path)
+    return ARSR(pipe.first, **{task: net}, meta=pipe.meta, device=pipe.device)
 
 # %% ../nbs/17_bench.ipynb #c45d34d3
 def variants(b:Bench, kind:str, task:str)->dict: # stage -> model

@@ -181,7 +181,7 @@ def _add_generate(commands):
 def _add_train(commands):
     p = _command(commands, 'train', train, 'arsr train emoji-generate --stage first --minutes 25 --out runs/emoji')
     p.add_argument('preset', help='name of a preset; `arsr info` lists them')
-    p.add_argument('--stage', required=True, help='first; decoder: more of first with the encoder at rest; latent; align; control: as align, without its loss; guide: learn its own guidance; fine: details, the rest of the network at rest; refine: a second decoder for an upscaler; finish: more of what reads the latents, judged as pictures; fast: a fast renderer; restore: what cleans a small picture before it is enlarged')
+    p.add_argument('--stage', required=True, help='first; decoder: more of first with the encoder at rest; latent; align; control: as align, without its loss; guide: learn its own guidance; refine: a second decoder for an upscaler; finish: more of what reads the latents, judged as pictures; fast: a fast renderer; restore: what cleans a small picture before it is enlarged')
     p.add_argument('--out', required=True, help='folder; the stages of a model share it, and a later call goes on there')
     p.add_argument('--data', help="'emoji', a folder, a zip, NAME:FOLDER of a public set, hub:OWNER/NAME (default: the preset's)")
     p.add_argument('--minutes', type=float, default=25, help='stop this call after so long (default: 25)')

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SAMPLERS', 'PARTS', 'with_tuples', 'first_config', 'denoiser_config', 'read_config', 'save_weights',
-           'read_weights', 'fill', 'load_weights', 'load_denoiser', 'find_weights', 'seeded_noise', 'sampler_called',
-           'correct', 'back_project', 'ARSR', 'cast_once']
+           'load_weights', 'find_weights', 'seeded_noise', 'sampler_called', 'correct', 'back_project', 'ARSR',
+           'cast_once']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
@@ -60,29 +60,15 @@ def save_weights(module:torch.nn.Module, path:Path):
     halves = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in module.state_dict().items()}
     write_whole(path, lambda part: part.write_bytes(save(halves)))
 
-def read_weights(path:Path)->dict: # name -> tensor
-    "What a safetensors file holds; `ValueError` if it is missing or damaged."
+def load_weights(module:torch.nn.Module, path:Path):
+    "Fill a module from a safetensors file; `ValueError` if the file is missing, damaged, or made for another shape."
     if not path.is_file(): raise ValueError(f"missing weights file: {path}")
-    try: return load_file(path)
+    try: tensors = load_file(path)
     except Exception as e: raise ValueError(f"{path} is not a complete safetensors file ({e}); fetch or train it again") from None
-
-def fill(module:torch.nn.Module, tensors:dict, path:Path):
-    "Fill a module with what a file holds; `ValueError` if it was made for another shape."
     own = module.state_dict()
     wrong = sorted(own.keys() ^ tensors.keys()) + [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     if wrong: raise ValueError(f"{path} does not fit its config.json: {len(wrong)} tensors differ in name or shape, the first is '{wrong[0]}'")
     module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
-
-def load_weights(module:torch.nn.Module, path:Path):
-    "Fill a module from a safetensors file; `ValueError` if the file is missing, damaged, or made for another shape."
-    fill(module, read_weights(path), path)
-
-def load_denoiser(cfg:DenoiserConfig, path:Path)->Denoiser:
-    "The denoiser in a file, with fine blocks only if it holds some: early stages of a training do without. Errors as `load_weights`."
-    tensors = read_weights(path)
-    if not any('.fine.' in name for name in tensors): cfg = replace(cfg, unet=replace(cfg.unet, fine=0))
-    fill(net := Denoiser(cfg), tensors, path)
-    return net
 
 # %% ../nbs/09_pipeline.ipynb #95994413
 WEIGHTS = Path(arsr.__file__).parent/'weights'

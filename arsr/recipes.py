@@ -7,10 +7,10 @@ __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NAN
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'LEVELS', 'Preset', 'find_preset',
            'cached', 'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by',
            'trained_first', 'open_both', 'spread_of', 'blur_of', 'train_reader', 'train_decoder', 'keep_doublings',
-           'young_self', 'loss_of', 'finished', 'denoiser_for', 'with_fine', 'train_second', 'windows', 'patch_side',
-           'patches', 'judge', 'train_refiner', 'trained_refiner', 'redraw', 'open_redrawn', 'finish_decoder',
-           'quarter', 'train_fast', 'train_restorer', 'for_data', 'assemble', 'kind_shares', 'log_stage',
-           'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
+           'young_self', 'loss_of', 'train_second', 'finished', 'windows', 'patch_side', 'patches', 'judge',
+           'train_refiner', 'trained_refiner', 'redraw', 'open_redrawn', 'finish_decoder', 'quarter', 'train_fast',
+           'train_restorer', 'for_data', 'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of',
+           'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -25,11 +25,11 @@ from .data import RandomScaleCrops, Renders, open_source, square_view, write_who
 from .fast import FastConfig, FastRenderer, imitation_loss
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .metrics import efflite
-from .pipeline import ARSR, PARTS, cast_once, load_denoiser, load_weights, save_weights
+from .pipeline import ARSR, PARTS, cast_once, load_weights, save_weights
 from .refining import Patches, Redrawings, Refiner, Windows, in_doubt, picture_error, redrawn, refiner_from, refining_loss
 from .restoring import Restorer, RestorerConfig, Worn, restoring_loss
 from .train import Latents, Settings, accelerator, encode_renders, fast_arithmetic, fit, hardware, low_resolution, machine
-from .unet import NEAR, Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
+from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 
@@ -61,11 +61,11 @@ FAST = FastConfig(wide=256, hidden=(64, 64, 64), split=4)
 KINDS = 78  # of drawings, in `Drawings.kinds`
 BOUNDED = dict(schedule='cosine', target='v')
 TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32),
-            'fine': Settings(lr=6e-4, batch=32), 'refine': Settings(batch=16), 'finish': Settings(lr=3e-4, batch=8)}
+            'refine': Settings(batch=16), 'finish': Settings(lr=3e-4, batch=8)}
 
-NANO_GENERATOR = DenoiserConfig(UNetConfig(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=KINDS, dropout=.1, fine=48), z=8, **BOUNDED)
+NANO_GENERATOR = DenoiserConfig(UNetConfig(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=KINDS, dropout=.1), z=8, **BOUNDED)
 NANO_UPSCALER = DenoiserConfig(UNetConfig(ch=48, mult=(1, 2), n_res=1, attn=(), patch=2), z=8, conditional=True, **BOUNDED)
-SMALL_GENERATOR = DenoiserConfig(UNetConfig(ch=128, mult=(1, 2, 3), attn=(1, 2), patch=2, classes=KINDS, dropout=.1, fine=96), z=8, **BOUNDED)
+SMALL_GENERATOR = DenoiserConfig(UNetConfig(ch=128, mult=(1, 2, 3), attn=(1, 2), patch=2, classes=KINDS, dropout=.1), z=8, **BOUNDED)
 SMALL_UPSCALER = DenoiserConfig(UNetConfig(ch=96, mult=(1, 2, 2), attn=(2,), patch=1), z=8, conditional=True, **BOUNDED)
 
 PAPER_UNET = UNetConfig(ch=160, mult=(1, 2, 2, 4), attn=(3,))
@@ -121,7 +121,7 @@ def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->di
     return {k: v for name, view in views.items() for k, v in latents(name, view).items()}
 
 # %% ../nbs/13_recipes.ipynb #69f8ead6
-STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide', 'fine', 'refine', 'finish', 'fast', 'restore')
+STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide', 'refine', 'finish', 'fast', 'restore')
 
 def settings_of(preset:Preset, stage:str)->Settings:
     "How a stage is trained; the control of an alignment is trained like the alignment."
@@ -203,40 +203,19 @@ def young_self(preset:Preset, out:Path)->Path:
 def loss_of(preset:Preset, stage:str, first:FirstStage, denoiser:Denoiser, out:Path): # (net, batch) -> scalar
     "What a stage of the denoiser minimises."
     if stage == 'align': return lambda net, batch: alignment_loss(net, first, batch, w_max=preset.w_max)
-    if stage == 'fine': return partial(denoising_loss, below=NEAR)
     if stage != 'guide': return denoising_loss
     old, young = (freeze(copy.deepcopy(denoiser)).to(accelerator().device) for _ in range(2))
     load_weights(young, young_self(preset, out))
     return lambda net, batch: self_guidance_loss(net, old, young, batch)
 
-# %% ../nbs/13_recipes.ipynb #5f1ne0b1
-def finished(out:Path, part:str, stages=('fine', 'guide', 'align', 'latent', 'finish', 'refine', ''))->Path|None:
-    "The weights of a part that `out` holds, from the latest of these stages; or None."
-    return next((p for stage in stages if (p := out/f'{part}{"-" * bool(stage)}{stage}.safetensors').exists()), None)
-
-def denoiser_for(preset:Preset, stage:str, out:Path)->Denoiser:
-    "The denoiser with which a stage begins; fine blocks come last."
-    unet, latent = replace(preset.denoiser.unet, fine=0), out/f'{preset.task}-latent.safetensors'
-    if stage == 'fine': return with_fine(preset, finished(out, preset.task, ('guide', 'align', 'latent', '')) or left_by('latent', latent))
-    if stage == 'guide': unet = replace(unet, dropout=0.)  # who imitates cannot overfit
-    net = Denoiser(replace(preset.denoiser, unet=unet))
-    if stage != 'latent': load_weights(net, left_by('latent', latent))
-    return net
-
-def with_fine(preset:Preset, path:Path)->Denoiser:
-    "The denoiser that a file holds, at rest but for its fine blocks."
-    if not preset.denoiser.unet.fine: raise ValueError("this preset has no fine blocks: use one such as emoji-generate")
-    net = Denoiser(replace(preset.denoiser, unet=replace(preset.denoiser.unet, dropout=0.)))  # what is at rest must answer as it will in use
-    net.load_state_dict(load_denoiser(preset.denoiser, path).state_dict(), strict=False)
-    net.requires_grad_(False).unet.fine.requires_grad_(True)
-    return net
-
 # %% ../nbs/13_recipes.ipynb #79703435
 def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
-    "Stage 2a (`latent`), and what goes on from there: 2b (`align`), more of the same to compare it with (`control`), its own guidance (`guide`), or details (`fine`)."
-    first, denoiser = trained_first(preset, out).to(accelerator().device), denoiser_for(preset, stage, out)
+    "Stage 2a (`latent`), and what goes on from there: 2b (`align`), more of the same to compare it with (`control`), or its own guidance (`guide`)."
+    if stage == 'guide': preset = replace(preset, denoiser=replace(preset.denoiser, unet=replace(preset.denoiser.unet, dropout=0.)))  # who imitates cannot overfit
+    first, denoiser = trained_first(preset, out).to(accelerator().device), Denoiser(preset.denoiser)
     renders, cache = open_both(preset, first, data, out)
-    if stage == 'latent': denoiser.z_std.fill_(spread_of(preset, cache))
+    denoiser.z_std.fill_(spread_of(preset, cache))
+    if stage != 'latent': load_weights(denoiser, left_by('latent', out/f'{preset.task}-latent.safetensors'))
     settings, loss = settings_of(preset, stage), loss_of(preset, stage, first, denoiser, out)
     samples = Latents(renders, cache, denoiser.z_std.item(), labels=denoiser.cfg.unet.classes > 0, queries=preset.queries * (stage == 'align'))
     keep = partial(keep_doublings, denoiser, out/f'{preset.task}-after') if stage == 'latent' else None
@@ -245,6 +224,10 @@ def train_second(preset:Preset, data:str, out:Path, stage:str, **budget)->dict:
     return state
 
 # %% ../nbs/13_recipes.ipynb #eb2a5852
+def finished(out:Path, part:str)->Path|None:
+    "The weights of a part that `out` holds, from its latest stage; or None."
+    return next((p for stage in ('-guide', '-align', '-latent', '-finish', '-refine', '') if (p := out/f'{part}{stage}.safetensors').exists()), None)
+
 def windows(preset:Preset, renders:Renders, cache:dict)->Windows:
     "Windows of small pictures, as large as the crops of the first stage."
     return Windows(renders, cache, preset.factor, preset.crop // preset.factor, preset.queries)
@@ -300,7 +283,8 @@ def open_redrawn(preset:Preset, renders:Renders, cache:dict, out:Path)->Tensor: 
     "The training latents, redrawn by the generator of an earlier run and kept in `out`."
     weights, device = finished(out, 'generator') or left_by('latent', out/'generator-latent.safetensors'), accelerator().device
     def make():
-        net, n = load_denoiser(preset.denoiser, weights), len(cache['z'])
+        load_weights(net := Denoiser(preset.denoiser), weights)
+        n = len(cache['z'])
         kinds = renders.source.kind if preset.denoiser.unet.classes else torch.zeros(n, dtype=torch.long)
         flat = cache['z'].flatten(0, 1).to(device)
         return {'z': redraw(freeze(net).to(device), flat, kinds.repeat_interleave(2).to(device)).cpu().unflatten(0, (n, 2))}
@@ -367,12 +351,11 @@ def for_data(
 def assemble(preset:Preset, out:Path, name:str)->ARSR:
     "Put what has been trained in `out` so far together as a model that `from_pretrained` opens."
     first = trained_first(preset, out)
-    of_tasks = {p.task: for_data(p, preset.data) for p in PRESETS.values() if p.first == preset.first} | {preset.task: preset}
-    parts = {task: load_denoiser(p.denoiser, path) for task, p in of_tasks.items() if (path := finished(out, task))}
+    configs = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first} | {preset.task: preset.denoiser}
     fast = replace(FAST, n_feat=first.decoder.n_feat)
-    others = dict(refiner=preset.first, fast=fast, refiner_fast=fast, restorer=RestorerConfig())
-    parts |= {k: PARTS[k](asdict(cfg)) for k, cfg in others.items() if finished(out, k)}
-    for k in parts.keys() & others.keys(): load_weights(parts[k], finished(out, k))
+    configs |= dict(refiner=preset.first, fast=fast, refiner_fast=fast, restorer=RestorerConfig())
+    parts = {k: PARTS[k](asdict(cfg)) for k, cfg in configs.items() if finished(out, k)}
+    for k, part in parts.items(): load_weights(part, finished(out, k))
     meta = {'name': name, 'size': preset.base, 'factor': preset.factor}
     if 'refiner' in parts: meta['trust'] = preset.trust
     if 'generator' in parts and parts['generator'].cfg.unet.classes: meta |= kind_shares()
@@ -427,8 +410,8 @@ def alignment_curve(
     questions = whole_questions(first, x, preset.factor if preset.denoiser.conditional else None)
     curve = {'abar': None, 'pictures': len(x)}
     for stage in ('latent', 'control', 'align'):
-        if not (path := out/f'{preset.task}-{stage}.safetensors').exists(): continue
-        net = load_denoiser(preset.denoiser, path).eval().to(device)
+        if not (out/f'{preset.task}-{stage}.safetensors').exists(): continue
+        load_weights(net := Denoiser(preset.denoiser).eval().to(device), out/f'{preset.task}-{stage}.safetensors')
         curve |= {'abar': net.abar[list(steps)].tolist(), stage: errors_of(net, first, questions, steps).tolist()}
     write_whole(out/f'alignment-{preset.task}.json', lambda part: part.write_text(json.dumps(curve)))
     return curve

@@ -2,7 +2,7 @@ import pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
 from arsr.diffusion import m_s, q_sample, to_x0
-from arsr.unet import NEAR, DenoiserConfig, Denoiser, UNet, UNetConfig, _starts, denoising_loss, drop_labels, guided, in_windows, self_guidance_loss, time_features
+from arsr.unet import DenoiserConfig, Denoiser, UNet, UNetConfig, _starts, denoising_loss, drop_labels, guided, in_windows, self_guidance_loss, time_features
 
 # the network
 
@@ -44,32 +44,6 @@ def test_time_features_tell_all_steps_apart(c):
     f = time_features(torch.arange(1000), c)
     assert f.shape == (1000, c) and f.abs().max() <= 1 + 1e-6
     assert torch.pdist(f).min() > 1e-3
-
-@pytest.fixture(scope='module')
-def fine():
-    "A network of patches with fine blocks, all of it awake."
-    torch.manual_seed(0)
-    net = UNet(4, 3, UNetConfig(ch=8, mult=(1, 2), n_res=1, attn=(), patch=2, fine=8)).eval()
-    for p in net.parameters(): p.data += .1 * torch.randn_like(p)
-    return net
-
-@given(st.integers(1, 21), st.integers(1, 21))
-def test_fine_blocks_answer_at_any_size(fine, h, w): assert fine(torch.randn(1, 4, h, w), torch.tensor([3])).shape == (1, 3, h, w)
-
-def test_fine_blocks_have_their_say_where_there_is_little_noise(fine):
-    x, t = torch.randn(2, 4, 8, 6), torch.tensor([NEAR - 1, NEAR])
-    both = fine(x, t)
-    alone = UNet(4, 3, UNetConfig(ch=8, mult=(1, 2), n_res=1, attn=(), patch=2)).eval()
-    alone.load_state_dict({k: v for k, v in fine.state_dict().items() if not k.startswith('fine.')})
-    assert_close(both[1], alone(x, t)[1])
-    assert (both[0] - alone(x, t)[0]).abs().max() > .01
-    assert_close(fine(x[1:], t[1:]), both[1:])  # where it has none it is not even asked
-
-def test_a_training_may_be_about_little_noise_alone(make_denoiser):
-    seen, net = [], make_denoiser()
-    net.predict = lambda z_t, t, *known: seen.append(t) or torch.zeros_like(z_t)
-    denoising_loss(net, dict(z=torch.randn(400, 4, 2, 2)), below=100)
-    assert 95 < seen[0].max() < 100 and seen[0].min() < 5
 
 def test_heads_have_32_channels_and_levels_get_attention_where_asked():
     with torch.device('meta'): net = UNet(3, 3, UNetConfig(attn=(1, 3)))
