@@ -333,7 +333,7 @@ def train_restorer(preset:Preset, data:str, out:Path, **budget)->dict:
     if preset.task != 'upscaler': raise ValueError("only an upscaler is given pictures to restore: use a preset such as photo-upscale")
     with accelerator().main_process_first(): renders = open_renders(preset, data, out)
     restorer = Restorer()
-    state = fit(restorer, restoring_loss, Worn(renders), out/'restorer', settings_of(preset, 'restore'), **budget)
+    state = fit(restorer, restoring_loss, Worn(renders, min(48, preset.sizes[0])), out/'restorer', settings_of(preset, 'restore'), **budget)
     if accelerator().is_main_process: save_weights(restorer, out/'restorer.safetensors')
     return state
 

@@ -23,8 +23,8 @@ def through_jpeg(
 )->Tensor: # (3,h,w) in [0,1]
     "Saved as JPEG, and opened again."
     file = io.BytesIO()
-    Image.fromarray((x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()).save(file, 'JPEG', quality=quality)
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).to(x) / 255
+    Image.fromarray(rearrange((x.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c').cpu().numpy()).save(file, 'JPEG', quality=quality)
+    return rearrange(torch.from_numpy(np.array(Image.open(file))), 'h w c -> c h w').to(x) / 255
 
 def wear(
     x:Tensor, # (3,h,w) in [0,1]
