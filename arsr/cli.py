@@ -94,10 +94,10 @@ def info(args):
     import torch, arsr
     from arsr.pipeline import ARSR, WEIGHTS
     from arsr.recipes import PRESETS
-    from arsr.train import hardware
+    from arsr.train import precision
     names = [args.weights] if args.weights else sorted(p.parent.name for p in WEIGHTS.glob('*/config.json'))
     pipes = {name: ARSR.from_pretrained(name, device='cpu') for name in names}
-    print(f"arsr {arsr.__version__}, torch {torch.__version__}, {'GPU ' + torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, precision {hardware()['mixed_precision']}")
+    print(f"arsr {arsr.__version__}, torch {torch.__version__}, {'GPU ' + torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}, precision {precision()}")
     for name, pipe in pipes.items():
         millions = {k: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f} M" for k, m in pipe.parts.items()}
         print(f"weights {name}:", ', '.join(f'{k} {v}' for k, v in millions.items()))

@@ -28,7 +28,7 @@ from .metrics import efflite
 from .pipeline import ARSR, PARTS, cast_once, load_weights, save_weights
 from .refining import Patches, Redrawings, Refiner, Windows, in_doubt, picture_error, redrawn, refiner_from, refining_loss
 from .restoring import Restorer, RestorerConfig, Worn, restoring_loss
-from .train import Latents, Settings, accelerator, encode_renders, fast_arithmetic, fit, hardware, low_resolution, machine
+from .train import Latents, Settings, accelerator, encode_renders, fast_arithmetic, fit, low_resolution, machine, precision
 from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
 from einops import rearrange
 from safetensors.torch import load_file, save_file
@@ -374,7 +374,7 @@ def log_stage(out:Path, title:str, state:dict, settings:Settings):
     path = out/'training.json'
     log = json.loads(path.read_text()) if path.exists() else {}
     log[title] = dict(steps=state['step'], batch=settings.batch, minutes=round(state['seconds'] / 60, 1), hardware=machine(accelerator().device),
-                      precision=hardware()['mixed_precision'], seed=settings.seed)
+                      precision=precision(), seed=settings.seed)
     write_whole(path, lambda part: part.write_text(json.dumps(log, indent=1)))
 
 # %% ../nbs/13_recipes.ipynb #2e458c56
