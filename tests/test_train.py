@@ -208,9 +208,9 @@ def test_the_share_of_the_peak(clock):
     report.flush(dict(step=4, seconds=8), 1.)
     assert ' 4.0 img/s   25% of peak' in shown[0]
 
-def test_helpers_bring_the_same_samples(monkeypatch, tmp_path):
+def test_a_helper_brings_the_same_samples(monkeypatch, tmp_path):
     weights = []
-    for workers in (0, 2):
+    for workers in (0, 1):
         monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=workers))
         fit(model := make_model(), noisy_loss, Toy(), tmp_path/str(workers), SETTINGS, steps=5)
         weights.append(model.state_dict())
