@@ -22,8 +22,8 @@ def through_jpeg(
     quality:int, # 1 to 95, as the library that writes JPEG counts
 )->Tensor: # (3,h,w) in [0,1]
     "Saved as JPEG, and opened again."
-    file = io.BytesIO()
-    Image.fromarray(rearrange((x.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c').cpu().numpy()).save(file, 'JPEG', quality=quality)
+    file, pixels = io.BytesIO(), rearrange((x.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c')
+    Image.fromarray(pixels.cpu().numpy()).save(file, 'JPEG', quality=quality)
     return rearrange(torch.from_numpy(np.array(Image.open(file))), 'h w c -> c h w').to(x) / 255
 
 def wear(
@@ -35,7 +35,8 @@ def wear(
 )->Tensor: # (3,h,w) in [0,1]
     "A picture after lens, sensor and JPEG."
     if blur: x = gaussian_blur2d(x[None], (9, 9), (blur, blur), border_type='replicate')[0]
-    if noise: x = x + noise * torch.from_numpy((rng or np.random.default_rng(0)).standard_normal(x.shape, np.float32)).to(x)
+    grain = lambda: torch.from_numpy((rng or np.random.default_rng(0)).standard_normal(x.shape, np.float32))
+    if noise: x = x + noise * grain().to(x)
     return through_jpeg(x, quality) if quality else x.clamp(0, 1)
 
 def any_wear(rng:np.random.Generator)->dict: # blur, noise and quality of `wear`
