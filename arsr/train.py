@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cpuinfo', 'hardware', 'machine', 'coarse', 'precision', 'fast_arithmetic', 'EMA', 'learning_rate', 'Budget',
            'save_checkpoint', 'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'peak_rate',
-           'counted', 'Report', 'accelerator', 'Objective', 'shared_clock', 'fit', 'keep']
+           'Counting', 'counted', 'Report', 'accelerator', 'Objective', 'shared_clock', 'fit', 'keep']
 
 # %% ../nbs/08_train.ipynb #ed95f627
 import json, math, os, platform, re, sys, time
@@ -19,7 +19,8 @@ from accelerate.utils import broadcast
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from fastprogress.fastprogress import IN_NOTEBOOK, master_bar
 from .coords import FULL, resize, to_model
 from .data import Renders, degrade, random_queries, watched, write_whole
@@ -224,10 +225,18 @@ def peak_rate(device:str)->float: # floating-point operations a second
         return time.perf_counter() - start
     return 2 * side**3 / min(once() for _ in range(5))
 
+class Counting(TorchDispatchMode):
+    "Look on as operations are carried out, and add up those that PyTorch has a rule for: convolutions, matrix products, attentions."
+    total = 0
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        if rule := flop_registry.get(operation._overloadpacket): self.total += rule(*args, **(kwargs or {}), out_val=result)
+        return result
+
 def counted(work)->tuple: # what it gave, and the floating-point operations it took
-    "Call `work`, and count the convolutions, matrix products and attentions in it, there and back."
-    with FlopCounterMode(display=False) as counter: given = work()
-    return given, counter.get_total_flops()
+    "Call `work`, and count what is done in it, there and back. It gives what it would have given."
+    with Counting() as counter: given = work()
+    return given, counter.total
 
 # %% ../nbs/08_train.ipynb #becf531e
 class Report:

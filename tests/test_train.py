@@ -200,6 +200,16 @@ def test_operations_are_counted_there_and_back():
     assert (back, total) == ('done', 2 * there) and layer.weight.grad.any()
     assert counted(lambda: layer(x.requires_grad_()).sum().backward())[1] == 3 * there
 
+def test_looking_on_changes_nothing(make_denoiser):
+    def gradients(look):
+        net, z = make_denoiser(classes=3), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        torch.manual_seed(1)
+        work = lambda: denoising_loss(net, dict(z=z, label=torch.tensor([0, 2]))).backward()
+        assert not look or counted(work)[1] > 0
+        if not look: work()
+        return [p.grad for p in net.parameters() if p.grad is not None]
+    for a, b in zip(gradients(False), gradients(True), strict=True): assert torch.equal(a, b)
+
 def test_the_share_of_the_peak(clock):
     shown, report = [], Report(batch=8, every=1e9, show=lambda line, **_: shown.append(line), peak=1000)
     report.work = 500
