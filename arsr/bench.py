@@ -124,11 +124,11 @@ WORN = {'clean': {}, 'JPEG, quality 75': dict(quality=75), 'JPEG, quality 40': d
 
 def table_web(b:Bench, scale:int=4)->list:
     "Photographs, shrunk and worn as the web does, and enlarged again; restored before, and not."
-    rows = []
+    by = lambda **how: lambda lr: b.photo.upscale(lr[0], seed=b.seed, **how)
+    makers, rows = {'bicubic': Bicubic, 'ours': by(), 'ours, restored': by(restore=1)}, []
     for name, truth in photographs(b).items():
         for worn, how in list(WORN.items())[-b.pick(1, len(WORN)):]:
             lr = wear(degrade(truth, scale), **how, rng=np.random.default_rng(b.seed))[None]
-            makers = {'bicubic': Bicubic} | {m: lambda lr, how=how: b.photo.upscale(lr[0], seed=b.seed, **how) for m, how in {'ours': {}, 'ours, restored': dict(restore=1)}.items()}
             rows += [dict(picture=name, worn=worn, method=m, **compare(b, make, lr, truth[None])) for m, make in makers.items()]
     return rows
 

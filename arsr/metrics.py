@@ -12,15 +12,13 @@ import ctypes, gc, sys, threading, time
 from functools import lru_cache
 from importlib import import_module
 from itertools import islice
-from math import prod
 import psutil, torch, torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from kornia.metrics import ssim as ssim_map
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from .coords import resize
 from .field import FirstStage, encode_field, sample_bicubic
-from .liif import has_packed
+from .train import counted
 
 # %% ../nbs/10_metrics.ipynb #98ba63b4
 def to_luma(
@@ -295,20 +293,11 @@ def measured(
     return dict(seconds=seconds, peak_bytes=max(peaks) - peaks[0], result=result)
 
 # %% ../nbs/10_metrics.ipynb #67e888df
-def _attention_flops(q, k, v, *args, out_shape=None, **kwargs): # shapes (n,heads,length,d)
-    n, heads, length, d = q
-    return 2 * n * heads * length * k[2] * (d + v[3])
-
-def _linear_flops(x, *args, out_shape=None, **_): return 2 * prod(out_shape) * x[-1]
-
 def macs(
     fn, # called once, without arguments
 )->int:
     "Multiply-accumulates of a call: convolutions, matrix products and attention; not activations, norms and resizing."
-    unknown = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}  # what torch's counter passes over
-    if has_packed(torch.float32): unknown[torch.ops.mkldnn._linear_pointwise] = _linear_flops
-    with FlopCounterMode(display=False, custom_mapping=unknown) as counter: fn()
-    return counter.get_total_flops() // 2
+    return counted(fn)[1] // 2
 
 # %% ../nbs/10_metrics.ipynb #eee89713
 def _published(name:str, make):

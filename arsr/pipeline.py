@@ -301,8 +301,8 @@ def upscale(self:ARSR,
     n:int=1, # different answers to each input
     sampler='dpmpp_2m', # or 'ddim', 'ddpm', or a function like `sample_ddim`
     consistent:bool=True, # correct the answer until shrinking it gives the input back
-    restore:float=0., # how much of blur, noise and JPEG is to be cleaned away before, from 0 (for clean pictures) to 1; not all weights can
     trust:float|None=None, # of a refiner in what was sampled, from 0 to 1; at 0 only the small picture counts; None: what the weights advise
+    restore:float=0., # how much of blur, noise and JPEG is to be cleaned away before, from 0 (for clean pictures) to 1; not all weights can
 )->ImageField: # n fields for each input, one input after the other; their own size is the input's
     "A small picture, continued between its pixels. `ValueError` for pictures of different sizes in one call."
     trust = self.meta['trust'] if trust is None else trust

@@ -35,8 +35,9 @@ def wear(
 )->Tensor: # (3,h,w) in [0,1]
     "A picture after lens, sensor and JPEG."
     if blur: x = gaussian_blur2d(x[None], (9, 9), (blur, blur), border_type='replicate')[0]
-    grain = lambda: torch.from_numpy((rng or np.random.default_rng(0)).standard_normal(x.shape, np.float32))
-    if noise: x = x + noise * grain().to(x)
+    if noise:
+        grain = (rng or np.random.default_rng(0)).standard_normal(x.shape, np.float32)
+        x = x + noise * torch.from_numpy(grain).to(x)
     return through_jpeg(x, quality) if quality else x.clamp(0, 1)
 
 def any_wear(rng:np.random.Generator)->dict: # blur, noise and quality of `wear`

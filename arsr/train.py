@@ -20,11 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 from fastprogress.fastprogress import IN_NOTEBOOK, master_bar
 from .coords import FULL, resize, to_model
 from .data import Renders, degrade, random_queries, watched, write_whole
 from .field import FirstStage
+from .liif import has_packed
 
 # %% ../nbs/08_train.ipynb #68cd84b9
 def cpuinfo()->str:
@@ -225,12 +226,25 @@ def peak_rate(device:str)->float: # floating-point operations a second
         return time.perf_counter() - start
     return 2 * side**3 / min(once() for _ in range(5))
 
+def _attention_flops(q, k, v, *args, out_shape=None, **kwargs): # shapes (n,heads,length,d)
+    n, heads, length, d = q
+    return 2 * n * heads * length * k[2] * (d + v[3])
+
+def _linear_flops(x, *args, out_shape=None, **_): return 2 * math.prod(out_shape) * x[-1]
+
+@lru_cache
+def _rules()->dict: # operation -> its floating-point operations
+    "PyTorch's own, and what they pass over."
+    more = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    if has_packed(torch.float32): more[torch.ops.mkldnn._linear_pointwise] = _linear_flops
+    return flop_registry | {operation: shape_wrapper(rule) for operation, rule in more.items()}
+
 class Counting(TorchDispatchMode):
-    "Look on as operations are carried out, and add up those that PyTorch has a rule for: convolutions, matrix products, attentions."
+    "Look on as operations are carried out, and add up convolutions, matrix products and attentions."
     total = 0
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        if rule := flop_registry.get(operation._overloadpacket): self.total += rule(*args, **(kwargs or {}), out_val=result)
+        if rule := _rules().get(operation._overloadpacket): self.total += rule(*args, **(kwargs or {}), out_val=result)
         return result
 
 def counted(work)->tuple: # what it gave, and the floating-point operations it took

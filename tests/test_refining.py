@@ -116,15 +116,19 @@ def test_a_weave_is_what_repeats_with_the_cells(wave, size, cells, window):
     assert strength > 1e-3 and woven(pattern((wave[0] + .5, wave[1])), coord, cells) < .01 * strength
     assert_close(woven(3 * pattern(wave), coord, cells), 3 * strength)
 
+def write_pictures(folder, drawings, n):
+    "The first n of every 31st drawing, 64 pixels, into a new folder."
+    from PIL import Image
+    folder.mkdir()
+    for i in range(n): Image.fromarray((drawings.view(31 * i, 64) * 255).byte().permute(1, 2, 0).numpy()).save(folder/f'{i}.png')
+
 STAGES_UP = ('first', 'latent', 'refine', 'finish', 'fast')
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, drawings):
     "A toy upscaler after every stage."
-    from PIL import Image
     root = tmp_path_factory.mktemp('refined')
-    (root/'pictures').mkdir()
-    for i in range(6): Image.fromarray((drawings.view(31 * i, 64) * 255).byte().permute(1, 2, 0).numpy()).save(root/'pictures'/f'{i}.png')
+    write_pictures(root/'pictures', drawings, 6)
     PRESETS['toy-up'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(32, 48), crop=16, perceptual=.1, settings={k: Settings(batch=2, warmup=1) for k in STAGES_UP})
     for stage in STAGES_UP: train_stage('toy-up', stage, root/'run', data=str(root/'pictures'), steps=2)
     yield root/'run'

@@ -8,7 +8,7 @@ from arsr.pipeline import ARSR
 from arsr.recipes import PRESETS, Preset, train_stage
 from arsr.restoring import Restorer, RestorerConfig, Worn, any_wear, restoring_loss, through_jpeg, wear
 from arsr.train import Settings
-from test_refining import CONFIG, UP
+from test_refining import CONFIG, UP, write_pictures
 
 def smooth(h=24, w=40):
     "A picture with something in it, of colours away from black and white."
@@ -81,10 +81,8 @@ def test_it_learns():
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, drawings):
     "A toy upscaler with a restorer."
-    from PIL import Image
     root = tmp_path_factory.mktemp('restored')
-    (root/'pictures').mkdir()
-    for i in range(4): Image.fromarray((drawings.view(31 * i, 64) * 255).byte().permute(1, 2, 0).numpy()).save(root/'pictures'/f'{i}.png')
+    write_pictures(root/'pictures', drawings, 4)
     PRESETS['toy-web'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(48, 64), crop=16, settings={k: Settings(batch=2, warmup=1) for k in ('first', 'latent', 'restore')})
     for stage in ('first', 'latent', 'restore'): train_stage('toy-web', stage, root/'run', data=str(root/'pictures'), steps=3)
     yield root/'run'
