@@ -71,10 +71,10 @@ def ours(
     kind:str, # 'emoji' or 'photo'
     **asked, # of `upscale`, besides
 )->dict: # name -> (lr (1,3,h,w) -> field)
-    "Our own ways of enlarging pictures: as by default, and otherwise."
+    "Our own ways of enlarging clean pictures: as by default, and otherwise. Nothing is restored before, since nothing is worn."
     pipe, ways = b.model(kind), {'ours': {}, 'ours, uncorrected': dict(consistent=False)}
     if not pipe.upscaler: return {}
-    by = lambda pipe, way: lambda lr: pipe.upscale(lr[0], seed=b.seed, **asked, **way)
+    by = lambda pipe, way: lambda lr: pipe.upscale(lr[0], seed=b.seed, restore=0, **asked, **way)
     if not pipe.refiner: return {name: by(pipe, way) for name, way in ways.items()}
     plain = ARSR(pipe.first, upscaler=pipe.upscaler, meta=pipe.meta, device=pipe.device)
     return {name: by(pipe, way) for name, way in (ways | OTHERWISE).items()} | {'ours, not refined': by(plain, {})}
@@ -123,9 +123,9 @@ def table_photos(b:Bench, makers=None, scales=None)->list:
 WORN = {'clean': {}, 'JPEG, quality 75': dict(quality=75), 'JPEG, quality 40': dict(quality=40), 'noise of .03': dict(noise=.03), 'blur of .7 px, then JPEG 60': dict(blur=.7, quality=60)}
 
 def table_web(b:Bench, scale:int=4)->list:
-    "Photographs, shrunk and worn as the web does, and enlarged again; restored before, and not."
+    "Photographs, shrunk and worn as the web does, and enlarged again: restored before, not, and as much as each seems to need (by default)."
     by = lambda **how: lambda lr: b.photo.upscale(lr[0], seed=b.seed, **how)
-    makers, rows = {'bicubic': Bicubic, 'ours': by(), 'ours, restored': by(restore=1)}, []
+    makers, rows = {'bicubic': Bicubic, 'ours': by(), 'ours, as it is': by(restore=0), 'ours, restored': by(restore=1)}, []
     for name, truth in photographs(b).items():
         for worn, how in list(WORN.items())[-b.pick(1, len(WORN)):]:
             lr = wear(degrade(truth, scale), **how, rng=np.random.default_rng(b.seed))[None]
@@ -434,7 +434,7 @@ def rendered_both_ways(b:Bench): # of task, name of a picture, scale, field, its
         for i in range(n):
             field = make(i)
             yield from ((i, s, field, held.view(i, side * s)) for s in scales)
-    photos = ((name, s, b.photo.upscale(degrade(x, s), seed=b.seed), x) for name, x in photographs(b).items() for s in scales)
+    photos = ((name, s, b.photo.upscale(degrade(x, s), seed=b.seed, restore=0), x) for name, x in photographs(b).items() for s in scales)
     tasks = {'encoded drawings': (b.emoji.fast, 4, drawings(b.pick(1, 8), 128, lambda i: b.emoji.encode(held.view(i, 128)))),
              'enlarged drawings': (b.emoji.refiner_fast, 1, drawings(b.pick(1, 20), 32, lambda i: b.emoji.upscale(held.small(i), seed=b.seed))),
              'enlarged photographs': (b.photo.refiner_fast, 1, photos)}

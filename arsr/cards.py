@@ -55,9 +55,9 @@ def compare_upscaled(
     truth, # (3,H,W) what it should become
     seed:int=0,
 )->dict: # PSNR and sharpness (relative to the truth's) of ours and of bicubic
-    "One picture, enlarged to the size of the truth by the model and by bicubic interpolation."
+    "One clean picture, enlarged to the size of the truth by the model and by bicubic interpolation."
     size = tuple(truth.shape[-2:])
-    ours, bicubic = pipe.upscale(lr, seed=seed).render(size=size)[0], sample_bicubic(lr[None], size)[0].clamp(0, 1)
+    ours, bicubic = pipe.upscale(lr, seed=seed, restore=0).render(size=size)[0], sample_bicubic(lr[None], size)[0].clamp(0, 1)
     lines = {'psnr': psnr(ours, truth), 'psnr bicubic': psnr(bicubic, truth),
              'sharpness': sharpness(ours) / sharpness(truth), 'sharpness bicubic': sharpness(bicubic) / sharpness(truth)}
     return {k: round(v.item(), 3) for k, v in lines.items()}

@@ -164,7 +164,7 @@ def _add_upscale(commands):
     size.add_argument('--scale', type=float, help='how many times larger; any number (default: 4)')
     size.add_argument('--size', help='or pixels: the long side, or HEIGHTxWIDTH')
     p.add_argument('--trust', type=float, help='in what was sampled, from 0 to 1; at 0 only the small picture counts (default: what the weights advise)')
-    p.add_argument('--restore', type=float, default=0., help='clean blur, noise and JPEG away before, from 0 (for clean pictures) to 1 (default: 0)')
+    p.add_argument('--restore', type=float, help='clean blur, noise and JPEG away before, from 0 (not at all) to 1 (default: as much as the picture seems to need)')
     _add_common(p, 'photo', 2)
 
 # %% ../nbs/14_cli.ipynb #c1dcbe2e

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'SAMPLERS', 'PARTS', 'with_tuples', 'first_config', 'denoiser_config', 'read_config', 'save_weights',
            'load_weights', 'find_weights', 'seeded_noise', 'sampler_called', 'correct', 'back_project', 'ARSR',
-           'cast_once']
+           'cast_once', 'middle']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json
@@ -283,13 +283,24 @@ def condition(self:ARSR,
     encode = lambda x: self.first.encode(enlarge(x))
     with fast_arithmetic(self.device.type): return in_windows(encode, lr, window=64, overlap=16, batch=4, grow=factor // self.first.cfg.f).float() / net.z_std
 
+def middle(
+    x:Tensor, # (n,c,h,w)
+    side:int=1024, # pixels
+)->Tensor: # (n,c,h',w'), no side longer than `side`
+    "The part of large pictures that says what they are like."
+    top, left = (max(0, (v - side) // 2) for v in x.shape[-2:])
+    return x[..., top:top + side, left:left + side]
+
 @patch
 def restored(self:ARSR,
     lr:Tensor, # (n,3,h,w) small pictures in [0,1]
-    share:float=1., # of what the restorer would change
+    share:float|None=None, # of what the restorer would change; None: what each picture seems to need, judged by its middle
 )->Tensor: # (n,3,h,w) in [0,1]
     "Small pictures, cleaned of blur, noise and JPEG; `ValueError` if these weights have no restorer."
-    with fast_arithmetic(self.device.type): clean = in_windows(self.part_for('restorer', 'restore'), lr, window=256, overlap=64, batch=4).float()
+    restorer = self.part_for('restorer', 'restore')
+    with fast_arithmetic(self.device.type):
+        clean = in_windows(restorer, lr, window=256, overlap=64, batch=4).float()
+        if share is None: share = restorer.need(middle(lr), middle(clean)).float()[:, None, None, None]
     return (lr + share * (clean - lr)).clamp(0, 1)
 
 @patch
@@ -302,14 +313,14 @@ def upscale(self:ARSR,
     sampler='dpmpp_2m', # or 'ddim', 'ddpm', or a function like `sample_ddim`
     consistent:bool=True, # correct the answer until shrinking it gives the input back
     trust:float|None=None, # of a refiner in what was sampled, from 0 to 1; at 0 only the small picture counts; None: what the weights advise
-    restore:float=0., # how much of blur, noise and JPEG is to be cleaned away before, from 0 (for clean pictures) to 1; not all weights can
+    restore:float|None=None, # how much of blur, noise and JPEG is cleaned away before, from 0 to 1; None: as much as the picture seems to need, if these weights can
 )->ImageField: # n fields for each input, one input after the other; their own size is the input's
     "A small picture, continued between its pixels. `ValueError` for pictures of different sizes in one call."
     trust = self.meta['trust'] if trust is None else trust
     if not 0 <= trust <= 1: raise ValueError(f"trust must be between 0 and 1, not {trust}")
-    if not 0 <= restore <= 1: raise ValueError(f"restore must be between 0 and 1, not {restore}")
+    if restore is not None and not 0 <= restore <= 1: raise ValueError(f"restore must be between 0 and 1, not {restore}")
     net, sample, lr = self.part_for('upscaler', 'upscale'), sampler_called(sampler), load_images(image).to(self.device)
-    if restore: lr = self.restored(lr, restore)
+    if restore or restore is None and self.restorer: lr = self.restored(lr, restore)
     cond, lr = self.condition(lr, net).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
     z = seeded_noise((n, *cond.shape[1:]), seed).repeat(len(cond) // n, 1, 1, 1).to(self.device)
     def denoise(z_t, t):

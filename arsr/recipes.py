@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'LEVELS', 'Preset', 'find_preset',
-           'cached', 'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by',
+           'cached', 'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'begun', 'train_first', 'left_by',
            'trained_first', 'open_both', 'spread_of', 'blur_of', 'train_reader', 'train_decoder', 'keep_doublings',
            'young_self', 'loss_of', 'train_second', 'finished', 'windows', 'patch_side', 'patches', 'judge',
            'train_refiner', 'trained_refiner', 'redraw', 'open_redrawn', 'finish_decoder', 'quarter', 'train_fast',
@@ -61,7 +61,7 @@ FAST = FastConfig(wide=256, hidden=(64, 64, 64), split=4)
 KINDS = 78  # of drawings, in `Drawings.kinds`
 BOUNDED = dict(schedule='cosine', target='v')
 TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32),
-            'refine': Settings(batch=16), 'finish': Settings(lr=3e-4, batch=8)}
+            'refine': Settings(batch=16), 'finish': Settings(lr=3e-4, batch=8), 'fast': Settings(lr=5e-4), 'restore': Settings(lr=5e-4)}
 
 NANO_GENERATOR = DenoiserConfig(UNetConfig(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=KINDS, dropout=.1), z=8, **BOUNDED)
 NANO_UPSCALER = DenoiserConfig(UNetConfig(ch=48, mult=(1, 2), n_res=1, attn=(), patch=2), z=8, conditional=True, **BOUNDED)
@@ -127,10 +127,14 @@ def settings_of(preset:Preset, stage:str)->Settings:
     "How a stage is trained; the control of an alignment is trained like the alignment."
     return preset.settings.get('align' if stage == 'control' else stage, Settings())
 
+def begun(net:torch.nn.Module, path:Path)->torch.nn.Module: # `net`
+    "With the weights that an earlier training left at `path`, if it did."
+    if path.exists(): load_weights(net, path)
+    return net
+
 def train_first(preset:Preset, data:str, out:Path, **budget)->dict:
     "Stage 1: encoder, decoder and LIIF together; it starts from OUT/init.safetensors where that is."
-    first = FirstStage(preset.first)
-    if (out/'init.safetensors').exists(): load_weights(first, out/'init.safetensors')
+    first = begun(FirstStage(preset.first), out/'init.safetensors')
     with accelerator().main_process_first(): renders = open_renders(preset, data, out)
     crops = RandomScaleCrops(renders, preset.crop, preset.queries)
     state = fit(first, partial(first_stage_loss, equivariance=preset.equivariance), crops, out/'first', settings_of(preset, 'first'), **budget)
@@ -311,7 +315,7 @@ def quarter(z:Tensor)->Tensor: # (n,c,h,w) -> (n,c,h/2,w/2)
     return z[..., top:top + h, left:left + w]
 
 def train_fast(preset:Preset, data:str, out:Path, **budget)->dict:
-    "A fast renderer, taught by LIIF: by the refiner's if the preset is an upscaler that has one, else by the first stage's."
+    "A fast renderer, taught by LIIF: by the refiner's if the preset is an upscaler that has one, else by the first stage's; it goes on from the renderer that OUT holds."
     first, refiner = trained_first(preset, out).to(accelerator().device), trained_refiner(preset, out)
     renders, cache = open_both(preset, first, data, out)
     if refiner:
@@ -322,18 +326,18 @@ def train_fast(preset:Preset, data:str, out:Path, **budget)->dict:
     else:
         teacher, name, samples = first, 'fast', Latents(renders, {'z': cache['z']})
         features = lambda batch: first.decoder((z := quarter(batch['z'])) + preset.first.noise * torch.randn_like(z))
-    fast = FastRenderer(replace(FAST, n_feat=first.decoder.n_feat))
+    fast = begun(FastRenderer(replace(FAST, n_feat=first.decoder.n_feat)), out/f'{name}.safetensors')
     state = fit(fast, partial(imitation_loss, liif=teacher.liif, features=features), samples, out/name, settings_of(preset, 'fast'), **budget)
     if accelerator().is_main_process: save_weights(fast, out/f'{name}.safetensors')
     return state
 
 # %% ../nbs/13_recipes.ipynb #5f1ne0b2
 def train_restorer(preset:Preset, data:str, out:Path, **budget)->dict:
-    "What cleans a small picture before it is enlarged; it needs nothing but pictures."
+    "What cleans a small picture before it is enlarged; it needs nothing but pictures, and goes on from the restorer that OUT holds."
     if preset.task != 'upscaler': raise ValueError("only an upscaler is given pictures to restore: use a preset such as photo-upscale")
     with accelerator().main_process_first(): renders = open_renders(preset, data, out)
-    restorer = Restorer()
-    state = fit(restorer, restoring_loss, Worn(renders, min(48, preset.sizes[0])), out/'restorer', settings_of(preset, 'restore'), **budget)
+    restorer = begun(Restorer(), out/'restorer.safetensors')
+    state = fit(restorer, restoring_loss, Worn(renders, patch_side(preset)), out/'restorer', settings_of(preset, 'restore'), **budget)
     if accelerator().is_main_process: save_weights(restorer, out/'restorer.safetensors')
     return state
 

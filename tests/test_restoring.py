@@ -1,10 +1,11 @@
 "What the web does to a picture, and the network in front of the upscaler that undoes some of it."
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
+from kornia.filters import gaussian_blur2d
 from torch.testing import assert_close
 from arsr.data import Renders
 from arsr.metrics import psnr
-from arsr.pipeline import ARSR
+from arsr.pipeline import ARSR, middle
 from arsr.recipes import PRESETS, Preset, train_stage
 from arsr.restoring import Restorer, RestorerConfig, Worn, any_wear, restoring_loss, through_jpeg, wear
 from arsr.train import Settings
@@ -39,6 +40,8 @@ def test_jpeg_of_better_quality_is_better():
 
 def test_all_degrees_of_wear_occur_and_none():
     how = [any_wear(np.random.default_rng(k)) for k in range(400)]
+    assert .1 < np.mean([not h for h in how]) < .3
+    how = [h for h in how if h]
     assert .5 < np.mean([h['blur'] == 0 for h in how]) < .7 and .4 < np.mean([h['noise'] == 0 for h in how]) < .6
     assert .1 < np.mean([h['quality'] is None for h in how]) < .3
     assert max(h['blur'] for h in how) <= 1.2 and max(h['noise'] for h in how) <= .06
@@ -76,6 +79,32 @@ def test_it_learns():
     for _ in range(40): opt.zero_grad(); restoring_loss(net, batch).backward(); opt.step()
     assert restoring_loss(net, batch) < .7 * before
 
+def test_it_learns_which_pictures_need_it():
+    "Of a restorer that only blurs: what is noisy needs it, what is clean does not."
+    torch.manual_seed(0)
+    net, clean = Restorer(RestorerConfig(ch=16, depth=1)), torch.stack([smooth(32, 32).roll(k, 0).repeat(1, 1, 2)[..., ::2] for k in range(4)])
+    net.forward = lambda x: gaussian_blur2d(x, (5, 5), (1., 1.))
+    batch = dict(clean=clean, worn=torch.cat([clean[:2], torch.stack([wear(x, noise=.08, rng=np.random.default_rng(k)) for k, x in enumerate(clean[2:])])]))
+    opt = torch.optim.Adam([*net.look.parameters(), *net.judge.parameters()], 1e-2)
+    for _ in range(60): opt.zero_grad(); restoring_loss(net, batch).backward(); opt.step()
+    need = net.need(batch['worn'], net(batch['worn']))
+    assert need.shape == (4,) and need[:2].max() < .3 < .7 < need[2:].min()
+
+def test_the_need_of_a_picture_moves_nothing_else():
+    "The share is learned beside the restoring: what it does to the error does not reach the layers that restore."
+    torch.manual_seed(0)
+    net, x = Restorer(RestorerConfig(ch=4, depth=1)), torch.rand(2, 3, 8, 8)
+    torch.nn.init.normal_(net.layers[-2].weight, std=.1)
+    grads = lambda loss: torch.autograd.grad(loss, [*net.layers.parameters()])
+    batch = dict(worn=x, clean=x.flip(-1))
+    for a, b in zip(grads(restoring_loss(net, batch)), grads((net(x) - batch['clean']).abs().mean())): assert_close(a, b)
+
+@given(st.integers(1, 21), st.integers(1, 21))
+def test_need_is_a_share_at_any_size(h, w):
+    x = torch.rand(2, 3, h, w)
+    need = Restorer(RestorerConfig(ch=4, depth=1)).need(x, x)
+    assert need.shape == (2,) and 0 < need.min() and need.max() < 1
+
 # in use
 
 @pytest.fixture(scope='module')
@@ -92,23 +121,38 @@ def test_it_is_a_part_like_any_other(trained, tmp_path):
     pipe = ARSR.from_pretrained(trained)
     assert [*pipe.parts] == ['first', 'upscaler', 'restorer']
     again, lr = ARSR.from_pretrained(pipe.save_pretrained(tmp_path)), torch.rand(1, 3, 9, 14)
-    assert torch.equal(again.restored(lr), pipe.restored(lr)) and not torch.equal(pipe.restored(lr), lr)
+    assert torch.equal(again.restored(lr), pipe.restored(lr)) and not torch.equal(pipe.restored(lr, 1), lr)
 
 def test_what_is_upscaled_is_the_restored_picture(trained):
     pipe, lr = ARSR.from_pretrained(trained), torch.rand(3, 8, 12)
     for share in (0, .5, 1):
         same = pipe.restored(lr[None].to(pipe.device), share)[0] if share else lr
-        assert_close(pipe.upscale(lr, seed=0, restore=share).render(scale=2), pipe.upscale(same, seed=0).render(scale=2), atol=1e-5, rtol=0)
+        assert_close(pipe.upscale(lr, seed=0, restore=share).render(scale=2), pipe.upscale(same, seed=0, restore=0).render(scale=2), atol=1e-5, rtol=0)
 
 def test_half_of_it_is_half_of_the_change(trained):
     pipe, lr = ARSR.from_pretrained(trained), .3 + .4 * torch.rand(1, 3, 8, 12)
-    assert_close(pipe.restored(lr, .5), (lr + pipe.restored(lr)) / 2)
+    assert_close(pipe.restored(lr, .5), (lr + pipe.restored(lr, 1)) / 2)
 
 def test_a_large_picture_is_restored_in_windows(trained):
     "They know nothing beyond their border, but count little there."
     pipe, lr = ARSR.from_pretrained(trained), torch.rand(1, 3, 20, 600)
     change = (pipe.restorer(lr) - lr).abs().max()
-    assert_close(pipe.restored(lr), pipe.restorer(lr).clamp(0, 1), atol=.2 * change.item(), rtol=0)
+    assert_close(pipe.restored(lr, 1), pipe.restorer(lr).clamp(0, 1), atol=.2 * change.item(), rtol=0)
+
+def test_it_is_used_as_much_as_a_picture_needs_it(trained):
+    "By default, and each picture by its own need."
+    pipe, lr = ARSR.from_pretrained(trained), torch.stack([.3 + .4 * torch.rand(3, 8, 12), torch.full((3, 8, 12), .5)])
+    net, own = pipe.restorer, lr.to(pipe.device)
+    torch.nn.init.normal_(net.judge.weight, std=20)
+    share = net.need(own, net(own))[:, None, None, None]
+    assert (share[0] - share[1]).abs() > .01
+    assert_close(pipe.restored(lr.to(pipe.device)), own + share * (net(own) - own), atol=1e-2, rtol=0)
+    assert torch.equal(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*lr], seed=0, restore=None).feat)
+    assert_close(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*pipe.restored(own)], seed=0, restore=0).feat)
+
+def test_a_large_picture_is_judged_by_its_middle():
+    x = torch.arange(7 * 4.).view(1, 1, 7, 4)
+    assert torch.equal(middle(x, 3), x[..., 2:5, 0:3]) and torch.equal(middle(x), x)
 
 @pytest.mark.parametrize('share', [-.1, 1.5])
 def test_it_is_used_by_a_share(trained, share, refuses):
