@@ -22,7 +22,7 @@ from .data import RandomScaleCrops, Renders, degrade, load_image, random_window,
 from .diffusion import cosine_schedule, m_s, make_target, q_sample, to_x0
 from .field import ImageField, check_pixels, sample_bicubic
 from .liif import LIIF, nearest
-from .pipeline import load_weights, read_config, sampler_called, save_weights, with_tuples
+from .pipeline import begun, load_weights, read_config, sampler_called, save_weights, with_tuples
 from .train import Budget, Settings, accelerator, fast_arithmetic, fit
 from .unet import TimeResBlock, time_features, zero
 from .recipes import for_data, find_preset, log_stage, open_renders
@@ -371,7 +371,7 @@ def train_baseline(
     with accelerator().main_process_first(): renders = open_renders(for_data(preset, data), data, out)
     torch.manual_seed(kind.settings.seed)
     net = kind.net(kind.config)
-    if (out/'init.safetensors').exists(): load_weights(net, out/'init.safetensors')
+    begun(net, out/'init.safetensors')
     state = fit(net, kind.loss, kind.data(renders, preset.factor, preset.crop), out/name, kind.settings, **budget)
     if accelerator().is_main_process:
         save_baseline(name, net, out, data=Path(str(data)).name, factor=preset.factor, steps=state['step'], minutes=round(state['seconds'] / 60, 1))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SAMPLERS', 'PARTS', 'with_tuples', 'first_config', 'denoiser_config', 'read_config', 'save_weights',
-           'load_weights', 'find_weights', 'seeded_noise', 'sampler_called', 'correct', 'back_project', 'ARSR',
+           'load_weights', 'begun', 'find_weights', 'seeded_noise', 'sampler_called', 'correct', 'back_project', 'ARSR',
            'cast_once', 'middle']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
@@ -69,6 +69,11 @@ def load_weights(module:torch.nn.Module, path:Path):
     wrong = sorted(own.keys() ^ tensors.keys()) + [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
     if wrong: raise ValueError(f"{path} does not fit its config.json: {len(wrong)} tensors differ in name or shape, the first is '{wrong[0]}'")
     module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+
+def begun(net:torch.nn.Module, path:Path)->torch.nn.Module: # `net`
+    "With the weights that an earlier training left at `path`, if it did."
+    if path.exists(): load_weights(net, path)
+    return net
 
 # %% ../nbs/09_pipeline.ipynb #95994413
 WEIGHTS = Path(arsr.__file__).parent/'weights'
@@ -283,6 +288,7 @@ def condition(self:ARSR,
     encode = lambda x: self.first.encode(enlarge(x))
     with fast_arithmetic(self.device.type): return in_windows(encode, lr, window=64, overlap=16, batch=4, grow=factor // self.first.cfg.f).float() / net.z_std
 
+# %% ../nbs/09_pipeline.ipynb #7b0e0302
 def middle(
     x:Tensor, # (n,c,h,w)
     side:int=1024, # pixels
@@ -303,6 +309,7 @@ def restored(self:ARSR,
         if share is None: share = restorer.need(middle(lr), middle(clean)).float()[:, None, None, None]
     return (lr + share * (clean - lr)).clamp(0, 1)
 
+# %% ../nbs/09_pipeline.ipynb #7b0e0304
 @patch
 @torch.no_grad()
 def upscale(self:ARSR,

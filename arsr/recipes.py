@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
            'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'STAGES', 'LEVELS', 'Preset', 'find_preset',
-           'cached', 'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'begun', 'train_first', 'left_by',
+           'cached', 'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by',
            'trained_first', 'open_both', 'spread_of', 'blur_of', 'train_reader', 'train_decoder', 'keep_doublings',
            'young_self', 'loss_of', 'train_second', 'finished', 'windows', 'patch_side', 'patches', 'judge',
            'train_refiner', 'trained_refiner', 'redraw', 'open_redrawn', 'finish_decoder', 'quarter', 'train_fast',
@@ -25,7 +25,7 @@ from .data import RandomScaleCrops, Renders, open_source, square_view, write_who
 from .fast import FastConfig, FastRenderer, imitation_loss
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .metrics import efflite
-from .pipeline import ARSR, PARTS, cast_once, load_weights, save_weights
+from .pipeline import ARSR, PARTS, begun, cast_once, load_weights, save_weights
 from .refining import Patches, Redrawings, Refiner, Windows, in_doubt, picture_error, redrawn, refiner_from, refining_loss
 from .restoring import Restorer, RestorerConfig, Worn, restoring_loss
 from .train import Latents, Settings, accelerator, encode_renders, fast_arithmetic, fit, low_resolution, machine, precision
@@ -126,11 +126,6 @@ STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide', 'refine', '
 def settings_of(preset:Preset, stage:str)->Settings:
     "How a stage is trained; the control of an alignment is trained like the alignment."
     return preset.settings.get('align' if stage == 'control' else stage, Settings())
-
-def begun(net:torch.nn.Module, path:Path)->torch.nn.Module: # `net`
-    "With the weights that an earlier training left at `path`, if it did."
-    if path.exists(): load_weights(net, path)
-    return net
 
 def train_first(preset:Preset, data:str, out:Path, **budget)->dict:
     "Stage 1: encoder, decoder and LIIF together; it starts from OUT/init.safetensors where that is."

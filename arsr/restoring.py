@@ -107,6 +107,7 @@ class Restorer(nn.Module):
         seen = self.look(even(torch.cat([x - .5, 10 * (clean - x)], 1)))
         return self.judge(seen.mean((-2, -1)))[:, 0].sigmoid()
 
+# %% ../nbs/07b_restoring.ipynb #7b0e0205
 def restoring_loss(restorer:Restorer, batch:dict)->Tensor: # scalar
     "Mean absolute errors of patches restored, and restored by the share they seem to need; `batch` holds worn and clean (n,3,h,w)."
     worn, truth = batch['worn'], batch['clean']
