@@ -75,7 +75,7 @@ def generate(args):
     if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file; give a folder for the pictures")
     pipe = _pipe(args, refined=False)
     size = _check_target((pipe.meta['size'],) * 2, size, None, args.force)
-    fields = pipe.generate(args.n, seed=args.seed, steps=args.steps, category=args.category, guidance=args.guidance).using(args.renderer)
+    fields = pipe.generate(args.n, seed=args.seed, steps=args.steps, category=args.category, guidance=args.guidance, distilled=args.distilled).using(args.renderer)
     out.mkdir(parents=True, exist_ok=True)
     for k in range(args.n): print(fields[k].save(out/f'{args.seed + k:04d}.png', size=size))
 
@@ -147,13 +147,15 @@ def _command(commands, name, run, example):
 
 # %% ../nbs/14_cli.ipynb #43838bf1
 def _add_common(p, weights, steps):
-    "Options that making pictures shares."
+    "Options that making pictures shares; gives back the group of those that exclude each other."
     p.add_argument('--weights', default=weights, help=f"'emoji', 'photo', a folder or a hub id (default: {weights})")
     p.add_argument('--seed', type=int, default=0, help='which answer (default: 0)')
-    p.add_argument('--steps', type=int, default=steps, help=f'network evaluations (default: {steps})')
+    steps_group = p.add_mutually_exclusive_group()
+    steps_group.add_argument('--steps', type=int, default=steps, help=f'network evaluations (default: {steps})')
     p.add_argument('--renderer', choices=('exact', 'fast'), default='exact', help='exact: LIIF; fast: what imitates it, for large pictures (default: exact)')
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
     p.add_argument('--force', action='store_true', help='allow pictures over 67 megapixels')
+    return steps_group
 
 # %% ../nbs/14_cli.ipynb #4568ece0
 def _add_upscale(commands):
@@ -175,13 +177,13 @@ def _add_generate(commands):
     p.add_argument('-o', '--output', required=True, help='folder for the pictures')
     p.add_argument('--category', help="what to draw, e.g. 'Food & Drink' or 'food-fruit' (default: by chance)")
     p.add_argument('--guidance', type=float, default=2., help='1: as trained; above: more typical (default: 2)')
-    _add_common(p, 'emoji', 10)
+    _add_common(p, 'emoji', 10).add_argument('--distilled', action='store_true', help='take the few steps that the distilled generator has learned, its guidance included')
 
 # %% ../nbs/14_cli.ipynb #649e32cb
 def _add_train(commands):
     p = _command(commands, 'train', train, 'arsr train emoji-generate --stage first --minutes 25 --out runs/emoji')
     p.add_argument('preset', help='name of a preset; `arsr info` lists them')
-    p.add_argument('--stage', required=True, help='first; decoder: more of first with the encoder at rest; latent; align; control: as align, without its loss; guide: learn its own guidance; refine: a second decoder for an upscaler; finish: more of what reads the latents, judged as pictures; fast: a fast renderer; restore: what cleans a small picture before it is enlarged')
+    p.add_argument('--stage', required=True, help='first; decoder: more of first with the encoder at rest; latent; align; control: as align, without its loss; guide: learn its own guidance; distill: learn to need few steps; refine: a second decoder for an upscaler; finish: more of what reads the latents, judged as pictures; fast: a fast renderer; restore: what cleans a small picture before it is enlarged')
     p.add_argument('--out', required=True, help='folder; the stages of a model share it, and a later call goes on there')
     p.add_argument('--data', help="'emoji', a folder, a zip, NAME:FOLDER of a public set, hub:OWNER/NAME (default: the preset's)")
     p.add_argument('--minutes', type=float, default=25, help='stop this call after so long (default: 25)')

@@ -8,9 +8,9 @@ __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NAN
            'cached', 'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by',
            'trained_first', 'open_both', 'spread_of', 'blur_of', 'train_reader', 'train_decoder', 'keep_doublings',
            'young_self', 'loss_of', 'train_second', 'finished', 'windows', 'patch_side', 'patches', 'judge',
-           'train_refiner', 'trained_refiner', 'redraw', 'open_redrawn', 'finish_decoder', 'quarter', 'train_fast',
-           'train_restorer', 'for_data', 'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of',
-           'alignment_curve', 'train_stage']
+           'train_refiner', 'trained_refiner', 'redraw', 'file_stamp', 'open_redrawn', 'finish_decoder', 'record',
+           'change_of', 'open_trajectories', 'train_distilled', 'quarter', 'train_fast', 'train_restorer', 'for_data',
+           'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from .alignment import alignment_loss, freeze, image_error
 from .coords import make_cell, make_coord, to_model
-from .data import RandomScaleCrops, Renders, open_source, square_view, write_whole
+from .data import RandomScaleCrops, Renders, open_source, square_view, watched, write_whole
+from .distilling import Distilled, DistilledConfig, Trajectories, distilling_loss, trajectory
 from .fast import FastConfig, FastRenderer, imitation_loss
 from .field import FirstStage, FirstStageConfig, absolute_error, first_stage_loss
 from .metrics import efflite
@@ -29,7 +30,7 @@ from .pipeline import ARSR, PARTS, begun, cast_once, load_weights, save_weights
 from .refining import Patches, Redrawings, Refiner, Windows, in_doubt, picture_error, redrawn, refiner_from, refining_loss
 from .restoring import Restorer, RestorerConfig, Worn, restoring_loss
 from .train import Latents, Settings, accelerator, encode_renders, fast_arithmetic, fit, low_resolution, machine, precision
-from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, self_guidance_loss
+from .unet import Denoiser, DenoiserConfig, UNetConfig, denoising_loss, guided, self_guidance_loss
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 
@@ -50,6 +51,7 @@ class Preset:
     w_max: float = float('inf')               # bound on m/s in the alignment loss
     equivariance: float = 0.                  # share of a first-stage batch whose latents are shrunk
     perceptual: float = .15                   # weight of the distance of features in `finish`; 0: none
+    trajectories: int = 8192                  # of the generator, from which its distilled form learns
     trust: float = .5                         # that the refiner has in sampled latents if nothing else is said
     settings: dict = field(default_factory=dict)  # stage -> Settings
 
@@ -60,7 +62,7 @@ OURS = dict(w_max=3, equivariance=.25)
 FAST = FastConfig(wide=256, hidden=(64, 64, 64), split=4)
 KINDS = 78  # of drawings, in `Drawings.kinds`
 BOUNDED = dict(schedule='cosine', target='v')
-TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32),
+TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32), 'distill': Settings(lr=2e-3, batch=32, warmup=50, decay=.998),
             'refine': Settings(batch=16), 'finish': Settings(lr=3e-4, batch=8), 'fast': Settings(lr=5e-4), 'restore': Settings(lr=5e-4)}
 
 NANO_GENERATOR = DenoiserConfig(UNetConfig(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=KINDS, dropout=.1), z=8, **BOUNDED)
@@ -121,7 +123,7 @@ def open_latents(preset:Preset, first:FirstStage, renders:Renders, out:Path)->di
     return {k: v for name, view in views.items() for k, v in latents(name, view).items()}
 
 # %% ../nbs/13_recipes.ipynb #69f8ead6
-STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide', 'refine', 'finish', 'fast', 'restore')
+STAGES = ('first', 'decoder', 'latent', 'align', 'control', 'guide', 'distill', 'refine', 'finish', 'fast', 'restore')
 
 def settings_of(preset:Preset, stage:str)->Settings:
     "How a stage is trained; the control of an alignment is trained like the alignment."
@@ -278,6 +280,10 @@ def redraw(net:Denoiser, z:Tensor, kinds:Tensor, batch:int=64)->Tensor: # (n,c,h
             again[part] = redrawn(net, z[part].float(), eps[part].to(z.device), kinds[part], level, 1 + 25 * level // (2 * len(net.abar))).to(again)
     return again
 
+def file_stamp(path:Path)->str:
+    "A name for what a file holds."
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+
 def open_redrawn(preset:Preset, renders:Renders, cache:dict, out:Path)->Tensor: # (n,2,c,h,w)
     "The training latents, redrawn by the generator of an earlier run and kept in `out`."
     weights, device = finished(out, 'generator') or left_by('latent', out/'generator-latent.safetensors'), accelerator().device
@@ -287,8 +293,7 @@ def open_redrawn(preset:Preset, renders:Renders, cache:dict, out:Path)->Tensor: 
         kinds = renders.source.kind if preset.denoiser.unet.classes else torch.zeros(n, dtype=torch.long)
         flat = cache['z'].flatten(0, 1).to(device)
         return {'z': redraw(freeze(net).to(device), flat, kinds.repeat_interleave(2).to(device)).cpu().unflatten(0, (n, 2))}
-    stamp = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
-    return cached(out/f'redrawn-{stamp}.safetensors', make, save_file, load_file)['z']
+    return cached(out/f'redrawn-{file_stamp(weights)}.safetensors', make, save_file, load_file)['z']
 
 # %% ../nbs/13_recipes.ipynb #5dd473e9
 def finish_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
@@ -301,6 +306,41 @@ def finish_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
         answer = first.liif(first.decoder(batch['z']), batch['coord'], batch['cell']).float()
         return picture_error(answer, batch, batch['z'].shape[-2:], **who)
     return train_reader(preset, first, loss, samples, out, 'finish', 'generator-finish', **budget)
+
+# %% ../nbs/13_recipes.ipynb #7c0e1002
+def record(preset:Preset, net:Denoiser, n:int, seed:int, batch:int=64)->dict: # z (n,5,c,h,w) in half precision; and kind (n,) where the generator is told one
+    "Trajectories of a generator under its usual guidance, to kinds as frequent as in the data."
+    chance, device, side = torch.Generator().manual_seed(seed), net.abar.device, preset.base // preset.first.f
+    noise = torch.randn(n, net.cfg.z, side, side, generator=chance)
+    kinds = torch.multinomial(torch.tensor(kind_shares()['shares']), n, True, generator=chance) if net.cfg.unet.classes else torch.zeros(n, dtype=torch.long)
+    with fast_arithmetic(device.type), cast_once(net):
+        ways = [trajectory(guided(net, k.to(device)), z.to(device), net.abar).half().cpu() for z, k in zip(noise.split(batch), kinds.split(batch))]
+    return {'z': torch.cat(ways)} | ({'kind': kinds} if net.cfg.unet.classes else {})
+
+def change_of(weights:Path)->str:
+    "The name of what is learned for the generator of this file: no other can use it."
+    return f'distilled-{file_stamp(weights)}'
+
+def open_trajectories(preset:Preset, net:Denoiser, stamp:str, out:Path, part:int=512)->dict:
+    "The trajectories that a distillation learns from, recorded part by part and kept in `out`."
+    parts = range(-(-preset.trajectories // part))  # rounded up
+    make = lambda k: partial(record, preset, net, min(part, preset.trajectories - k * part), seed=2**31 + k)
+    read = [cached(out/f'trajectories-{stamp}-{k:02}.safetensors', make(k), save_file, load_file) for k in watched(parts)]
+    return {name: torch.cat([part[name] for part in read]) for name in read[0]}
+
+def train_distilled(preset:Preset, data:str, out:Path, **budget)->dict:
+    "What a generator has to change to need few steps only; it goes on from what OUT holds for the same generator."
+    if preset.task != 'generator': raise ValueError("only a generator is distilled: use a preset such as emoji-generate")
+    weights = finished(out, 'generator') or left_by('latent', out/'generator-latent.safetensors')
+    load_weights(net := Denoiser(preset.denoiser), weights)
+    net = freeze(net).to(accelerator().device)
+    with accelerator().main_process_first(): ways = open_trajectories(preset, net, file_stamp(weights), out)
+    name, data = change_of(weights), Trajectories(ways['z'], ways.get('kind'))
+    distilled = begun(Distilled(DistilledConfig(preset.denoiser)), out/f'{name}.safetensors')
+    state = fit(distilled, partial(distilling_loss, net=net), data, out/name, settings_of(preset, 'distill'), **budget)
+    if accelerator().is_main_process: save_weights(distilled, out/f'{name}.safetensors')
+    return state
+
 
 # %% ../nbs/13_recipes.ipynb #fb9bcaf5
 def quarter(z:Tensor)->Tensor: # (n,c,h,w) -> (n,c,h/2,w/2)
@@ -353,8 +393,11 @@ def assemble(preset:Preset, out:Path, name:str)->ARSR:
     configs = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first} | {preset.task: preset.denoiser}
     fast = replace(FAST, n_feat=first.decoder.n_feat)
     configs |= dict(refiner=preset.first, fast=fast, refiner_fast=fast, restorer=RestorerConfig())
-    parts = {k: PARTS[k](asdict(cfg)) for k, cfg in configs.items() if finished(out, k)}
-    for k, part in parts.items(): load_weights(part, finished(out, k))
+    weights = {k: path for k in configs if (path := finished(out, k))}
+    if 'generator' in weights and (change := finished(out, change_of(weights['generator']))):
+        configs['distilled'], weights['distilled'] = DistilledConfig(configs['generator']), change
+    parts = {k: PARTS[k](asdict(configs[k])) for k in weights}
+    for k, part in parts.items(): load_weights(part, weights[k])
     meta = {'name': name, 'size': preset.base, 'factor': preset.factor}
     if 'refiner' in parts: meta['trust'] = preset.trust
     if 'generator' in parts and parts['generator'].cfg.unet.classes: meta |= kind_shares()
@@ -426,7 +469,7 @@ def train_stage(
     "Train one stage of a preset, go on where an earlier call stopped, and leave a model that can be loaded."
     preset, out = for_data(find_preset(name), data), Path(out)
     if stage not in STAGES: raise ValueError(f"unknown stage '{stage}'; choose one of {', '.join(STAGES)}")
-    trainers = {'first': train_first, 'decoder': train_decoder, 'fast': train_fast, 'restore': train_restorer} | {k: partial(train_refiner, stage=k) for k in ('refine', 'finish')}
+    trainers = {'first': train_first, 'decoder': train_decoder, 'fast': train_fast, 'restore': train_restorer, 'distill': train_distilled} | {k: partial(train_refiner, stage=k) for k in ('refine', 'finish')}
     if preset.task == 'generator': trainers['finish'] = finish_decoder
     train = trainers.get(stage, partial(train_second, stage=stage))
     state = train(preset, preset.data, out, **budget)
