@@ -279,11 +279,14 @@ def table_alignment(b:Bench)->list:
 
 # %% ../nbs/17_bench.ipynb #ef05b4a6
 def table_samplers(b:Bench)->list:
-    "Quality against network evaluations, and where they are spent."
-    samplers, rows = {'dpmpp_2m': sample_dpmpp_2m, 'ddim': sample_ddim, 'dpmpp_2m, evenly': evenly(sample_dpmpp_2m)}, []
-    for (name, sampler), steps in product(samplers.items(), b.pick((4,), (50, 20, 10, 6, 4))):
+    "Quality against network evaluations, and where they are spent; and of the distilled generator, if there is one."
+    samplers, counts = {'dpmpp_2m': sample_dpmpp_2m, 'ddim': sample_ddim, 'dpmpp_2m, evenly': evenly(sample_dpmpp_2m)}, b.pick((4,), (50, 20, 10, 6, 4))
+    ways = [(name, steps, dict(sampler=sampler, steps=steps)) for (name, sampler), steps in product(samplers.items(), counts)]
+    if b.emoji.distilled: ways.append(('distilled', b.emoji.distilled.cfg.steps, dict(distilled=True)))
+    rows = []
+    for name, steps, how in ways:
         start = time.perf_counter()
-        rows.append(dict(sampler=name, steps=steps, **distance_of(b, b.emoji, b.pick(20, 200), sampler=sampler, steps=steps), seconds=time.perf_counter() - start))
+        rows.append(dict(sampler=name, steps=steps, **distance_of(b, b.emoji, b.pick(20, 200), **how), seconds=time.perf_counter() - start))
     return rows
 
 # %% ../nbs/17_bench.ipynb #f2f8a095

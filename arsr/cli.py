@@ -65,8 +65,10 @@ def upscale(args):
     size = parse_size(args.size) if args.size else None
     scale = args.scale if args.scale is not None or size else 4.
     h, w = _check_target(image.shape[-2:], size, scale, args.force)
-    field = _pipe(args, refined=True).upscale(image, seed=args.seed, steps=args.steps, trust=args.trust, restore=args.restore).using(args.renderer)
-    print(field.save(out, size=(h, w)), f'{h}x{w}')
+    pipe, restore = _pipe(args, refined=True), args.restore
+    if restore is None and pipe.restorer: restore = pipe.need(image[None].to(pipe.device)).item()
+    field = pipe.upscale(image, seed=args.seed, steps=args.steps, trust=args.trust, restore=restore).using(args.renderer)
+    print(field.save(out, size=(h, w)), f'{h}x{w}' + ('' if restore is None else f', restored by {restore:.0%}'))
 
 # %% ../nbs/14_cli.ipynb #f57d700f
 def generate(args):

@@ -12,7 +12,7 @@ from itertools import count
 import numpy as np, torch
 from torch import nn, Tensor
 from torch.func import functional_call
-from .diffusion import m_s, sample_dpmpp_2m, timesteps
+from .diffusion import sample_dpmpp_2m, timesteps
 from .unet import Denoiser, DenoiserConfig
 
 # %% ../nbs/07c_distilling.ipynb #7c0e0008

@@ -171,18 +171,18 @@ class ARSR:
     def __init__(self,
         first:FirstStage, # autoencoder and LIIF
         generator:Denoiser|None=None, # unconditional or by category
-        distilled:Distilled|None=None, # a change of the generator, with which it needs few steps
         upscaler:Denoiser|None=None, # conditioned on the encoded low-resolution image
         refiner:Refiner|None=None, # reads the upscaler's latents together with the small picture
         fast:FastRenderer|None=None, # in place of the first stage's LIIF
         refiner_fast:FastRenderer|None=None, # in place of the refiner's LIIF
         restorer:Restorer|None=None, # cleans small pictures before they are enlarged
+        distilled:Distilled|None=None, # a change of the generator, with which it needs few steps
         meta:dict|None=None, # 'name', 'size' (pixels of a generated picture), 'factor', 'trust' (of the refiner), 'categories', 'shares'
         device=None, # 'cpu', 'cuda', ...; the GPU if there is one
     ):
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4, 'trust': 1.} | (meta or {})
-        given = dict(first=first, generator=generator, distilled=distilled, upscaler=upscaler, refiner=refiner, fast=fast, refiner_fast=refiner_fast, restorer=restorer)
+        given = dict(first=first, generator=generator, upscaler=upscaler, refiner=refiner, fast=fast, refiner_fast=refiner_fast, restorer=restorer, distilled=distilled)
         for name, net in given.items(): setattr(self, name, net and net.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False))
 
     @property
@@ -309,15 +309,31 @@ def middle(
     return x[..., top:top + side, left:left + side]
 
 @patch
+@torch.no_grad()
+def cleaned(self:ARSR, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> the same, not clamped
+    "Small pictures with all of the restorer's change; `ValueError` if these weights have no restorer."
+    restorer = self.part_for('restorer', 'restore')
+    with fast_arithmetic(self.device.type): return in_windows(restorer, lr, window=256, overlap=64, batch=4).float()
+
+@patch
+@torch.no_grad()
+def need(self:ARSR,
+    lr:Tensor, # (n,3,h,w) small pictures in [0,1]
+    clean:Tensor|None=None, # the same, cleaned, if that has been done
+)->Tensor: # (n,) in [0,1]
+    "Which share of the restorer's change each picture seems to need, judged by its middle."
+    x = middle(lr)
+    clean = self.cleaned(x) if clean is None else middle(clean)
+    with fast_arithmetic(self.device.type): return self.restorer.need(x, clean).float()
+
+@patch
 def restored(self:ARSR,
     lr:Tensor, # (n,3,h,w) small pictures in [0,1]
-    share:float|None=None, # of what the restorer would change; None: what each picture seems to need, judged by its middle
+    share:float|None=None, # of the restorer's change; None: what each picture seems to need
 )->Tensor: # (n,3,h,w) in [0,1]
-    "Small pictures, cleaned of blur, noise and JPEG; `ValueError` if these weights have no restorer."
-    restorer = self.part_for('restorer', 'restore')
-    with fast_arithmetic(self.device.type):
-        clean = in_windows(restorer, lr, window=256, overlap=64, batch=4).float()
-        if share is None: share = restorer.need(middle(lr), middle(clean)).float()[:, None, None, None]
+    "Small pictures, cleaned of blur, noise and JPEG."
+    clean = self.cleaned(lr)
+    if share is None: share = self.need(lr, clean)[:, None, None, None]
     return (lr + share * (clean - lr)).clamp(0, 1)
 
 # %% ../nbs/09_pipeline.ipynb #7b0e0304

@@ -16,7 +16,7 @@ def test_such_a_device_notices():
     with pytest.raises(RuntimeError): there + here
     with pytest.raises(RuntimeError): there.sum().item()
 
-@pytest.mark.parametrize('asked', [dict(), dict(sampler='ddim', steps=3), dict(guidance=1.), dict(category='food-fruit'), dict(size=(96, 160))])
+@pytest.mark.parametrize('asked', [dict(), dict(sampler='ddim', steps=3), dict(guidance=1.), dict(category='food-fruit'), dict(size=(96, 160)), dict(distilled=True)])
 def test_generating_never_waits_for_the_device(asked, monkeypatch):
     field = without_numbers('emoji', monkeypatch).generate(2, seed=0, **asked)
     for how in ('exact', 'fast'): assert field.render(size=(50, 70), renderer=how, window=(.1, .2, .7, .9)).device.type == 'meta'

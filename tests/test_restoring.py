@@ -2,8 +2,10 @@
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from kornia.filters import gaussian_blur2d
+from PIL import Image
 from torch.testing import assert_close
-from arsr.data import Renders
+from arsr.cli import main
+from arsr.data import Renders, load_image
 from arsr.metrics import psnr
 from arsr.pipeline import ARSR, middle
 from arsr.recipes import PRESETS, Preset, train_stage
@@ -149,6 +151,16 @@ def test_it_is_used_as_much_as_a_picture_needs_it(trained):
     assert_close(pipe.restored(lr.to(pipe.device)), own + share * (net(own) - own), atol=1e-2, rtol=0)
     assert torch.equal(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*lr], seed=0, restore=None).feat)
     assert_close(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*pipe.restored(own)], seed=0, restore=0).feat)
+
+@pytest.mark.parametrize('asked, said', [([], None), (['--restore', '0.25'], ', restored by 25%'), (['--restore', '0'], ', restored by 0%')])
+def test_the_command_says_by_how_much(trained, tmp_path, capsys, asked, said):
+    "And does what it says: by default the share is that of `upscale`."
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(tmp_path/'cat.png')
+    assert main(['upscale', str(tmp_path/'cat.png'), '--weights', str(trained), '--device', 'cpu', '-o', str(tmp_path/'large.png'), *asked]) == 0
+    pipe, x = ARSR.from_pretrained(trained, 'cpu'), load_image(tmp_path/'cat.png')
+    assert capsys.readouterr().out == f"{tmp_path/'large.png'} 32x48" + (said or f', restored by {pipe.need(x[None]).item():.0%}') + '\n'
+    same = pipe.upscale(x, seed=0, restore=float(asked[1]) if asked else None).render(scale=4)[0]
+    assert_close(load_image(tmp_path/'large.png'), same, atol=1 / 255, rtol=0)
 
 def test_a_large_picture_is_judged_by_its_middle():
     x = torch.arange(7 * 4.).view(1, 1, 7, 4)

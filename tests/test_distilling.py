@@ -1,0 +1,157 @@
+"Few long steps in place of many short ones: trajectories, the change that is learned from them, and the stage that learns it."
+import pytest, torch
+from torch.testing import assert_close
+from arsr.diffusion import cosine_schedule, linear_schedule, sample_ddim, sample_dpmpp_2m, timesteps
+from arsr.distilling import Distilled, DistilledConfig, Trajectories, distilling_loss, places, reach, trajectory
+from arsr.pipeline import ARSR
+from arsr.recipes import PRESETS, Preset, change_of, train_stage
+from arsr.train import Settings
+from arsr.unet import DenoiserConfig, UNetConfig, guided
+from test_refining import CONFIG, UP, write_pictures
+
+@pytest.fixture
+def teacher(make_denoiser): return make_denoiser(target='v', schedule='cosine', classes=3).requires_grad_(False).eval()
+
+@pytest.fixture
+def ways(teacher): return trajectory(teacher, torch.randn(6, 4, 8, 8), teacher.abar)
+
+def stirred(net, rank=2):
+    "A change that does something."
+    distilled = Distilled(DistilledConfig(net.cfg, rank=rank))
+    for p in distilled.up.values(): torch.nn.init.normal_(p, std=.1)
+    return distilled
+
+# trajectories
+
+@pytest.mark.parametrize('schedule', [cosine_schedule(), linear_schedule()])
+@pytest.mark.parametrize('stops', [1, 2, 4, 6])
+@pytest.mark.parametrize('each', [1, 2, 3, 5])
+def test_a_patient_sampler_comes_by_every_place(schedule, stops, each):
+    assert torch.equal(timesteps(schedule, stops * each)[::each], timesteps(schedule, stops))
+
+@pytest.mark.parametrize('stops, each', [(4, 3), (1, 5), (3, 1)])
+def test_a_trajectory_begins_at_the_noise_and_ends_at_the_clean_latent(teacher, stops, each):
+    z = torch.randn(2, 4, 8, 8)
+    way = trajectory(teacher, z, teacher.abar, stops, each)
+    assert way.shape == (2, stops + 1, 4, 8, 8) and torch.equal(way[:, 0], z)
+    assert torch.equal(way[:, -1], sample_dpmpp_2m(teacher, z, teacher.abar, stops * each))
+
+def test_a_ddim_step_is_keep_and_add(teacher):
+    z, (m, s), seen = torch.randn(2, 4, 8, 8), places(teacher.abar, 3), []
+    end = sample_ddim(lambda z_t, t: seen.append((z_t, x0 := teacher(z_t, t))) or x0, z, teacher.abar, 3)
+    for k, (z_t, x0) in enumerate(seen):
+        keep, add = reach(m, s, torch.full((2,), k))
+        assert_close(keep * z_t + add * x0, seen[k + 1][0] if k < 2 else end, atol=1e-5, rtol=1e-5)
+
+def test_steps_fit_together(ways):
+    data = Trajectories(ways, torch.arange(6))
+    items = [data[k] for k in range(100)]
+    assert {i['step'] for i in items} == {0, 1, 2, 3} and {int(i['label']) for i in items} == set(range(6))
+    for i in items:
+        way = ways[i['label']]
+        assert torch.equal(i['z'], way[i['step']]) and torch.equal(i['landed'], way[i['step'] + 1])
+    assert all(torch.equal(data[7][k], data[7][k]) for k in ('z', 'landed')) and 'label' not in Trajectories(ways)[0]
+
+# the change
+
+def test_a_fresh_change_changes_nothing(teacher):
+    fresh, x, t, label = Distilled(DistilledConfig(teacher.cfg)), torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 2])
+    assert torch.equal(fresh.applied(teacher)(x, t, label=label), teacher(x, t, label=label))
+
+def test_a_change_has_its_rank_and_reaches_every_layer(teacher):
+    twin, layers = stirred(teacher).applied(teacher), 0
+    for name, layer in teacher.named_modules():
+        if not isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)): continue
+        change = (twin.get_submodule(name).weight - layer.weight).flatten(1)
+        assert torch.linalg.matrix_rank(change, rtol=1e-3) == min(2, *change.shape)
+        layers += 1
+    assert layers == len(stirred(teacher).up) > 10
+
+def test_the_generator_itself_stays_as_it_was(teacher):
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    stirred(teacher).applied(teacher)
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+def test_the_loss_sees_what_the_sampler_will_use(teacher, ways):
+    "Zero for the trajectory that the changed generator itself takes in DDIM steps, and above zero for another."
+    distilled, z, seen = stirred(teacher), torch.randn(3, 4, 8, 8), []
+    twin = distilled.applied(teacher)
+    label = torch.tensor([0, 1, 2])
+    end = sample_ddim(lambda z_t, t: seen.append(z_t) or twin(z_t, t, label=label), z, teacher.abar, 4)
+    own = Trajectories(torch.stack([*seen, end], 1), label)
+    batch = lambda data: torch.utils.data.default_collate([data[k] for k in range(12)])
+    assert distilling_loss(distilled, batch(own), teacher) < 1e-8 < 1e-3 < distilling_loss(distilled, batch(Trajectories(ways, torch.zeros(6, dtype=torch.long))), teacher)
+
+def test_only_the_change_learns(teacher, ways):
+    distilled, data = Distilled(DistilledConfig(teacher.cfg, rank=4)), Trajectories(ways, torch.arange(6) % 3)
+    batch = torch.utils.data.default_collate([data[k] for k in range(24)])
+    opt, losses = torch.optim.Adam(distilled.parameters(), 1e-2), []
+    for _ in range(30): losses.append(loss := distilling_loss(distilled, batch, teacher)); opt.zero_grad(); loss.backward(); opt.step()
+    assert losses[-1] < .7 * losses[0] and all(p.grad is None for p in teacher.parameters())
+
+# in use
+
+@pytest.fixture
+def pipe(first, teacher): return ARSR(first, teacher, distilled=stirred(teacher), meta={'size': 16, 'categories': ['a / b', 'a / c', 'd / d'], 'shares': [.2, .3, .5]}, device='cpu')
+
+def test_distilled_drawings_are_those_of_the_changed_generator(pipe):
+    plain = ARSR(pipe.first, pipe.distilled.applied(pipe.generator), meta=pipe.meta, device='cpu')
+    a, b, c = pipe.generate(3, seed=5, distilled=True), plain.generate(3, seed=5, steps=4, sampler='ddim', guidance=1), pipe.generate(3, seed=5)
+    assert_close(a.render(size=20), b.render(size=20))
+    assert (a.render(size=20) - c.render(size=20)).abs().max() > 1e-3
+
+def test_a_category_counts_for_them_too(pipe):
+    one, other = (pipe.generate(1, seed=0, category=c, distilled=True).render(size=16) for c in ('b', 'd'))
+    assert (one - other).abs().max() > 1e-4
+
+def test_they_need_one_pass_through_the_network_a_step(pipe, monkeypatch):
+    asked, forward = [], type(pipe.generator.unet).forward
+    monkeypatch.setattr(type(pipe.generator.unet), 'forward', lambda self, x, *a: asked.append(len(x)) or forward(self, x, *a))
+    pipe.generate(2, seed=0, distilled=True)
+    assert asked == [2] * 4
+
+def test_it_is_saved_and_opened(pipe, tmp_path):
+    again = ARSR.from_pretrained(pipe.save_pretrained(tmp_path), 'cpu')
+    assert [*again.parts] == ['first', 'generator', 'distilled'] and again.distilled.cfg == pipe.distilled.cfg
+    assert_close(again.generate(2, seed=1, distilled=True).render(size=16), pipe.generate(2, seed=1, distilled=True).render(size=16), atol=.02, rtol=0)
+
+def test_weights_without_it_say_so(pipe, refuses):
+    pipe.distilled = None
+    with refuses("have no distilled generator", 'leave `distilled` away'): pipe.generate(distilled=True)
+
+# the stage
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, drawings):
+    "A toy generator, distilled."
+    root, net = tmp_path_factory.mktemp('distilled'), DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, schedule='cosine', target='v')
+    write_pictures(root/'pictures', drawings, 6)
+    PRESETS['toy-make'] = Preset('generator', CONFIG, net, base=32, sizes=(32, 48), crop=16, trajectories=6, settings={k: Settings(batch=2, warmup=1) for k in ('first', 'latent', 'distill')})
+    PRESETS['toy-up'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(32, 48), crop=16)
+    for stage in ('first', 'latent', 'distill'): train_stage('toy-make', stage, root/'run', data=str(root/'pictures'), steps=3)
+    yield root
+    del PRESETS['toy-make'], PRESETS['toy-up']
+
+def test_the_stage_leaves_a_model_that_takes_few_steps(trained):
+    pipe = ARSR.from_pretrained(trained/'run', 'cpu')
+    assert [*pipe.parts] == ['first', 'generator', 'distilled'] and any(p.any() for p in pipe.distilled.up.values())
+    assert pipe.generate(2, seed=0, distilled=True).render(size=40).shape == (2, 3, 40, 40)
+
+def test_trajectories_are_recorded_once_and_the_stage_goes_on(trained):
+    files = lambda: {p.name: p.stat().st_mtime_ns for p in (trained/'run').glob('trajectories-*')}
+    before = files()
+    state = train_stage('toy-make', 'distill', trained/'run', data=str(trained/'pictures'), steps=5)
+    assert state['step'] == 5 and files() == before and len(before) == 1
+
+def test_a_generator_that_has_moved_on_is_not_given_the_change_of_its_past(trained, tmp_path):
+    run = tmp_path/'run'
+    run.mkdir()
+    for p in (trained/'run').iterdir():
+        if p.is_file(): (run/p.name).write_bytes(p.read_bytes())
+    assert (run/f"{change_of(run/'generator-latent.safetensors')}.safetensors").exists()
+    train_stage('toy-make', 'latent', run, data=str(trained/'pictures'), steps=4)
+    assert 'distilled' not in ARSR.from_pretrained(run, 'cpu').parts
+
+def test_what_cannot_be_distilled_says_so(trained, tmp_path, refuses):
+    with refuses('only a generator is distilled'): train_stage('toy-up', 'distill', trained/'run', data=str(trained/'pictures'), steps=1)
+    with refuses('run --stage latent into the same folder before'): train_stage('toy-make', 'distill', tmp_path, data=str(trained/'pictures'), steps=1)
