@@ -7,9 +7,9 @@ __all__ = ['OTHERWISE', 'WORN', 'TABLES', 'GROUPS', 'COUNTS', 'TASKS', 'Bench', 
            'photographs', 'table_photos', 'table_web', 'table_drawings', 'Rendered', 'TrueDrawings', 'looks',
            'true_looks', 'distances', 'table_generation', 'seen_once', 'table_consistency', 'table_diversity',
            'with_denoiser', 'variants', 'distance_of', 'by_noise', 'table_alignment', 'table_samplers', 'taken_over',
-           'encoded', 'table_recovery', 'spent', 'in_turns', 'table_cost', 'literal', 'renderers', 'products', 'copies',
-           'table_speed', 'chores', 'long_chores', 'table_whole', 'rendered_both_ways', 'table_fidelity',
-           'table_compute', 'find_table', 'kept', 'run_table', 'open_bench', 'means', 'as_text']
+           'encoded', 'table_recovery', 'spent', 'in_turns', 'table_cost', 'table_distilled', 'literal', 'renderers',
+           'products', 'copies', 'table_speed', 'chores', 'long_chores', 'table_whole', 'rendered_both_ways',
+           'table_fidelity', 'table_compute', 'find_table', 'kept', 'run_table', 'open_bench', 'means', 'as_text']
 
 # %% ../nbs/17_bench.ipynb #d6534187
 import json, statistics, tempfile, time
@@ -279,14 +279,11 @@ def table_alignment(b:Bench)->list:
 
 # %% ../nbs/17_bench.ipynb #ef05b4a6
 def table_samplers(b:Bench)->list:
-    "Quality against network evaluations, and where they are spent; and of the distilled generator, if there is one."
-    samplers, counts = {'dpmpp_2m': sample_dpmpp_2m, 'ddim': sample_ddim, 'dpmpp_2m, evenly': evenly(sample_dpmpp_2m)}, b.pick((4,), (50, 20, 10, 6, 4))
-    ways = [(name, steps, dict(sampler=sampler, steps=steps)) for (name, sampler), steps in product(samplers.items(), counts)]
-    if b.emoji.distilled: ways.append(('distilled', b.emoji.distilled.cfg.steps, dict(distilled=True)))
-    rows = []
-    for name, steps, how in ways:
+    "Quality against network evaluations, and where they are spent."
+    samplers, rows = {'dpmpp_2m': sample_dpmpp_2m, 'ddim': sample_ddim, 'dpmpp_2m, evenly': evenly(sample_dpmpp_2m)}, []
+    for (name, sampler), steps in product(samplers.items(), b.pick((4,), (50, 20, 10, 6, 4))):
         start = time.perf_counter()
-        rows.append(dict(sampler=name, steps=steps, **distance_of(b, b.emoji, b.pick(20, 200), **how), seconds=time.perf_counter() - start))
+        rows.append(dict(sampler=name, steps=steps, **distance_of(b, b.emoji, b.pick(20, 200), sampler=sampler, steps=steps), seconds=time.perf_counter() - start))
     return rows
 
 # %% ../nbs/17_bench.ipynb #f2f8a095
@@ -345,6 +342,14 @@ def table_cost(b:Bench)->list:
         took = in_turns(jobs, turns := b.pick(1, 2), b.device)
         rows += [dict(method=m, input=side, size=size, **took[m], macs=macs(job), runs=turns) for m, job in jobs.items()]
     return rows
+
+# %% ../nbs/17_bench.ipynb #7c0e2002
+def table_distilled(b:Bench)->list:
+    "The distilled generator beside its teacher: passes through the network for a drawing, its quality, and the time up to the field of a few."
+    ways = {f'{n} steps': (2 * n, dict(steps=n)) for n in b.pick((4,), (50, 10, 6, 4))}
+    if b.emoji.distilled: ways['distilled'] = (b.emoji.distilled.cfg.steps, dict(distilled=True))
+    took = in_turns({name: lambda how=how: b.emoji.generate(b.pick(1, 4), seed=b.seed, **how) for name, (_, how) in ways.items()}, b.pick(1, 3), b.device)
+    return [dict(method=name, passes=passes, **distance_of(b, b.emoji, b.pick(20, 200), **how), **took[name]) for name, (passes, how) in ways.items()]
 
 # %% ../nbs/17_bench.ipynb #d5499b2f
 @torch.no_grad()
@@ -469,7 +474,7 @@ def table_compute(b:Bench)->list:
 
 # %% ../nbs/17_bench.ipynb #64165944
 TABLES = dict(photos=table_photos, web=table_web, drawings=table_drawings, generation=table_generation, consistency=table_consistency, diversity=table_diversity,
-              alignment=table_alignment, samplers=table_samplers, recovery=table_recovery, cost=table_cost, speed=table_speed, whole=table_whole, fidelity=table_fidelity, compute=table_compute)
+              alignment=table_alignment, samplers=table_samplers, distilled=table_distilled, recovery=table_recovery, cost=table_cost, speed=table_speed, whole=table_whole, fidelity=table_fidelity, compute=table_compute)
 
 # %% ../nbs/17_bench.ipynb #7f3b474a
 def find_table(name:str):
@@ -523,7 +528,7 @@ def open_bench(
 # %% ../nbs/17_bench.ipynb #734682f5
 GROUPS = ('model', 'method', 'task', 'stage', 'abar', 'sampler', 'worn', 'scale', 'steps', 'input', 'size', 'small', 'large')  # what rows differ in on purpose
 COUNTS = ('picture', 'n', 'm', 'runs', 'patch_n', 'patch_m')  # numbers of which a mean says nothing
-TASKS = dict(upscale=('photos', 'web', 'drawings', 'diversity'), generate=('generation', 'consistency', 'samplers', 'recovery'))
+TASKS = dict(upscale=('photos', 'web', 'drawings', 'diversity'), generate=('generation', 'consistency', 'samplers', 'distilled', 'recovery'))
 
 def means(
     rows:list, # flat dictionaries
