@@ -51,7 +51,7 @@ class Preset:
     w_max: float = float('inf')               # bound on m/s in the alignment loss
     equivariance: float = 0.                  # share of a first-stage batch whose latents are shrunk
     perceptual: float = .15                   # weight of the distance of features in `finish`; 0: none
-    trajectories: int = 8192                  # of the generator, from which its distilled form learns
+    trajectories: int = 4096                  # of the generator, from which its distilled form learns
     trust: float = .5                         # that the refiner has in sampled latents if nothing else is said
     settings: dict = field(default_factory=dict)  # stage -> Settings
 
