@@ -27,7 +27,7 @@ def _check_numbers(args):
         value = getattr(args, name, None)
         if value is not None and not 0 < value < float('inf'): raise ValueError(f"{name} must be a number above zero, not {value:g}")
     if not 0 <= getattr(args, 'seed', 0) < 2**32: raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, not {args.seed}")
-    if not abs(getattr(args, 'guidance', 0)) < float('inf'): raise ValueError(f"guidance must be a number, not {args.guidance}")
+    if not abs(getattr(args, 'guidance', None) or 0) < float('inf'): raise ValueError(f"guidance must be a number, not {args.guidance}")
 
 # %% ../nbs/14_cli.ipynb #9a611625
 def _check_target(
@@ -75,9 +75,11 @@ def generate(args):
     "New pictures from noise."
     size, out = parse_size(args.size) if args.size else None, Path(args.output)
     if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file; give a folder for the pictures")
+    if args.distilled and args.guidance is not None: raise ValueError("the distilled generator has learned its own guidance: leave --guidance or --distilled away")
     pipe = _pipe(args, refined=False)
     size = _check_target((pipe.meta['size'],) * 2, size, None, args.force)
-    fields = pipe.generate(args.n, seed=args.seed, steps=args.steps, category=args.category, guidance=args.guidance, distilled=args.distilled).using(args.renderer)
+    guidance = 2. if args.guidance is None else args.guidance
+    fields = pipe.generate(args.n, seed=args.seed, steps=args.steps, category=args.category, guidance=guidance, distilled=args.distilled).using(args.renderer)
     out.mkdir(parents=True, exist_ok=True)
     for k in range(args.n): print(fields[k].save(out/f'{args.seed + k:04d}.png', size=size))
 
@@ -178,7 +180,7 @@ def _add_generate(commands):
     p.add_argument('--size', help='pixels: the long side, or HEIGHTxWIDTH (default: the training size)')
     p.add_argument('-o', '--output', required=True, help='folder for the pictures')
     p.add_argument('--category', help="what to draw, e.g. 'Food & Drink' or 'food-fruit' (default: by chance)")
-    p.add_argument('--guidance', type=float, default=2., help='1: as trained; above: more typical (default: 2)')
+    p.add_argument('--guidance', type=float, help='1: as trained; above: more typical (default: 2)')
     _add_common(p, 'emoji', 10).add_argument('--distilled', action='store_true', help='take the few steps that the distilled generator has learned, its guidance included')
 
 # %% ../nbs/14_cli.ipynb #649e32cb

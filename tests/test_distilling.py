@@ -1,12 +1,14 @@
 "Few long steps in place of many short ones: trajectories, the change that is learned from them, and the stage that learns it."
 import pytest, torch
 from torch.testing import assert_close
+from arsr.cli import main
+from arsr.data import load_image
 from arsr.diffusion import cosine_schedule, linear_schedule, sample_ddim, sample_dpmpp_2m, timesteps
 from arsr.distilling import Distilled, DistilledConfig, Trajectories, distilling_loss, places, reach, trajectory
 from arsr.pipeline import ARSR
 from arsr.recipes import PRESETS, Preset, change_of, train_stage
 from arsr.train import Settings
-from arsr.unet import DenoiserConfig, UNetConfig, guided
+from arsr.unet import DenoiserConfig, UNetConfig
 from test_refining import CONFIG, UP, write_pictures
 
 @pytest.fixture
@@ -155,3 +157,19 @@ def test_a_generator_that_has_moved_on_is_not_given_the_change_of_its_past(train
 def test_what_cannot_be_distilled_says_so(trained, tmp_path, refuses):
     with refuses('only a generator is distilled'): train_stage('toy-up', 'distill', trained/'run', data=str(trained/'pictures'), steps=1)
     with refuses('run --stage latent into the same folder before'): train_stage('toy-make', 'distill', tmp_path, data=str(trained/'pictures'), steps=1)
+
+# the command
+
+def test_the_command_takes_the_few_steps(pipe, tmp_path, capsys):
+    weights, out = pipe.save_pretrained(tmp_path/'weights'), tmp_path/'pictures'
+    assert main(['generate', '--weights', str(weights), '--device', 'cpu', '--distilled', '-n', '2', '--seed', '3', '--size', '20', '-o', str(out)]) == 0
+    same = ARSR.from_pretrained(weights, 'cpu').generate(2, seed=3, distilled=True).render(size=20)
+    for k in range(2): assert_close(load_image(out/f'000{3 + k}.png'), same[k], atol=1 / 255, rtol=0)
+
+@pytest.mark.parametrize('more, said', [(['--guidance', '3'], 'has learned its own guidance'), (['--steps', '4'], 'not allowed with argument')])
+def test_the_command_does_not_pass_over_what_it_cannot_do(pipe, tmp_path, capsys, more, said):
+    weights = pipe.save_pretrained(tmp_path/'weights')
+    try: code = main(['generate', '--weights', str(weights), '--distilled', '-o', str(tmp_path/'pictures'), *more])
+    except SystemExit as e: code = e.code
+    err = capsys.readouterr().err
+    assert code == 2 and said in err and err.count('\n') == 1 and not (tmp_path/'pictures').exists()
