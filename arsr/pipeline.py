@@ -11,6 +11,7 @@ __all__ = ['WEIGHTS', 'SAMPLERS', 'PARTS', 'with_tuples', 'first_config', 'denoi
 import json
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
@@ -190,6 +191,11 @@ class ARSR:
         "The networks this model has, by the name of their weights file."
         return {k: getattr(self, k) for k in PARTS if getattr(self, k) is not None}
 
+    @cached_property
+    def student(self)->Denoiser:
+        "The generator with its distilled change in it, put together once."
+        return self.distilled.applied(self.generator)
+
 # %% ../nbs/09_pipeline.ipynb #75dd16d5
 @patch(cls_method=True)
 def from_pretrained(cls:ARSR,
@@ -279,7 +285,7 @@ def generate(self:ARSR,
     net = self.part_for('generator', 'generate')
     if distilled:
         if not self.distilled: raise ValueError(f"the weights '{self.meta['name']}' have no distilled generator: leave `distilled` away, or train --stage distill")
-        net, steps, sampler, guidance = self.distilled.applied(net), self.distilled.cfg.steps, 'ddim', 1
+        net, steps, sampler, guidance = self.student, self.distilled.cfg.steps, 'ddim', 1
     if category and not net.cfg.unet.classes: raise ValueError(f"the weights '{self.meta['name']}' know no categories")
     h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
     z = seeded_noise((n, net.cfg.z, h, w), seed).to(self.device)
