@@ -198,6 +198,7 @@ def ship(
     "Leave the checkpoints behind: copy weights, configuration and logs, measure, and write the card."
     run, folder = Path(run), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ('config.json', 'training.json', 'alignment-generator.json', 'alignment-upscaler.json', *(f'{part}.safetensors' for part in PARTS)):
+    parts = [part for part in json.loads((run/'config.json').read_text()) if part in PARTS]
+    for name in ('config.json', 'training.json', 'alignment-generator.json', 'alignment-upscaler.json', *(f'{part}.safetensors' for part in parts)):
         if (run/name).exists(): shutil.copy(run/name, folder/name)
     write_card(folder, remarks)
