@@ -1,5 +1,6 @@
 "Few long steps in place of many short ones: trajectories, the change that is learned from them, and the stage that learns it."
 import pytest, torch
+import arsr.cards
 from torch.testing import assert_close
 from arsr.cli import main
 from arsr.data import load_image
@@ -153,6 +154,13 @@ def test_a_generator_that_has_moved_on_is_not_given_the_change_of_its_past(train
     assert (run/f"{change_of(run/'generator-latent.safetensors')}.safetensors").exists()
     train_stage('toy-make', 'latent', run, data=str(trained/'pictures'), steps=4)
     assert 'distilled' not in ARSR.from_pretrained(run, 'cpu').parts
+
+def test_a_model_is_shipped_without_what_it_does_not_name(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(arsr.cards, 'write_card', lambda folder, remarks: None)
+    (trained/'run'/'refiner.safetensors').write_bytes(b'left behind')
+    arsr.cards.ship(trained/'run', tmp_path/'shipped')
+    assert {p.name for p in (tmp_path/'shipped').iterdir()} == {'config.json', 'training.json', 'first.safetensors', 'generator.safetensors', 'distilled.safetensors'}
+    (trained/'run'/'refiner.safetensors').unlink()
 
 def test_what_cannot_be_distilled_says_so(trained, tmp_path, refuses):
     with refuses('only a generator is distilled'): train_stage('toy-up', 'distill', trained/'run', data=str(trained/'pictures'), steps=1)
