@@ -54,6 +54,7 @@ class DistilledConfig:
     steps: int = 8                          # that it takes, each one pass through the network
     rank: int = 6                           # of the change of each layer
 
+# %% ../nbs/07c_distilling.ipynb #7c0e0028
 class Distilled(nn.Module):
     "A change of low rank of a generator's layers, with which it goes from noise to a clean latent in `steps` passes."
     def __init__(self, cfg:DistilledConfig=DistilledConfig()):
@@ -67,8 +68,7 @@ class Distilled(nn.Module):
 
     def weights(self, net:Denoiser)->dict: # name of a layer's weights -> what they become
         "The generator's weights, changed."
-        own = {k: net.get_submodule(k).weight for k in self.names}
-        return {f'{k}.weight': w + (self.up[self.names[k]] @ self.down[self.names[k]]).view_as(w) for k, w in own.items()}
+        return {f'{k}.weight': (w := net.get_submodule(k).weight) + (self.up[n] @ self.down[n]).view_as(w) for k, n in self.names.items()}
 
     def applied(self, net:Denoiser)->Denoiser: # a copy
         "The generator with the change in it."

@@ -8,9 +8,10 @@ __all__ = ['NANO', 'SMALL', 'OURS', 'FAST', 'KINDS', 'BOUNDED', 'TRAINING', 'NAN
            'cached', 'open_renders', 'encoder_stamp', 'open_latents', 'settings_of', 'train_first', 'left_by',
            'trained_first', 'open_both', 'spread_of', 'blur_of', 'train_reader', 'train_decoder', 'keep_doublings',
            'young_self', 'loss_of', 'train_second', 'finished', 'windows', 'patch_side', 'patches', 'judge',
-           'train_refiner', 'trained_refiner', 'redraw', 'file_stamp', 'open_redrawn', 'finish_decoder', 'record',
-           'change_of', 'open_trajectories', 'train_distilled', 'quarter', 'train_fast', 'train_restorer', 'for_data',
-           'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of', 'alignment_curve', 'train_stage']
+           'train_refiner', 'trained_refiner', 'redraw', 'trained_generator', 'file_stamp', 'open_redrawn',
+           'finish_decoder', 'record', 'open_trajectories', 'change_of', 'train_distilled', 'quarter', 'train_fast',
+           'train_restorer', 'for_data', 'assemble', 'kind_shares', 'log_stage', 'whole_questions', 'errors_of',
+           'alignment_curve', 'train_stage']
 
 # %% ../nbs/13_recipes.ipynb #c649ff7a
 import copy, hashlib, json
@@ -62,8 +63,8 @@ OURS = dict(w_max=3, equivariance=.25)
 FAST = FastConfig(wide=256, hidden=(64, 64, 64), split=4)
 KINDS = 78  # of drawings, in `Drawings.kinds`
 BOUNDED = dict(schedule='cosine', target='v')
-TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32), 'distill': Settings(lr=2e-3, batch=32, warmup=50, decay=.998),
-            'refine': Settings(batch=16), 'finish': Settings(lr=3e-4, batch=8), 'fast': Settings(lr=5e-4), 'restore': Settings(lr=5e-4)}
+TRAINING = {'first': Settings(), 'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50), 'guide': Settings(lr=3e-4, batch=32),
+            'distill': Settings(lr=2e-3, batch=32, warmup=50, decay=.998), 'refine': Settings(batch=16), 'finish': Settings(lr=3e-4, batch=8), 'fast': Settings(lr=5e-4), 'restore': Settings(lr=5e-4)}
 
 NANO_GENERATOR = DenoiserConfig(UNetConfig(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=KINDS, dropout=.1), z=8, **BOUNDED)
 NANO_UPSCALER = DenoiserConfig(UNetConfig(ch=48, mult=(1, 2), n_res=1, attn=(), patch=2), z=8, conditional=True, **BOUNDED)
@@ -280,13 +281,17 @@ def redraw(net:Denoiser, z:Tensor, kinds:Tensor, batch:int=64)->Tensor: # (n,c,h
             again[part] = redrawn(net, z[part].float(), eps[part].to(z.device), kinds[part], level, 1 + 25 * level // (2 * len(net.abar))).to(again)
     return again
 
+def trained_generator(out:Path)->Path:
+    "The weights of the generator that an earlier run left in `out`."
+    return finished(out, 'generator') or left_by('latent', out/'generator-latent.safetensors')
+
 def file_stamp(path:Path)->str:
     "A name for what a file holds."
     return hashlib.sha256(path.read_bytes()).hexdigest()[:8]
 
 def open_redrawn(preset:Preset, renders:Renders, cache:dict, out:Path)->Tensor: # (n,2,c,h,w)
     "The training latents, redrawn by the generator of an earlier run and kept in `out`."
-    weights, device = finished(out, 'generator') or left_by('latent', out/'generator-latent.safetensors'), accelerator().device
+    weights, device = trained_generator(out), accelerator().device
     def make():
         load_weights(net := Denoiser(preset.denoiser), weights)
         n = len(cache['z'])
@@ -308,7 +313,7 @@ def finish_decoder(preset:Preset, data:str, out:Path, **budget)->dict:
     return train_reader(preset, first, loss, samples, out, 'finish', 'generator-finish', **budget)
 
 # %% ../nbs/13_recipes.ipynb #7c0e1002
-def record(preset:Preset, net:Denoiser, n:int, seed:int, batch:int=64)->dict: # z (n,5,c,h,w) in half precision; and kind (n,) where the generator is told one
+def record(preset:Preset, net:Denoiser, n:int, seed:int, batch:int=64)->dict: # z (n,stops+1,c,h,w) in half precision; and kind (n,) where the generator is told one
     "Trajectories of a generator under its usual guidance, to kinds as frequent as in the data."
     chance, device, side = torch.Generator().manual_seed(seed), net.abar.device, preset.base // preset.first.f
     noise = torch.randn(n, net.cfg.z, side, side, generator=chance)
@@ -317,10 +322,7 @@ def record(preset:Preset, net:Denoiser, n:int, seed:int, batch:int=64)->dict: # 
         ways = [trajectory(guided(net, k.to(device)), z.to(device), net.abar).half().cpu() for z, k in zip(noise.split(batch), kinds.split(batch))]
     return {'z': torch.cat(ways)} | ({'kind': kinds} if net.cfg.unet.classes else {})
 
-def change_of(weights:Path)->str:
-    "The name of what is learned for the generator of this file: no other can use it."
-    return f'distilled-{file_stamp(weights)}'
-
+# %% ../nbs/13_recipes.ipynb #7c0e1005
 def open_trajectories(preset:Preset, net:Denoiser, stamp:str, out:Path, part:int=512)->dict:
     "The trajectories that a distillation learns from, recorded part by part and kept in `out`."
     parts = range(-(-preset.trajectories // part))  # rounded up
@@ -328,10 +330,15 @@ def open_trajectories(preset:Preset, net:Denoiser, stamp:str, out:Path, part:int
     read = [cached(out/f'trajectories-{stamp}-{k:02}.safetensors', make(k), save_file, load_file) for k in watched(parts)]
     return {name: torch.cat([part[name] for part in read]) for name in read[0]}
 
+# %% ../nbs/13_recipes.ipynb #7c0e1006
+def change_of(weights:Path)->str:
+    "The name of what is learned for the generator of this file: no other can use it."
+    return f'distilled-{file_stamp(weights)}'
+
 def train_distilled(preset:Preset, data:str, out:Path, **budget)->dict:
     "What a generator has to change to need few steps only; it goes on from what OUT holds for the same generator."
     if preset.task != 'generator': raise ValueError("only a generator is distilled: use a preset such as emoji-generate")
-    weights = finished(out, 'generator') or left_by('latent', out/'generator-latent.safetensors')
+    weights = trained_generator(out)
     load_weights(net := Denoiser(preset.denoiser), weights)
     net = freeze(net).to(accelerator().device)
     with accelerator().main_process_first(): ways = open_trajectories(preset, net, file_stamp(weights), out)
@@ -340,7 +347,6 @@ def train_distilled(preset:Preset, data:str, out:Path, **budget)->dict:
     state = fit(distilled, partial(distilling_loss, net=net), data, out/name, settings_of(preset, 'distill'), **budget)
     if accelerator().is_main_process: save_weights(distilled, out/f'{name}.safetensors')
     return state
-
 
 # %% ../nbs/13_recipes.ipynb #fb9bcaf5
 def quarter(z:Tensor)->Tensor: # (n,c,h,w) -> (n,c,h/2,w/2)
