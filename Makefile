@@ -12,7 +12,7 @@ READY := .venv/.installed
 .PHONY: demo test docs readme export clean
 
 demo: $(READY)
-	$(BIN)/python -m arsr.demo
+	$(BIN)/python -m arsr.apps.demo
 
 test: $(READY)
 	$(BIN)/python .ci/check.py

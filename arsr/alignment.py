@@ -8,7 +8,7 @@ __all__ = ['alignment_loss', 'freeze', 'image_error']
 # %% ../nbs/07_alignment.ipynb #9a1c93f4
 import torch
 from torch import Tensor
-from .diffusion import m_s, q_sample
+from .diffusion import alpha_sigma, q_sample
 from .field import FirstStage
 from .unet import Denoiser, drop_labels
 
@@ -30,10 +30,10 @@ def alignment_loss(
     if kind not in ('l1', 'l2'): raise ValueError(f"kind must be 'l1' or 'l2', not '{kind}'")
     power = int(kind[1])
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
-    t, eps = torch.randint(len(denoiser.abar), (len(z),), device=z.device), torch.randn_like(z)
-    m, s = m_s(denoiser.abar, t)
-    z_hat = denoiser(q_sample(z, t, eps, denoiser.abar), t, batch.get('cond'), label)
-    y_hat = first.liif(first.decoder(z_hat * denoiser.z_std), batch['coord'], batch['cell']).float()
+    t, eps = torch.randint(len(denoiser.alphas_cumprod), (len(z),), device=z.device), torch.randn_like(z)
+    m, s = alpha_sigma(denoiser.alphas_cumprod, t)
+    z_hat = denoiser(q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label)
+    y_hat = first.liif(first.decoder(z_hat * denoiser.scaling_factor), batch['coord'], batch['cell']).float()
     w = (m / s).clamp(max=w_max) ** power
     latent = (w * (z - z_hat).abs()**power).mean()
     image = (w[:, 0] * (batch['rgb'] - y_hat).abs()**power).mean()
@@ -57,7 +57,7 @@ def image_error(
     errors = []
     for t in steps:
         t = torch.full((len(eps),), int(t), device=eps.device)
-        z_hat = denoiser(q_sample(batch['z'], t, eps, denoiser.abar), t, batch.get('cond'), batch.get('label'))
-        y_hat = first.liif(first.decoder(z_hat * denoiser.z_std), batch['coord'], batch['cell'])
+        z_hat = denoiser(q_sample(batch['z'], t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), batch.get('label'))
+        y_hat = first.liif(first.decoder(z_hat * denoiser.scaling_factor), batch['coord'], batch['cell'])
         errors.append((y_hat.float() - batch['rgb']).square().mean())
     return torch.stack(errors)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ASSETS', 'SUFFIXES', 'PUBLIC', 'load_image', 'load_images', 'view', 'render_svg', 'drawing_group', 'held_out',
-           'in_split', 'Drawings', 'GroupSampler', 'Images', 'public_set', 'hub_images', 'open_source', 'degrade',
-           'random_window', 'random_queries', 'write_whole', 'watched', 'square_view', 'Renders', 'RandomScaleCrops']
+           'in_split', 'Drawings', 'GroupSampler', 'Images', 'public_set', 'hub_images', 'open_source', 'downsample',
+           'random_window', 'random_queries', 'atomic_write', 'progress', 'square_view', 'Renders', 'RandomScaleCrops']
 
 # %% ../nbs/01_data.ipynb #769b5d6c
 import hashlib, io, json, lzma, os, re, sys, zipfile
@@ -147,9 +147,9 @@ class Drawings:
         packed = json.loads(lzma.decompress((ASSETS/'emoji.json.xz').read_bytes()))
         self.names = [n for n in packed if in_split(drawing_group(n), split)]
         self.body = [packed[n][-1] for n in self.names]
-        self.categories, self.kinds = (sorted({row[k] for row in packed.values()}) for k in (0, 1))
+        self.categories, self.classes = (sorted({row[k] for row in packed.values()}) for k in (0, 1))
         self.category = torch.tensor([self.categories.index(packed[n][0]) for n in self.names])
-        self.kind = torch.tensor([self.kinds.index(packed[n][1]) for n in self.names])
+        self.kind = torch.tensor([self.classes.index(packed[n][1]) for n in self.names])
         self.groups = [drawing_group(n) for n in self.names]
 
     def __len__(self): return len(self.names)
@@ -262,7 +262,7 @@ def open_source(
     return Images(data, split=split, share=share)
 
 # %% ../nbs/01_data.ipynb #b44bbc8a
-def degrade(
+def downsample(
     hr:Tensor, # (n,3,h,w) or (3,h,w) in [0,1]
     scale:float=4, # how many times smaller
 )->Tensor: # the small picture, in [0,1]
@@ -295,7 +295,7 @@ def random_queries(
     return dict(coord=torch.stack([y, x], -1), cell=cell, rgb=to_model(truth[:, row, col].T / 255))
 
 # %% ../nbs/01_data.ipynb #d9ce268c
-def write_whole(
+def atomic_write(
     path, # where the file is to be
     write, # called with the name of a file beside it, of the same suffix
 )->Path: # where it is now
@@ -309,7 +309,7 @@ def write_whole(
     return path
 
 # %% ../nbs/01_data.ipynb #384a506e
-def watched(items):
+def progress(items):
     "The items one by one, with a bar in a notebook or a terminal, and without one in a log."
     return progress_bar(items, display=IN_NOTEBOOK or sys.stdout.isatty())
 
@@ -334,8 +334,8 @@ class Renders:
         rng = np.random.default_rng(seed)
         byte = lambda i, size: (square_view(source, i, size) * 255).round().byte().contiguous()
         self.source, self.base_size, self.pick = source, base, GroupSampler(source)
-        self.base = torch.stack([byte(i, base) for i in watched(range(len(source)))])
-        self.truth = [[byte(i, int(s)) for s in rng.integers(sizes[0], sizes[1] + 1, per)] for i in watched(range(len(source)))]
+        self.base = torch.stack([byte(i, base) for i in progress(range(len(source)))])
+        self.truth = [[byte(i, int(s)) for s in rng.integers(sizes[0], sizes[1] + 1, per)] for i in progress(range(len(source)))]
 
     def any_size(self, i, rng)->Tensor: # (3,s,s) bytes
         "Picture `i` at one of its sizes."

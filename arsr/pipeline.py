@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'SAMPLERS', 'PARTS', 'with_tuples', 'first_config', 'denoiser_config', 'distilled_config', 'read_config',
-           'save_weights', 'load_weights', 'begun', 'find_weights', 'seeded_noise', 'sampler_called', 'correct',
-           'back_project', 'ARSR', 'cast_once', 'middle']
+           'save_weights', 'load_weights', 'load_if_exists', 'find_weights', 'seeded_noise', 'sampler_called',
+           'correct', 'back_project', 'ARSR', 'cast_once', 'middle']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json
@@ -19,16 +19,16 @@ from torch import Tensor
 from fastcore.basics import patch
 import arsr
 from .coords import FULL, check_size, resize, subwindow, to_image, to_model
-from .data import degrade, load_images, write_whole
+from .data import downsample, load_images, atomic_write
 from .diffusion import sample_ddim, sample_ddpm, sample_dpmpp_2m
-from .distilling import Distilled, DistilledConfig
+from .beyond.distilling import LoRAStudent, LoRAConfig
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
-from .fast import FastConfig, FastRenderer
-from .refining import Refiner, doubted
-from .restoring import Restorer, RestorerConfig
-from .streaming import tiles
-from .train import coarse, fast_arithmetic
-from .unet import Denoiser, DenoiserConfig, UNetConfig, guided, in_windows
+from .beyond.fast import FastConfig, FastRenderer
+from .beyond.refining import Refiner, mix_noise
+from .beyond.restoring import Restorer, RestorerConfig
+from .beyond.streaming import tiles
+from .train import autocast_dtype, fast_arithmetic
+from .unet import Denoiser, DenoiserConfig, UNetConfig, cfg_denoiser, tiled_apply
 
 # %% ../nbs/09_pipeline.ipynb #5e7cb4ff
 def with_tuples(d:dict)->dict:
@@ -43,9 +43,9 @@ def denoiser_config(d:dict)->DenoiserConfig:
     "A denoiser configuration from JSON."
     return DenoiserConfig(**{**with_tuples(d), 'unet': UNetConfig(**with_tuples(d['unet']))})
 
-def distilled_config(d:dict)->DistilledConfig:
+def distilled_config(d:dict)->LoRAConfig:
     "The configuration of a change of a generator, from JSON."
-    return DistilledConfig(**{**d, 'net': denoiser_config(d['net'])})
+    return LoRAConfig(**{**d, 'net': denoiser_config(d['net'])})
 
 # %% ../nbs/09_pipeline.ipynb #72ea90a8
 def read_config(
@@ -64,7 +64,7 @@ def read_config(
 def save_weights(module:torch.nn.Module, path:Path):
     "Half-precision safetensors, readable by everybody who may read the folder."
     halves = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in module.state_dict().items()}
-    write_whole(path, lambda part: part.write_bytes(save(halves)))
+    atomic_write(path, lambda part: part.write_bytes(save(halves)))
 
 def load_weights(module:torch.nn.Module, path:Path):
     "Fill a module from a safetensors file; `ValueError` if the file is missing, damaged, or made for another shape."
@@ -76,7 +76,7 @@ def load_weights(module:torch.nn.Module, path:Path):
     if wrong: raise ValueError(f"{path} does not fit its config.json: {len(wrong)} tensors differ in name or shape, the first is '{wrong[0]}'")
     module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
 
-def begun(net:torch.nn.Module, path:Path)->torch.nn.Module: # `net`
+def load_if_exists(net:torch.nn.Module, path:Path)->torch.nn.Module: # `net`
     "With the weights that an earlier training left at `path`, if it did."
     if path.exists(): load_weights(net, path)
     return net
@@ -114,7 +114,7 @@ def seeded_noise(
 SAMPLERS = {
     'dpmpp_2m': sample_dpmpp_2m,
     'ddim': sample_ddim,
-    'ddpm': lambda denoise, z, abar, steps: sample_ddpm(denoise, z, abar),
+    'ddpm': lambda denoise, z, alphas_cumprod, steps: sample_ddpm(denoise, z, alphas_cumprod),
 }
 
 def sampler_called(name):
@@ -125,14 +125,14 @@ def sampler_called(name):
 
 # %% ../nbs/09_pipeline.ipynb #311134b6
 def correct(
-    said:Tensor, # (n,3,factor*h,factor*w) in [-1,1]: what LIIF says
+    decode_rgb:Tensor, # (n,3,factor*h,factor*w) in [-1,1]: what LIIF says
     lr:Tensor, # (n,3,h,w) in [0,1]: what shrinking it should give
     start:Tensor, # (n,3,h,w) the correction so far
     rounds:int, # how often it is compared
 )->Tensor: # (n,3,h,w) the correction
     "Add what is missing in the shrunk picture, read as a bicubic function, again and again."
-    size, factor = tuple(said.shape[-2:]), said.shape[-1] // lr.shape[-1]
-    for _ in range(rounds): start = start + 2 * (lr - degrade(to_image(said + sample_bicubic(start, size)), factor))
+    size, factor = tuple(decode_rgb.shape[-2:]), decode_rgb.shape[-1] // lr.shape[-1]
+    for _ in range(rounds): start = start + 2 * (lr - downsample(to_image(decode_rgb + sample_bicubic(start, size)), factor))
     return start
 
 def back_project(
@@ -146,19 +146,19 @@ def back_project(
 
     What the comparison leaves is read as a bicubic function and added to the field, so that the correction holds at every size.
     """
-    (h, w), m, field, dtype = lr.shape[-2:], 6 * rounds, field[:], coarse()  # a round reaches less than six pixels
+    (h, w), m, field, dtype = lr.shape[-2:], 6 * rounds, field[:], autocast_dtype()  # a round reaches less than six pixels
     start, field.correction = torch.zeros_like(lr) if field.correction is None else field.correction, torch.empty_like(lr)
     for t, l, b, r in tiles((h, w), tile):
         T, L, B, R = max(0, t - m), max(0, l - m), min(h, b + m), min(w, r + m)
-        said = field.said((factor * (B - T), factor * (R - L)), subwindow(FULL, (h, w), slice(T, B), slice(L, R)), dtype)
-        field.correction[..., t:b, l:r] = correct(said, lr[..., T:B, L:R], start[..., T:B, L:R], rounds)[..., t-T:t-T+b-t, l-L:l-L+r-l]
+        decode_rgb = field.decode_rgb((factor * (B - T), factor * (R - L)), subwindow(FULL, (h, w), slice(T, B), slice(L, R)), dtype)
+        field.correction[..., t:b, l:r] = correct(decode_rgb, lr[..., T:B, L:R], start[..., T:B, L:R], rounds)[..., t-T:t-T+b-t, l-L:l-L+r-l]
     return field
 
 # %% ../nbs/09_pipeline.ipynb #a15dad17
 PARTS = {
     'first': lambda d: FirstStage(first_config(d)),
     'generator': lambda d: Denoiser(denoiser_config(d)),
-    'distilled': lambda d: Distilled(distilled_config(d)),
+    'distilled': lambda d: LoRAStudent(distilled_config(d)),
     'upscaler': lambda d: Denoiser(denoiser_config(d)),
     'refiner': lambda d: Refiner(first_config(d)),
     'fast': lambda d: FastRenderer(FastConfig(**with_tuples(d))),
@@ -177,12 +177,12 @@ class ARSR:
         fast:FastRenderer|None=None, # in place of the first stage's LIIF
         refiner_fast:FastRenderer|None=None, # in place of the refiner's LIIF
         restorer:Restorer|None=None, # cleans small pictures before they are enlarged
-        distilled:Distilled|None=None, # a change of the generator, with which it needs few steps
+        distilled:LoRAStudent|None=None, # a change of the generator, with which it needs few steps
         meta:dict|None=None, # 'name', 'size' (pixels of a generated picture), 'factor', 'trust' (of the refiner), 'categories', 'shares'
         device=None, # 'cpu', 'cuda', ...; the GPU if there is one
     ):
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4, 'trust': 1.} | (meta or {})
+        self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4, 'latent_weight': 1.} | (meta or {})
         given = dict(first=first, generator=generator, upscaler=upscaler, refiner=refiner, fast=fast, refiner_fast=refiner_fast, restorer=restorer, distilled=distilled)
         for name, net in given.items(): setattr(self, name, net and net.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False))
 
@@ -194,7 +194,7 @@ class ARSR:
     @cached_property
     def student(self)->Denoiser:
         "The generator with its distilled change in it, put together once."
-        return self.distilled.applied(self.generator)
+        return self.distilled.merge(self.generator)
 
 # %% ../nbs/09_pipeline.ipynb #75dd16d5
 @patch(cls_method=True)
@@ -217,7 +217,7 @@ def save_pretrained(self:ARSR,
     folder.mkdir(parents=True, exist_ok=True)
     for k, module in self.parts.items(): save_weights(module, folder/f'{k}.safetensors')
     config = {'meta': self.meta, **{k: asdict(m.cfg) for k, m in self.parts.items()}}
-    write_whole(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
+    atomic_write(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
     return folder
 
 # %% ../nbs/09_pipeline.ipynb #a4ee2c3c
@@ -240,30 +240,30 @@ def decode(self:ARSR,
     size:tuple, # (h, w): what `scale=1` of the field means
 )->ImageField:
     "Latents to a field."
-    with fast_arithmetic(self.device.type): feat = in_windows(self.first.decoder, z, window=64, overlap=16, batch=4)
+    with fast_arithmetic(self.device.type): feat = tiled_apply(self.first.decoder, z, window=64, overlap=16, batch=4)
     return ImageField(feat, self.first.liif, size, fast=self.fast)
 
 @patch
 def refine(self:ARSR,
     z:Tensor, cond:Tensor, # (n,c,h,w) sampled latents and those of the small pictures, as the encoder makes them
     lr:Tensor, # (n,3,h',w') the small pictures in [0,1]
-    trust:float, # in the sampled latents, from 0 to 1
+    latent_weight:float, # in the sampled latents, from 0 to 1
 )->ImageField:
     "Latents and small pictures to a field: bicubic enlargement, and what the refiner says it lacks."
     lr = to_model(lr)
     def read(z, cond, small): # windows of them, to features
-        told = self.refiner.told(doubted(z, 0, sure := z.new_full((len(z),), trust)), cond, small, sure)
-        return self.refiner.decoder(told)
-    with fast_arithmetic(self.device.type): feat = in_windows(read, z, cond, resize(lr, z.shape[-2:]), window=64, overlap=16, batch=4)
+        decoder_input = self.refiner.decoder_input(mix_noise(z, 0, sure := z.new_full((len(z),), latent_weight)), cond, small, sure)
+        return self.refiner.decoder(decoder_input)
+    with fast_arithmetic(self.device.type): feat = tiled_apply(read, z, cond, resize(lr, z.shape[-2:]), window=64, overlap=16, batch=4)
     return ImageField(feat, self.refiner.liif, lr.shape[-2:], correction=lr, fast=self.refiner_fast)
 
 # %% ../nbs/09_pipeline.ipynb #bd5ca80d
 @patch
 def labels(self:ARSR, n:int, seed:int|None, category:str|None)->Tensor: # (n,)
     "A kind for each seed, drawn as often as it occurs in the data, among all or among those of the category asked for."
-    kinds, shares = [name.split(' / ') for name in self.meta['categories']], torch.tensor(self.meta['shares'])
-    if category is not None: shares = shares * torch.tensor([category in kind for kind in kinds])
-    if not shares.any(): raise ValueError(f"unknown category '{category}'; choose one of {', '.join(dict.fromkeys(kind[0] for kind in kinds))}")
+    classes, shares = [name.split(' / ') for name in self.meta['categories']], torch.tensor(self.meta['shares'])
+    if category is not None: shares = shares * torch.tensor([category in kind for kind in classes])
+    if not shares.any(): raise ValueError(f"unknown category '{category}'; choose one of {', '.join(dict.fromkeys(kind[0] for kind in classes))}")
     seeds = [None] * n if seed is None else [seed + k for k in range(n)]
     draw = [torch.multinomial(shares, 1, generator=None if s is None else torch.Generator().manual_seed(s)) for s in seeds]
     return torch.cat(draw).to(self.device)
@@ -290,8 +290,8 @@ def generate(self:ARSR,
     h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
     z = seeded_noise((n, net.cfg.z, h, w), seed).to(self.device)
     label = self.labels(n, seed, category) if net.cfg.unet.classes else None
-    with fast_arithmetic(self.device.type), cast_once(net): z = sampler_called(sampler)(guided(net, label, guidance), z, net.abar, steps=steps)
-    return self.decode(z.float() * net.z_std, (h * self.first.cfg.f, w * self.first.cfg.f))
+    with fast_arithmetic(self.device.type), cast_once(net): z = sampler_called(sampler)(cfg_denoiser(net, label, guidance), z, net.alphas_cumprod, steps=steps)
+    return self.decode(z.float() * net.scaling_factor, (h * self.first.cfg.f, w * self.first.cfg.f))
 
 # %% ../nbs/09_pipeline.ipynb #2876c2d6
 @patch
@@ -303,7 +303,7 @@ def condition(self:ARSR,
     factor = self.meta['factor']
     enlarge = lambda x: to_model(resize(x, tuple(factor * v for v in x.shape[-2:])).clamp(0, 1))
     encode = lambda x: self.first.encode(enlarge(x))
-    with fast_arithmetic(self.device.type): return in_windows(encode, lr, window=64, overlap=16, batch=4, grow=factor // self.first.cfg.f).float() / net.z_std
+    with fast_arithmetic(self.device.type): return tiled_apply(encode, lr, window=64, overlap=16, batch=4, grow=factor // self.first.cfg.f).float() / net.scaling_factor
 
 # %% ../nbs/09_pipeline.ipynb #7b0e0302
 def middle(
@@ -316,21 +316,21 @@ def middle(
 
 @patch
 @torch.no_grad()
-def cleaned(self:ARSR, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> the same, not clamped
+def restore(self:ARSR, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> the same, not clamped
     "Small pictures with all of the restorer's change; `ValueError` if these weights have no restorer."
     restorer = self.part_for('restorer', 'restore')
-    with fast_arithmetic(self.device.type): return in_windows(restorer, lr, window=256, overlap=64, batch=4).float()
+    with fast_arithmetic(self.device.type): return tiled_apply(restorer, lr, window=256, overlap=64, batch=4).float()
 
 @patch
 @torch.no_grad()
-def need(self:ARSR,
+def predict_strength(self:ARSR,
     lr:Tensor, # (n,3,h,w) small pictures in [0,1]
     clean:Tensor|None=None, # the same, cleaned, if that has been done
 )->Tensor: # (n,) in [0,1]
     "Which share of the restorer's change each picture seems to need, judged by its middle."
     x = middle(lr)
-    clean = self.cleaned(x) if clean is None else middle(clean)
-    with fast_arithmetic(self.device.type): return self.restorer.need(x, clean).float()
+    clean = self.restore(x) if clean is None else middle(clean)
+    with fast_arithmetic(self.device.type): return self.restorer.predict_strength(x, clean).float()
 
 @patch
 def restored(self:ARSR,
@@ -338,8 +338,8 @@ def restored(self:ARSR,
     share:float|None=None, # of the restorer's change; None: what each picture seems to need
 )->Tensor: # (n,3,h,w) in [0,1]
     "Small pictures, cleaned of blur, noise and JPEG."
-    clean = self.cleaned(lr)
-    if share is None: share = self.need(lr, clean)[:, None, None, None]
+    clean = self.restore(lr)
+    if share is None: share = self.predict_strength(lr, clean)[:, None, None, None]
     return (lr + share * (clean - lr)).clamp(0, 1)
 
 # %% ../nbs/09_pipeline.ipynb #7b0e0304
@@ -352,23 +352,23 @@ def upscale(self:ARSR,
     n:int=1, # different answers to each input
     sampler='dpmpp_2m', # or 'ddim', 'ddpm', or a function like `sample_ddim`
     consistent:bool=True, # correct the answer until shrinking it gives the input back
-    trust:float|None=None, # of a refiner in what was sampled, from 0 to 1; at 0 only the small picture counts; None: what the weights advise
+    latent_weight:float|None=None, # of a refiner in what was sampled, from 0 to 1; at 0 only the small picture counts; None: what the weights advise
     restore:float|None=None, # how much of blur, noise and JPEG is cleaned away before, from 0 to 1; None: as much as the picture seems to need, if these weights can
 )->ImageField: # n fields for each input, one input after the other; their own size is the input's
     "A small picture, continued between its pixels. `ValueError` for pictures of different sizes in one call."
-    trust = self.meta['trust'] if trust is None else trust
-    if not 0 <= trust <= 1: raise ValueError(f"trust must be between 0 and 1, not {trust}")
+    latent_weight = self.meta['latent_weight'] if latent_weight is None else latent_weight
+    if not 0 <= latent_weight <= 1: raise ValueError(f"trust must be between 0 and 1, not {latent_weight}")
     if restore is not None and not 0 <= restore <= 1: raise ValueError(f"restore must be between 0 and 1, not {restore}")
     net, sample, lr = self.part_for('upscaler', 'upscale'), sampler_called(sampler), load_images(image).to(self.device)
     if restore or restore is None and self.restorer: lr = self.restored(lr, restore)
     cond, lr = self.condition(lr, net).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
     z = seeded_noise((n, *cond.shape[1:]), seed).repeat(len(cond) // n, 1, 1, 1).to(self.device)
     def denoise(z_t, t):
-        return in_windows(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
-    if trust or not self.refiner:
-        with fast_arithmetic(self.device.type), cast_once(net): z = sample(denoise, z, net.abar, steps=steps).float()
-    z, cond = z.mul_(net.z_std), cond.mul_(net.z_std)
-    field = self.refine(z, cond, lr, trust) if self.refiner else self.decode(z, lr.shape[-2:])
+        return tiled_apply(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16)
+    if latent_weight or not self.refiner:
+        with fast_arithmetic(self.device.type), cast_once(net): z = sample(denoise, z, net.alphas_cumprod, steps=steps).float()
+    z, cond = z.mul_(net.scaling_factor), cond.mul_(net.scaling_factor)
+    field = self.refine(z, cond, lr, latent_weight) if self.refiner else self.decode(z, lr.shape[-2:])
     return back_project(field, lr, self.meta['factor']) if consistent else field
 
 # %% ../nbs/09_pipeline.ipynb #5666dc17

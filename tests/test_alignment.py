@@ -2,35 +2,35 @@ import pytest, torch
 from torch.testing import assert_close
 from arsr.alignment import alignment_loss, freeze, image_error
 from arsr.coords import make_cell, make_coord
-from arsr.diffusion import m_s, make_target, q_sample, to_eps
+from arsr.diffusion import alpha_sigma, make_target, q_sample, to_eps
 from arsr.unet import denoising_loss
 
 def make_batch(size=(9, 11), n=3):
-    ask = lambda f: f(size).expand(n, -1, -1)
-    return dict(z=torch.randn(n, 4, 6, 8), coord=ask(make_coord), cell=ask(make_cell), rgb=torch.rand(n, size[0] * size[1], 3) * 2 - 1)
+    query = lambda f: f(size).expand(n, -1, -1)
+    return dict(z=torch.randn(n, 4, 6, 8), coord=query(make_coord), cell=query(make_cell), rgb=torch.rand(n, size[0] * size[1], 3) * 2 - 1)
 
 def seeded(f, *args, **kwargs):
     torch.manual_seed(7)
     return f(*args, **kwargs)
 
 @pytest.mark.parametrize('target', ['eps', 'v', 'x0'])
-def test_the_first_term_is_the_denoising_loss(make_denoiser, first, target):
-    denoiser, batch = make_denoiser(target=target).eval(), make_batch(n=16)
+def test_the_first_term_is_the_denoising_loss(make_denoiser, first, prediction_type):
+    denoiser, batch = make_denoiser(prediction_type=prediction_type).eval(), make_batch(n=16)
     t, eps = seeded(lambda: (torch.randint(1000, (16,)), torch.randn_like(batch['z'])))
-    m, s = m_s(denoiser.abar, t)
-    z_t = q_sample(batch['z'], t, eps, denoiser.abar)
+    m, s = alpha_sigma(denoiser.alphas_cumprod, t)
+    z_t = q_sample(batch['z'], t, eps, denoiser.alphas_cumprod)
     eps_hat = to_eps(denoiser(z_t, t), z_t, m, s)
     assert_close(seeded(alignment_loss, denoiser, first, batch, lam=0.), (eps - eps_hat).square().mean(), atol=1e-4, rtol=1e-3)
-    if target == 'eps': assert_close(seeded(alignment_loss, denoiser, first, batch, lam=0.), seeded(denoising_loss, denoiser, batch), atol=1e-4, rtol=1e-3)
+    if prediction_type == 'eps': assert_close(seeded(alignment_loss, denoiser, first, batch, lam=0.), seeded(denoising_loss, denoiser, batch), atol=1e-4, rtol=1e-3)
 
 @pytest.mark.parametrize('kind, power', [('l2', 2), ('l1', 1)])
 @pytest.mark.parametrize('size, w_max', [((9, 11), float('inf')), ((3, 20), 2.)])
 def test_loss_is_the_formula_of_the_method(make_denoiser, first, kind, power, size, w_max):
-    denoiser, batch = make_denoiser(target='v', schedule='cosine').eval(), make_batch(size)
-    denoiser.z_std.fill_(1.7)
+    denoiser, batch = make_denoiser(prediction_type='v', schedule='cosine').eval(), make_batch(size)
+    denoiser.scaling_factor.fill_(1.7)
     t, eps = seeded(lambda: (torch.randint(1000, (3,)), torch.randn_like(batch['z'])))
-    m, s = m_s(denoiser.abar, t)
-    z_hat = denoiser(q_sample(batch['z'], t, eps, denoiser.abar), t)
+    m, s = alpha_sigma(denoiser.alphas_cumprod, t)
+    z_hat = denoiser(q_sample(batch['z'], t, eps, denoiser.alphas_cumprod), t)
     y_hat = first.liif(first.decoder(z_hat * 1.7), batch['coord'], batch['cell'])
     w = (m / s).flatten().clamp(max=w_max)
     per_image = lambda error: error.abs().pow(power).flatten(1).mean(1)
@@ -66,15 +66,15 @@ def test_freeze_is_evaluation_without_gradients_but_not_without_gradient_flow(fi
     assert z.grad.abs().min() > 0
 
 def test_every_batch_may_have_its_own_output_size(make_denoiser, first):
-    denoiser, rng = make_denoiser(awake=.02, target='v', schedule='cosine'), torch.Generator().manual_seed(0)
+    denoiser, rng = make_denoiser(awake=.02, prediction_type='v', schedule='cosine'), torch.Generator().manual_seed(0)
     freeze(first)
     opt = torch.optim.Adam(denoiser.parameters(), 3e-3)
     z = torch.randn(2, 4, 6, 8)
     def batch():
         size = tuple(torch.randint(5, 40, (2,), generator=rng).tolist())
-        ask = lambda f: f(size).expand(2, -1, -1)
-        with torch.no_grad(): rgb = first.liif(first.decoder(z), ask(make_coord), ask(make_cell))
-        return dict(z=z, coord=ask(make_coord), cell=ask(make_cell), rgb=rgb)
+        query = lambda f: f(size).expand(2, -1, -1)
+        with torch.no_grad(): rgb = first.liif(first.decoder(z), query(make_coord), query(make_cell))
+        return dict(z=z, coord=query(make_coord), cell=query(make_cell), rgb=rgb)
     losses = []
     for _ in range(40):
         loss = alignment_loss(denoiser, first, batch(), w_max=1.)
@@ -90,7 +90,7 @@ def test_labels_and_conditions_are_passed_on(make_denoiser, first):
     assert loss(1., **a) == loss(1., **a | dict(label=torch.tensor([2, 2, 2])))
 
 def test_image_error_grows_with_the_noise_and_vanishes_for_a_perfect_denoiser(make_denoiser, first):
-    denoiser, batch = make_denoiser(awake=0, target='eps'), make_batch()
+    denoiser, batch = make_denoiser(awake=0, prediction_type='eps'), make_batch()
     with torch.no_grad(): batch['rgb'] = first.liif(first.decoder(batch['z']), batch['coord'], batch['cell'])
     errors = image_error(denoiser, first, batch, [0, 300, 600])
     assert errors.shape == (3,) and (errors.diff() > 0).all()

@@ -5,16 +5,16 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
-import arsr.baselines, arsr.train
-from arsr.baselines import (BASELINES, Bicubic, IDMConfig, Implicit, ImplicitDiffusion, LIIFConfig, LIIFRegression, Lanczos, LowCrops, SampledField,
+import arsr.lab.baselines, arsr.train
+from arsr.lab.baselines import (BASELINES, Bicubic, IDMConfig, Implicit, ImplicitDiffusion, LIIFConfig, LIIFRegression, Lanczos, LowCrops, SampledField,
                             WindowPairs, common_noise, level_sizes, load_baseline, main, pixel_loss, regression_loss, sample_lanczos, save_baseline,
                             train_baseline, window_axis)
 from arsr.coords import make_cell, make_coord, pixel_centres, resize, to_image, to_model
-from arsr.data import Images, Renders, degrade
+from arsr.data import Images, Renders, downsample
 from arsr.field import FirstStage, ImageField, sample_bicubic
-from arsr.metrics import psnr
+from arsr.lab.metrics import psnr
 from arsr.pipeline import ARSR
-from arsr.recipes import NANO, NANO_UPSCALER
+from arsr.lab.recipes import NANO, NANO_UPSCALER
 from arsr.train import Settings
 from arsr.unet import Denoiser
 from conftest import crops
@@ -48,9 +48,9 @@ def fields(liif, idm):
 def test_every_answer_renders_like_a_field(fields):
     for field in fields:
         assert isinstance(field, ImageField) and len(field) == 2 and field.size == (6, 9)
-        for ask, size in (({}, (6, 9)), (dict(scale=3.7), (22, 33)), (dict(size=30), (20, 30)), (dict(size=(7, 5)), (7, 5)), (dict(size=12, window=(.1, .2, .5, .9)), (5, 12))):
-            out = field.render(**ask)
-            assert out.shape == (2, 3, *size) == (2, 3, *field.output_size(**ask))
+        for query, size in (({}, (6, 9)), (dict(scale=3.7), (22, 33)), (dict(size=30), (20, 30)), (dict(size=(7, 5)), (7, 5)), (dict(size=12, window=(.1, .2, .5, .9)), (5, 12))):
+            out = field.render(**query)
+            assert out.shape == (2, 3, *size) == (2, 3, *field.output_size(**query))
             assert out.dtype == torch.float32 and not out.requires_grad and out.min() >= 0 and out.max() <= 1
 
 def test_one_of_a_batch(fields):
@@ -67,9 +67,9 @@ def test_pictures_are_saved(fields, tmp_path):
     for k, field in enumerate(fields): assert Image.open(field.save(tmp_path/f'{k}.png', scale=1.5)).size == (14, 9)
 
 @pytest.mark.parametrize('ask, words', [(dict(size=0), 'size must be'), (dict(scale=-1), 'above zero'), (dict(size=4, scale=2), 'not both'), (dict(window=(0, 0, 2, 1)), 'window must be')])
-def test_wrong_questions_refused(fields, refuses, ask, words):
+def test_wrong_questions_refused(fields, refuses, query, words):
     for field in fields:
-        with refuses(words): field.render(**ask)
+        with refuses(words): field.render(**query)
 
 def test_too_large_refused(fields, refuses, monkeypatch):
     monkeypatch.setattr(ImageField, 'max_pixels', 1000)
@@ -104,7 +104,7 @@ def test_bicubic_is_that_of_the_fields():
 def test_both_give_a_smooth_picture_back():
     y, x = torch.meshgrid(pixel_centres(96), pixel_centres(128), indexing='ij')
     truth = torch.stack([.5 + .3 * (3 * x + y).sin(), .5 + .3 * (2 * y).cos(), .4 + .2 * x * y])[None]
-    for kind in (Bicubic, Lanczos): assert psnr(kind(degrade(truth, 4)).render(scale=4), truth, shave=8) > 40
+    for kind in (Bicubic, Lanczos): assert psnr(kind(downsample(truth, 4)).render(scale=4), truth, shave=8) > 40
 
 # regression
 
@@ -121,7 +121,7 @@ def test_a_cell_sees_its_eight_neighbours(liif):
     for k in range(9): assert_close(unfolded[:, :, k], padded[..., k // 3:k // 3 + 5, k % 3:k % 3 + 6])
 
 def test_the_encoder_keeps_size_and_contrast():
-    net = arsr.baselines.EDSR(8, 3).eval()
+    net = arsr.lab.baselines.EDSR(8, 3).eval()
     for h, w in ((1, 1), (5, 9)): assert net(torch.randn(2, 3, h, w)).shape == (2, 8, h, w)
     assert not any(isinstance(m, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.GroupNorm)) for m in net.modules())
 
@@ -170,7 +170,7 @@ def test_100_by_140_from_32_by_32(idm): assert idm.upscale(torch.rand(3, 32, 32)
 
 def test_it_says_v_is_zero_before_training():
     net, z, t = ImplicitDiffusion(SMALL_IDM).eval(), torch.randn(1, 3, 12, 12), torch.tensor([400])
-    with torch.no_grad(): assert_close(net(z, t, net.condition(torch.randn(1, 3, 4, 4), (12, 12))), net.abar[400].sqrt() * z)
+    with torch.no_grad(): assert_close(net(z, t, net.condition(torch.randn(1, 3, 4, 4), (12, 12))), net.alphas_cumprod[400].sqrt() * z)
 
 @torch.no_grad()
 def test_everything_it_is_told_matters(idm):
@@ -206,7 +206,7 @@ def test_pictures_of_a_batch_do_not_mix(idm):
 def test_a_perfect_answer_has_no_loss(idm):
     batch = dict(lr=torch.randn(2, 3, 8, 8), hr=torch.randn(2, 3, 16, 16), window=torch.tensor([[0., 0, .5, .5], [.2, .2, .6, .6]]))
     torch.manual_seed(5); t, eps = torch.randint(1000, (2,)), torch.randn(2, 3, 16, 16)
-    a = idm.abar[t][:, None, None, None]
+    a = idm.alphas_cumprod[t][:, None, None, None]
     perfect = lambda z_t, *_: a.sqrt() * eps - (1 - a).sqrt() * batch['hr']
     torch.manual_seed(5); usual = pixel_loss(idm, batch)
     idm.unet.forward = perfect
@@ -375,8 +375,8 @@ def test_one_command(small, pictures, tmp_path, capsys):
     assert load_baseline(tmp_path/'run', device='cpu').upscale(torch.rand(3, 8, 8)).render().shape == (1, 3, 8, 8)
 
 def test_it_is_a_program():
-    done = subprocess.run([sys.executable, '-m', 'arsr.baselines', 'gan', '--out', 'nowhere'], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr == "python -m arsr.baselines: unknown baseline 'gan'; choose one of liif, idm\n"
+    done = subprocess.run([sys.executable, '-m', 'arsr.lab.baselines', 'gan', '--out', 'nowhere'], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr == "python -m arsr.lab.baselines: unknown baseline 'gan'; choose one of liif, idm\n"
 
 @pytest.mark.parametrize('argv, words', [
     (['gan', '--out', 'new'], "unknown baseline 'gan'; choose one of liif, idm"), (['liif', '--out', 'new', '--minutes', '0'], 'minutes must be above zero'),
@@ -414,7 +414,7 @@ def test_wrong_configurations_refused(idm, tmp_path, refuses, change, words):
     with refuses(words): load_baseline(tmp_path)
 
 def test_missing_and_damaged_folders_refused(idm, tmp_path, refuses):
-    with refuses('holds no baseline', 'python -m arsr.baselines'): load_baseline(tmp_path)
+    with refuses('holds no baseline', 'python -m arsr.lab.baselines'): load_baseline(tmp_path)
     save_baseline('idm', idm, tmp_path)
     (tmp_path/'model.safetensors').write_bytes((tmp_path/'model.safetensors').read_bytes()[:500])
     with refuses('not a complete safetensors file'): load_baseline(tmp_path)

@@ -1,9 +1,9 @@
 "The benchmark, on tiny sizes: every table is filled by a real run, and says under which conditions."
 import json, shutil
 import pytest, torch
-from arsr.baselines import IDMConfig, ImplicitDiffusion, LIIFConfig, LIIFRegression, save_baseline
-from arsr.bench import GROUPS, TABLES, as_text, means, open_bench, run_table
-from arsr.cli import main
+from arsr.lab.baselines import IDMConfig, ImplicitDiffusion, LIIFConfig, LIIFRegression, save_baseline
+from arsr.lab.bench import GROUPS, TABLES, as_text, means, open_bench, run_table
+from arsr.apps.cli import main
 from arsr.pipeline import WEIGHTS
 
 @pytest.fixture(scope='module')

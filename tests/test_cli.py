@@ -3,12 +3,12 @@ import pytest, numpy as np, torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
-import arsr.cli, arsr.pipeline, arsr.recipes, arsr.streaming, arsr.train
-from arsr.cli import main, parse_size, parser
-from arsr.fast import FastConfig, FastRenderer
+import arsr.apps.cli, arsr.pipeline, arsr.lab.recipes, arsr.beyond.streaming, arsr.train
+from arsr.apps.cli import main, parse_size, parser
+from arsr.beyond.fast import FastConfig, FastRenderer
 from arsr.field import FirstStage, FirstStageConfig, ImageField
 from arsr.pipeline import ARSR
-from arsr.recipes import PRESETS, Preset, train_stage
+from arsr.lab.recipes import PRESETS, Preset, train_stage
 from arsr.train import Settings
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
@@ -50,8 +50,8 @@ def run(capsys):
 # what works
 
 @pytest.mark.parametrize('ask, size', [([], (32, 48)), (['--scale', 3.7], (30, 44)), (['--scale', .5], (4, 6)), (['--size', 60], (40, 60)), (['--size', '50x20'], (50, 20))])
-def test_upscale(run, ask, size):
-    code, out, err = run('upscale', 'cat.png', '--weights', 'toy', '-o', 'large.png', '--steps', 2, *ask)
+def test_upscale(run, query, size):
+    code, out, err = run('upscale', 'cat.png', '--weights', 'toy', '-o', 'large.png', '--steps', 2, *query)
     assert (code, out, err) == (0, f'large.png {size[0]}x{size[1]}\n', '')
     assert Image.open('large.png').size == size[::-1]
 
@@ -81,12 +81,12 @@ def test_a_later_picture_of_a_run_is_the_first_of_a_later_seed(run):
     assert abs(a - b).max() <= 1  # rounding to bytes
 
 def test_a_renderer_can_be_chosen_where_there_is_one(run, place, toy):
-    ask = 'upscale', 'cat.png', '--seed', 0, '--scale', 5, '--renderer'
-    code, _, err = run(*ask, 'fast', '--weights', 'toy', '-o', 'a.png')
+    query = 'upscale', 'cat.png', '--seed', 0, '--scale', 5, '--renderer'
+    code, _, err = run(*query, 'fast', '--weights', 'toy', '-o', 'a.png')
     assert code == 2 and err.count('\n') == 1 and 'no fast renderer' in err and not (place/'a.png').exists()
     pipe = ARSR.from_pretrained(toy, 'cpu')
     ARSR(**pipe.parts, fast=FastRenderer(FastConfig(8, wide=8, hidden=(8, 8))), meta=pipe.meta).save_pretrained('both')
-    for renderer in ('exact', 'fast'): assert run(*ask, renderer, '--weights', 'both', '-o', f'{renderer}.png')[0] == 0
+    for renderer in ('exact', 'fast'): assert run(*query, renderer, '--weights', 'both', '-o', f'{renderer}.png')[0] == 0
     assert (np.array(Image.open('exact.png')) != np.array(Image.open('fast.png'))).any()
 
 def test_info(run):
@@ -96,10 +96,10 @@ def test_info(run):
 
 def test_force_lifts_the_limit(run, monkeypatch):
     monkeypatch.setattr(ImageField, 'max_pixels', 1000)
-    ask = ['upscale', 'cat.png', '--weights', 'toy', '--steps', 1, '--size', 60, '-o', 'a.png']
-    code, out, err = run(*ask)
+    query = ['upscale', 'cat.png', '--weights', 'toy', '--steps', 1, '--size', 60, '-o', 'a.png']
+    code, out, err = run(*query)
     assert code == 2 and '40 x 60 is over the limit of 1,000 pixels' in err and '--force' in err
-    assert run(*ask, '--force')[0] == 0 and Image.open('a.png').size == (60, 40)
+    assert run(*query, '--force')[0] == 0 and Image.open('a.png').size == (60, 40)
 
 # help
 
@@ -161,7 +161,7 @@ def test_a_crash_while_writing_leaves_the_old_picture(run, place, monkeypatch):
     def crash(path, pieces):
         path.write_bytes(b'half')
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(arsr.streaming, 'write_png', crash)
+    monkeypatch.setattr(arsr.beyond.streaming, 'write_png', crash)
     code, _, err = run(*UP, '--steps', 1, '--seed', 3)
     assert code == 2 and 'No space left on device' in err and files(place) == before
 
@@ -194,13 +194,13 @@ def preset(place, monkeypatch):
     for k in range(3): Image.fromarray(np.random.default_rng(k).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(f'pictures/{k}.png')
 
 def test_train_gives_a_model_and_goes_on(run, preset):
-    ask = lambda stage, *more: run('train', 'toy', '--stage', stage, '--data', 'pictures', '--out', 'runs', *more)
-    code, out, err = ask('first', '--minutes', .002)
+    query = lambda stage, *more: run('train', 'toy', '--stage', stage, '--data', 'pictures', '--out', 'runs', *more)
+    code, out, err = query('first', '--minutes', .002)
     assert code == 0 and re.search(r'first: (\d+) steps, .* minutes in all, loss \d\.\d+; runs can be used as --weights', out)
     steps = int(re.search(r'first: (\d+) steps', out)[1])
-    again = ask('first', '--minutes', .002)[1]
+    again = query('first', '--minutes', .002)[1]
     assert int(re.search(r'first: (\d+) steps', again)[1]) > steps
-    for stage in ('latent', 'align'): assert ask(stage, '--minutes', .002)[0] == 0
+    for stage in ('latent', 'align'): assert query(stage, '--minutes', .002)[0] == 0
     assert run('upscale', 'cat.png', '--weights', 'runs', '--steps', 1, '-o', 'a.png')[0] == 0
     code, _, err = run('generate', '--weights', 'runs', '-o', 'new')
     assert code == 2 and 'cannot generate' in err
@@ -217,17 +217,17 @@ def test_train_refuses_what_does_not_belong_together(run, place, preset):
 
 def test_a_checkpoint_of_another_model_or_half_of_one(run, place, preset, monkeypatch):
     train_stage('toy', 'first', 'runs', data='pictures', steps=1)
-    monkeypatch.setitem(PRESETS, 'toy', arsr.recipes.replace(PRESETS['toy'], first=arsr.recipes.replace(FIRST, z=5)))
-    ask = 'train', 'toy', '--stage', 'first', '--data', 'pictures', '--out', 'runs'
-    code, _, err = run(*ask)
+    monkeypatch.setitem(PRESETS, 'toy', arsr.lab.recipes.replace(PRESETS['toy'], first=arsr.lab.recipes.replace(FIRST, z=5)))
+    query = 'train', 'toy', '--stage', 'first', '--data', 'pictures', '--out', 'runs'
+    code, _, err = run(*query)
     assert code == 2 and 'belongs to another model' in err and err.count('\n') == 1
     path = place/'runs/first/checkpoint.safetensors'
     path.write_bytes(path.read_bytes()[:1000])
-    code, _, err = run(*ask)
+    code, _, err = run(*query)
     assert code == 2 and 'not a complete checkpoint' in err and err.count('\n') == 1
 
 def test_own_pictures_have_no_categories(preset, monkeypatch):
-    monkeypatch.setitem(PRESETS, 'toy', arsr.recipes.replace(PRESETS['toy'], task='generator', denoiser=net(classes=9)))
+    monkeypatch.setitem(PRESETS, 'toy', arsr.lab.recipes.replace(PRESETS['toy'], task='generator', denoiser=net(classes=9)))
     for stage in ('first', 'latent'): train_stage('toy', stage, 'runs', data='pictures', steps=1)
     pipe = ARSR.from_pretrained('runs', device='cpu')
     assert pipe.generator.cfg.unet.classes == 0 and 'categories' not in pipe.meta
@@ -237,7 +237,7 @@ def test_own_pictures_have_no_categories(preset, monkeypatch):
 
 PROGRAM = """
 import sys, arsr.train
-from arsr.cli import main
+from arsr.apps.cli import main
 from test_cli import FIRST, Preset, PRESETS, Settings, net, torch, train_stage
 arsr.train.hardware = lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0)
 PRESETS['toy'] = Preset('upscaler', FIRST, net(conditional=True), base=16, sizes=(16, 24), crop=16, queries=32, held_out=0, settings=dict(first=Settings(batch=4, warmup=2)))
@@ -258,7 +258,7 @@ def test_two_processes_train_the_same_model_as_one(preset):
     assert ARSR.from_pretrained('two', device='cpu').encode('cat.png').size == (8, 12)
 
 def test_the_program_is_quiet_but_for_its_one_line():
-    done = subprocess.run([sys.executable, '-m', 'arsr.cli', 'upscale', 'text.png', '-o', 'a.png'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'arsr.apps.cli', 'upscale', 'text.png', '-o', 'a.png'], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1 and done.stderr.startswith('arsr: text.png is not an image')
 
 @pytest.mark.parametrize('text, size', [('512', 512), ('1080x1920', (1080, 1920)), ('8X9', (8, 9))])

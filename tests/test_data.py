@@ -6,7 +6,7 @@ from PIL import Image
 from torch.testing import assert_close
 import arsr.data
 from arsr.coords import resize
-from arsr.data import (Drawings, GroupSampler, Images, PUBLIC, RandomScaleCrops, Renders, degrade, drawing_group, held_out, hub_images,
+from arsr.data import (Drawings, GroupSampler, Images, PUBLIC, RandomScaleCrops, Renders, downsample, drawing_group, held_out, hub_images,
                        load_image, open_source, public_set, random_queries, random_window, render_svg, view)
 
 # any image in
@@ -139,7 +139,7 @@ def test_the_held_out_drawings_are_these_for_ever(drawings):
     assert (len(set(drawings.groups)), len(set(valid.groups))) == (1658, 86)
     assert valid.names[:4] == ['alembic', 'atm-sign', 'ballet-shoes', 'bellhop-bell'] and valid.names[-1] == 'woozy-face'
     assert len(drawings.categories) == 9 and len(drawings.category) == len(drawings.kind) == len(drawings.body) == 3623
-    assert all(drawings.kinds[k].startswith(drawings.categories[c] + ' / ') for k, c in zip(drawings.kind, drawings.category))
+    assert all(drawings.classes[k].startswith(drawings.categories[c] + ' / ') for k, c in zip(drawings.kind, drawings.category))
 
 def test_the_splits_share_no_group_and_leave_nothing_out(drawings):
     valid = Drawings('valid')
@@ -263,8 +263,8 @@ def test_open_source(folder):
 @pytest.mark.parametrize('size, scale, small', [((16, 24), 4, (4, 6)), ((37, 50), 4, (9, 12)), ((10, 10), 2.5, (4, 4)), ((3, 3), 8, (1, 1))])
 def test_degrade_is_antialiased_bicubic(size, scale, small):
     hr = torch.rand(2, 3, *size)
-    assert_close(degrade(hr, scale), resize(hr, small).clamp(0, 1))
-    assert degrade(hr[0], scale).shape == (3, *small)
+    assert_close(downsample(hr, scale), resize(hr, small).clamp(0, 1))
+    assert downsample(hr[0], scale).shape == (3, *small)
 
 # training samples
 

@@ -5,7 +5,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from arsr import datasets
 from arsr.data import Images, held_out
-from arsr.datasets import NATURE, UBUNTU, WALLPAPERS, category_of, pack_emoji, pack_photos, photo_key, photographs, random_crop, subgroups, textures
+from arsr.lab.datasets import NATURE, UBUNTU, WALLPAPERS, category_of, pack_emoji, pack_photos, photo_key, photographs, random_crop, subgroups, textures
 
 KNOWN = {'woman-climbing': 'People & Body', 'cat': 'Animals & Nature'}
 

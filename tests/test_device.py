@@ -7,8 +7,8 @@ from arsr.pipeline import ARSR
 def without_numbers(kind, monkeypatch):
     "A shipped model on 'meta'. Only the steps of a sampler are read from the device, once, before its loop."
     pipe, real = ARSR.from_pretrained(kind, 'cpu'), arsr.diffusion.timesteps
-    abar = next(net.abar.clone() for net in (pipe.generator, pipe.upscaler) if net)
-    monkeypatch.setattr(arsr.diffusion, 'timesteps', lambda _, steps: real(abar, steps))
+    alphas_cumprod = next(net.alphas_cumprod.clone() for net in (pipe.generator, pipe.upscaler) if net)
+    monkeypatch.setattr(arsr.diffusion, 'timesteps', lambda _, steps: real(alphas_cumprod, steps))
     return ARSR(**pipe.parts, meta=pipe.meta, device='meta')
 
 def test_such_a_device_notices():
@@ -21,7 +21,7 @@ def test_generating_never_waits_for_the_device(asked, monkeypatch):
     field = without_numbers('emoji', monkeypatch).generate(2, seed=0, **asked)
     for how in ('exact', 'fast'): assert field.render(size=(50, 70), renderer=how, window=(.1, .2, .7, .9)).device.type == 'meta'
 
-@pytest.mark.parametrize('asked', [dict(), dict(trust=1, steps=3, n=2), dict(restore=1), dict(restore=0, consistent=False)])
+@pytest.mark.parametrize('asked', [dict(), dict(latent_weight=1, steps=3, n=2), dict(restore=1), dict(restore=0, consistent=False)])
 def test_upscaling_never_waits_for_the_device(asked, monkeypatch):
     field = without_numbers('photo', monkeypatch).upscale(torch.rand(3, 31, 300), seed=0, **asked)
     for how in ('exact', 'fast'): assert field.render(scale=1.7, renderer=how).shape[-2:] == (53, 510)

@@ -2,21 +2,21 @@ import math
 import pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
-from arsr.diffusion import (cosine_schedule, evenly, linear_schedule, m_s, make_target, q_sample, sample_ddim, sample_ddpm, sample_dpmpp_2m, timesteps,
+from arsr.diffusion import (cosine_schedule, uniform_timesteps, linear_schedule, alpha_sigma, make_target, q_sample, sample_ddim, sample_ddpm, sample_dpmpp_2m, timesteps,
                             to_eps, to_x0)
 
 SCHEDULES = {'natural images': linear_schedule(.0015, .0155), 'faces': linear_schedule(.0001, .015), 'cosine': cosine_schedule()}
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_a_schedule_loses_its_signal_in_1000_steps(name):
-    abar = SCHEDULES[name]
-    assert len(abar) == 1000 and abar.dtype == torch.float32
-    assert (abar.diff() < 0).all() and abar[0] > .998 and 0 < abar[-1] < .01
+    alphas_cumprod = SCHEDULES[name]
+    assert len(alphas_cumprod) == 1000 and alphas_cumprod.dtype == torch.float32
+    assert (alphas_cumprod.diff() < 0).all() and alphas_cumprod[0] > .998 and 0 < alphas_cumprod[-1] < .01
 
 @pytest.mark.parametrize('betas', [(.0015, .0155), (.0001, .015)])
 def test_the_published_schedule_is_linear_in_the_root_of_beta(betas):
-    abar = linear_schedule(*betas).double()
-    beta = 1 - torch.cat([abar[:1], abar[1:] / abar[:-1]])
+    alphas_cumprod = linear_schedule(*betas).double()
+    beta = 1 - torch.cat([alphas_cumprod[:1], alphas_cumprod[1:] / alphas_cumprod[:-1]])
     assert_close(beta[[0, -1]], torch.tensor(betas).double(), atol=1e-6, rtol=1e-3)
     steps = beta.sqrt().diff()
     assert steps.std() < .1 * steps.mean()
@@ -27,11 +27,11 @@ def test_the_cosine_schedule():
     assert_close(cosine_schedule()[t - 1], wave(t) / wave(torch.tensor(0)), atol=1e-5, rtol=1e-4)
 
 def test_noise_replaces_signal_and_the_variance_stays_one():
-    abar, t, z, eps = SCHEDULES['cosine'], torch.tensor([0, 300, 600, 999]), torch.randn(4, 1, 200, 200), torch.randn(4, 1, 200, 200)
-    m, s = m_s(abar, t)
+    alphas_cumprod, t, z, eps = SCHEDULES['cosine'], torch.tensor([0, 300, 600, 999]), torch.randn(4, 1, 200, 200), torch.randn(4, 1, 200, 200)
+    m, s = alpha_sigma(alphas_cumprod, t)
     assert m.shape == (4, 1, 1, 1)
     assert_close(m**2 + s**2, torch.ones(4, 1, 1, 1))
-    z_t = q_sample(z, t, eps, abar)
+    z_t = q_sample(z, t, eps, alphas_cumprod)
     assert_close(z_t.std((1, 2, 3)), torch.ones(4), atol=.02, rtol=0)
     assert_close((z_t * z).mean((1, 2, 3)), m.flatten(), atol=.02, rtol=0)
 
@@ -40,9 +40,9 @@ def test_noise_replaces_signal_and_the_variance_stays_one():
 @given(kind=st.sampled_from(['eps', 'x0', 'v']), t=st.integers(0, 950), name=st.sampled_from(list(SCHEDULES)), seed=st.integers(0, 99))
 def test_conversions_round_trip(kind, t, name, seed):
     torch.manual_seed(seed)
-    z, eps, abar = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3), SCHEDULES[name]
+    z, eps, alphas_cumprod = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3), SCHEDULES[name]
     t = torch.tensor([t, t])
-    (m, s), z_t = m_s(abar, t), q_sample(z, t, eps, abar)
+    (m, s), z_t = alpha_sigma(alphas_cumprod, t), q_sample(z, t, eps, alphas_cumprod)
     x0 = to_x0(kind, make_target(kind, z, eps, m, s), z_t, m, s)
     assert_close(x0, z, atol=1e-4, rtol=1e-4)
     assert_close(to_eps(z, z_t, m, s), eps, atol=1e-3, rtol=1e-3)
@@ -50,7 +50,7 @@ def test_conversions_round_trip(kind, t, name, seed):
 @given(t=st.integers(0, 950), seed=st.integers(0, 99))
 def test_any_answer_means_the_same_in_all_three_languages(t, seed):
     torch.manual_seed(seed)
-    (m, s), z_t, x0 = m_s(SCHEDULES['cosine'], torch.tensor([t])), torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
+    (m, s), z_t, x0 = alpha_sigma(SCHEDULES['cosine'], torch.tensor([t])), torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
     eps = to_eps(x0, z_t, m, s)
     assert_close(to_x0('eps', eps, z_t, m, s), x0, atol=1e-4, rtol=1e-4)
     v = make_target('v', x0, eps, m, s)
@@ -66,37 +66,37 @@ def test_timesteps_walk_down_from_the_last_without_repeating(name, T, data):
     assert (ts.diff() < 0).all()
 
 def test_timesteps_are_even_in_the_root_of_the_angle_behind_them():
-    abar = cosine_schedule()
-    behind = lambda t: (1 - abar[t].sqrt().acos() / (math.pi / 2)).sqrt()
-    assert_close(behind(timesteps(abar, 8)), torch.arange(8) / 8, atol=.02, rtol=0)
+    alphas_cumprod = cosine_schedule()
+    behind = lambda t: (1 - alphas_cumprod[t].sqrt().acos() / (math.pi / 2)).sqrt()
+    assert_close(behind(timesteps(alphas_cumprod, 8)), torch.arange(8) / 8, atol=.02, rtol=0)
 
 @given(T=st.integers(1, 1200), data=st.data())
 def test_evenly_spaced_steps(T, data):
     steps, seen = data.draw(st.integers(1, min(T, 60))), []
-    evenly(sample_ddim)(lambda z_t, t: (seen.append(t.tolist()), z_t / 2)[1], torch.randn(2, 1, 1, 1), cosine_schedule(T), steps)
+    uniform_timesteps(sample_ddim)(lambda z_t, t: (seen.append(t.tolist()), z_t / 2)[1], torch.randn(2, 1, 1, 1), cosine_schedule(T), steps)
     assert len(seen) == steps and seen[0] == [T - 1] * 2
     gaps = -torch.tensor(seen).diff(dim=0)
     assert steps == 1 or (gaps >= 1).all() and gaps.max() - gaps.min() <= 1
 
 @pytest.mark.parametrize('steps', [0, -3, 1001])
 def test_steps_refused(steps, refuses):
-    z, abar = torch.zeros(1, 1, 1, 1), SCHEDULES['cosine']
-    for call in (lambda: timesteps(abar, steps), lambda: sample_ddim(None, z, abar, steps), lambda: sample_dpmpp_2m(None, z, abar, steps)):
+    z, alphas_cumprod = torch.zeros(1, 1, 1, 1), SCHEDULES['cosine']
+    for call in (lambda: timesteps(alphas_cumprod, steps), lambda: sample_ddim(None, z, alphas_cumprod, steps), lambda: sample_dpmpp_2m(None, z, alphas_cumprod, steps)):
         with refuses('between 1 and 1000', str(steps)): call()
 
 # samplers, against a problem with a known answer: Gaussian data
 
 ABAR = cosine_schedule(200)
 ddpm = sample_ddpm
-ddim = lambda denoise, z, abar: sample_ddim(denoise, z, abar, 100)
-ddim_even = lambda denoise, z, abar: evenly(sample_ddim)(denoise, z, abar, 50)
-ddim_noisy = lambda denoise, z, abar: sample_ddim(denoise, z, abar, len(abar), eta=1)
-dpmpp = lambda denoise, z, abar: sample_dpmpp_2m(denoise, z, abar, 20)
+ddim = lambda denoise, z, alphas_cumprod: sample_ddim(denoise, z, alphas_cumprod, 100)
+ddim_even = lambda denoise, z, alphas_cumprod: uniform_timesteps(sample_ddim)(denoise, z, alphas_cumprod, 50)
+ddim_noisy = lambda denoise, z, alphas_cumprod: sample_ddim(denoise, z, alphas_cumprod, len(alphas_cumprod), eta=1)
+dpmpp = lambda denoise, z, alphas_cumprod: sample_dpmpp_2m(denoise, z, alphas_cumprod, 20)
 
-def gaussian(mean, std, abar):
+def gaussian(mean, std, alphas_cumprod):
     "The best denoiser for data from N(mean, std^2)."
     def denoise(z_t, t):
-        m, s = m_s(abar, t)
+        m, s = alpha_sigma(alphas_cumprod, t)
         return mean + m * std**2 / (m**2 * std**2 + s**2) * (z_t - m * mean)
     return denoise
 
@@ -120,11 +120,11 @@ def test_ddim_with_eta_0_is_a_function_of_its_noise_and_eta_1_is_not():
     assert (run(1., 1) - run(1., 2)).abs().max() > .01
 
 def test_dpmpp_converges_at_second_order_and_ddim_at_first():
-    abar, mean, std = cosine_schedule().double(), 1., 1.
+    alphas_cumprod, mean, std = cosine_schedule().double(), 1., 1.
     z = torch.linspace(-2, 2, 9).double()[:, None, None, None]
-    m, s = (v.item() for v in m_s(abar, torch.tensor([999])))
+    m, s = (v.item() for v in alpha_sigma(alphas_cumprod, torch.tensor([999])))
     truth = mean + std * (z - m * mean) / math.sqrt(m**2 * std**2 + s**2)  # the probability flow carries quantiles to quantiles
-    error = lambda sampler, steps: (evenly(sampler)(gaussian(mean, std, abar), z, abar, steps) - truth).abs().max().item()
+    error = lambda sampler, steps: (uniform_timesteps(sampler)(gaussian(mean, std, alphas_cumprod), z, alphas_cumprod, steps) - truth).abs().max().item()
     order = lambda sampler: math.log2(error(sampler, 10) / error(sampler, 80)) / 3
     assert .85 < order(sample_ddim) < 1.15
     assert 1.8 < order(sample_dpmpp_2m)

@@ -1,13 +1,13 @@
 "Few long steps in place of many short ones: trajectories, the change that is learned from them, and the stage that learns it."
 import pytest, torch
-import arsr.cards
+import arsr.lab.cards
 from torch.testing import assert_close
-from arsr.cli import main
+from arsr.apps.cli import main
 from arsr.data import load_image
 from arsr.diffusion import cosine_schedule, linear_schedule, sample_ddim, sample_dpmpp_2m, timesteps
-from arsr.distilling import Distilled, DistilledConfig, Trajectories, distilling_loss, places, reach, trajectory
+from arsr.beyond.distilling import LoRAStudent, LoRAConfig, Trajectories, distilling_loss, alphas_sigmas, ddim_coefficients, trajectory
 from arsr.pipeline import ARSR
-from arsr.recipes import PRESETS, Preset, change_of, train_stage
+from arsr.lab.recipes import PRESETS, Preset, change_of, train_stage
 from arsr.train import Settings
 from arsr.unet import DenoiserConfig, UNetConfig
 from test_refining import CONFIG, UP, write_pictures
@@ -16,11 +16,11 @@ from test_refining import CONFIG, UP, write_pictures
 def teacher(make_denoiser): return make_denoiser(target='v', schedule='cosine', classes=3).requires_grad_(False).eval()
 
 @pytest.fixture
-def ways(teacher): return trajectory(teacher, torch.randn(6, 4, 8, 8), teacher.abar)
+def trajectories(teacher): return trajectory(teacher, torch.randn(6, 4, 8, 8), teacher.alphas_cumprod)
 
 def stirred(net, rank=2):
     "A change that does something."
-    distilled = Distilled(DistilledConfig(net.cfg, rank=rank))
+    distilled = LoRAStudent(LoRAConfig(net.cfg, rank=rank))
     for p in distilled.up.values(): torch.nn.init.normal_(p, std=.1)
     return distilled
 
@@ -35,34 +35,34 @@ def test_a_patient_sampler_comes_by_every_place(schedule, stops, each):
 @pytest.mark.parametrize('stops, each', [(4, 3), (1, 5), (3, 1)])
 def test_a_trajectory_begins_at_the_noise_and_ends_at_the_clean_latent(teacher, stops, each):
     z = torch.randn(2, 4, 8, 8)
-    way = trajectory(teacher, z, teacher.abar, stops, each)
+    way = trajectory(teacher, z, teacher.alphas_cumprod, stops, each)
     assert way.shape == (2, stops + 1, 4, 8, 8) and torch.equal(way[:, 0], z)
-    assert torch.equal(way[:, -1], sample_dpmpp_2m(teacher, z, teacher.abar, stops * each))
+    assert torch.equal(way[:, -1], sample_dpmpp_2m(teacher, z, teacher.alphas_cumprod, stops * each))
 
 def test_a_ddim_step_is_keep_and_add(teacher):
-    z, (m, s), seen = torch.randn(2, 4, 8, 8), places(teacher.abar, 3), []
-    end = sample_ddim(lambda z_t, t: seen.append((z_t, x0 := teacher(z_t, t))) or x0, z, teacher.abar, 3)
-    for k, (z_t, x0) in enumerate(seen):
-        keep, add = reach(m, s, torch.full((2,), k))
-        assert_close(keep * z_t + add * x0, seen[k + 1][0] if k < 2 else end, atol=1e-5, rtol=1e-5)
+    z, (m, s), visited = torch.randn(2, 4, 8, 8), alphas_sigmas(teacher.alphas_cumprod, 3), []
+    end = sample_ddim(lambda z_t, t: visited.append((z_t, x0 := teacher(z_t, t))) or x0, z, teacher.alphas_cumprod, 3)
+    for k, (z_t, x0) in enumerate(visited):
+        keep, add = ddim_coefficients(m, s, torch.full((2,), k))
+        assert_close(keep * z_t + add * x0, visited[k + 1][0] if k < 2 else end, atol=1e-5, rtol=1e-5)
 
-def test_steps_fit_together(ways):
-    data = Trajectories(ways, torch.arange(6))
+def test_steps_fit_together(trajectories):
+    data = Trajectories(trajectories, torch.arange(6))
     items = [data[k] for k in range(200)]
     assert {i['step'] for i in items} == set(range(8)) and {int(i['label']) for i in items} == set(range(6))
     for i in items:
-        way = ways[i['label']]
+        way = trajectories[i['label']]
         assert torch.equal(i['z'], way[i['step']]) and torch.equal(i['landed'], way[i['step'] + 1])
-    assert all(torch.equal(data[7][k], data[7][k]) for k in ('z', 'landed')) and 'label' not in Trajectories(ways)[0]
+    assert all(torch.equal(data[7][k], data[7][k]) for k in ('z', 'landed')) and 'label' not in Trajectories(trajectories)[0]
 
 # the change
 
 def test_a_fresh_change_changes_nothing(teacher):
-    fresh, x, t, label = Distilled(DistilledConfig(teacher.cfg)), torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 2])
-    assert torch.equal(fresh.applied(teacher)(x, t, label=label), teacher(x, t, label=label))
+    fresh, x, t, label = LoRAStudent(LoRAConfig(teacher.cfg)), torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 2])
+    assert torch.equal(fresh.merge(teacher)(x, t, label=label), teacher(x, t, label=label))
 
 def test_a_change_has_its_rank_and_reaches_every_layer(teacher):
-    twin, layers = stirred(teacher).applied(teacher), 0
+    twin, layers = stirred(teacher).merge(teacher), 0
     for name, layer in teacher.named_modules():
         if not isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)): continue
         change = (twin.get_submodule(name).weight - layer.weight).flatten(1)
@@ -72,21 +72,21 @@ def test_a_change_has_its_rank_and_reaches_every_layer(teacher):
 
 def test_the_generator_itself_stays_as_it_was(teacher):
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    stirred(teacher).applied(teacher)
+    stirred(teacher).merge(teacher)
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
 
-def test_the_loss_sees_what_the_sampler_will_use(teacher, ways):
+def test_the_loss_sees_what_the_sampler_will_use(teacher, trajectories):
     "Zero for the trajectory that the changed generator itself takes in DDIM steps, and above zero for another."
-    distilled, z, seen = stirred(teacher), torch.randn(3, 4, 8, 8), []
-    twin = distilled.applied(teacher)
+    distilled, z, visited = stirred(teacher), torch.randn(3, 4, 8, 8), []
+    twin = distilled.merge(teacher)
     label = torch.tensor([0, 1, 2])
-    end = sample_ddim(lambda z_t, t: seen.append(z_t) or twin(z_t, t, label=label), z, teacher.abar, 8)
-    own = Trajectories(torch.stack([*seen, end], 1), label)
+    end = sample_ddim(lambda z_t, t: visited.append(z_t) or twin(z_t, t, label=label), z, teacher.alphas_cumprod, 8)
+    own = Trajectories(torch.stack([*visited, end], 1), label)
     batch = lambda data: torch.utils.data.default_collate([data[k] for k in range(12)])
-    assert distilling_loss(distilled, batch(own), teacher) < 1e-8 < 1e-3 < distilling_loss(distilled, batch(Trajectories(ways, torch.zeros(6, dtype=torch.long))), teacher)
+    assert distilling_loss(distilled, batch(own), teacher) < 1e-8 < 1e-3 < distilling_loss(distilled, batch(Trajectories(trajectories, torch.zeros(6, dtype=torch.long))), teacher)
 
-def test_only_the_change_learns(teacher, ways):
-    distilled, data = Distilled(DistilledConfig(teacher.cfg, rank=4)), Trajectories(ways, torch.arange(6) % 3)
+def test_only_the_change_learns(teacher, trajectories):
+    distilled, data = LoRAStudent(LoRAConfig(teacher.cfg, rank=4)), Trajectories(trajectories, torch.arange(6) % 3)
     batch = torch.utils.data.default_collate([data[k] for k in range(24)])
     opt, losses = torch.optim.Adam(distilled.parameters(), 1e-2), []
     for _ in range(30): losses.append(loss := distilling_loss(distilled, batch, teacher)); opt.zero_grad(); loss.backward(); opt.step()
@@ -98,7 +98,7 @@ def test_only_the_change_learns(teacher, ways):
 def pipe(first, teacher): return ARSR(first, teacher, distilled=stirred(teacher), meta={'size': 16, 'categories': ['a / b', 'a / c', 'd / d'], 'shares': [.2, .3, .5]}, device='cpu')
 
 def test_distilled_drawings_are_those_of_the_changed_generator(pipe):
-    plain = ARSR(pipe.first, pipe.distilled.applied(pipe.generator), meta=pipe.meta, device='cpu')
+    plain = ARSR(pipe.first, pipe.distilled.merge(pipe.generator), meta=pipe.meta, device='cpu')
     a, b, c = pipe.generate(3, seed=5, distilled=True), plain.generate(3, seed=5, steps=8, sampler='ddim', guidance=1), pipe.generate(3, seed=5)
     assert_close(a.render(size=20), b.render(size=20))
     assert (a.render(size=20) - c.render(size=20)).abs().max() > 1e-3
@@ -156,9 +156,9 @@ def test_a_generator_that_has_moved_on_is_not_given_the_change_of_its_past(train
     assert 'distilled' not in ARSR.from_pretrained(run, 'cpu').parts
 
 def test_a_model_is_shipped_without_what_it_does_not_name(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(arsr.cards, 'write_card', lambda folder, remarks: None)
+    monkeypatch.setattr(arsr.lab.cards, 'write_card', lambda folder, remarks: None)
     (trained/'run'/'refiner.safetensors').write_bytes(b'left behind')
-    arsr.cards.ship(trained/'run', tmp_path/'shipped')
+    arsr.lab.cards.ship(trained/'run', tmp_path/'shipped')
     assert {p.name for p in (tmp_path/'shipped').iterdir()} == {'config.json', 'training.json', 'first.safetensors', 'generator.safetensors', 'distilled.safetensors'}
     (trained/'run'/'refiner.safetensors').unlink()
 
@@ -175,9 +175,9 @@ def test_the_command_takes_the_few_steps(pipe, tmp_path, capsys):
     for k in range(2): assert_close(load_image(out/f'000{3 + k}.png'), same[k], atol=1 / 255, rtol=0)
 
 @pytest.mark.parametrize('more, said', [(['--guidance', '3'], 'has learned its own guidance'), (['--steps', '4'], 'not allowed with argument')])
-def test_the_command_does_not_pass_over_what_it_cannot_do(pipe, tmp_path, capsys, more, said):
+def test_the_command_does_not_pass_over_what_it_cannot_do(pipe, tmp_path, capsys, more, decode_rgb):
     weights = pipe.save_pretrained(tmp_path/'weights')
     try: code = main(['generate', '--weights', str(weights), '--distilled', '-o', str(tmp_path/'pictures'), *more])
     except SystemExit as e: code = e.code
     err = capsys.readouterr().err
-    assert code == 2 and said in err and err.count('\n') == 1 and not (tmp_path/'pictures').exists()
+    assert code == 2 and decode_rgb in err and err.count('\n') == 1 and not (tmp_path/'pictures').exists()

@@ -3,7 +3,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
 from arsr.coords import make_cell, make_coord, pixel_centres
-from arsr.fast import FastConfig, FastRenderer, neighbourhood, render_fast
+from arsr.beyond.fast import FastConfig, FastRenderer, neighbourhood, render_fast
 from arsr.field import ImageField
 from arsr.liif import LIIF
 from conftest import crops
@@ -47,22 +47,22 @@ def test_a_field_uses_it_when_told():
     field = make_field(fast=make(), correction=torch.randn(3, 3, 5, 7) / 9)
     exact, fast = field.render(scale=2), field.render(scale=2, renderer='fast')
     assert exact.shape == fast.shape and (exact - fast).abs().mean() > .01
-    assert torch.equal(field.using('fast').render(scale=2), fast) and torch.equal(field.using('fast').using('exact').render(scale=2), exact)
-    assert_close(field[1].render(scale=2, renderer='fast'), fast[1:2]); assert_close(field.using('fast')[1:].render(scale=2), fast[1:])
+    assert torch.equal(field.with_renderer('fast').render(scale=2), fast) and torch.equal(field.with_renderer('fast').with_renderer('exact').render(scale=2), exact)
+    assert_close(field[1].render(scale=2, renderer='fast'), fast[1:2]); assert_close(field.with_renderer('fast')[1:].render(scale=2), fast[1:])
 
 def test_a_large_field_keeps_no_grid_and_answers_alike(monkeypatch):
-    field, ask = make_field(fast=make()), dict(size=(31, 22), window=(.2, .3, .75, .7))
-    kept = field.using('fast')
+    field, query = make_field(fast=make()), dict(size=(31, 22), window=(.2, .3, .75, .7))
+    kept = field.with_renderer('fast')
     monkeypatch.setattr(ImageField, 'kept_cells', 100)
-    free = make_field(fast=field.fast).using('fast')
+    free = make_field(fast=field.fast).with_renderer('fast')
     assert kept.grid is not None and free.grid is None
-    assert_close(free.render(**ask), kept.render(**ask), atol=1e-5, rtol=0)
+    assert_close(free.render(**query), kept.render(**query), atol=1e-5, rtol=0)
 
 def test_a_field_without_one_says_so(refuses):
     with refuses('no fast renderer'): make_field().render(renderer='fast')
-    with refuses("'exact' or 'fast', not 'quick'"): make_field(fast=make()).using('quick')
+    with refuses("'exact' or 'fast', not 'quick'"): make_field(fast=make()).with_renderer('quick')
 
 def test_a_file_is_written_with_the_renderer_of_the_field(tmp_path):
-    field = make_field(fast=make()).using('fast')
+    field = make_field(fast=make()).with_renderer('fast')
     from PIL import Image
     assert (np.array(Image.open(field.save(tmp_path/'a.png', scale=3))) == np.array(field.to_pil(scale=3))).all()

@@ -2,7 +2,7 @@ import pytest, numpy as np, torch
 from hypothesis import given, strategies as st
 from PIL import Image
 from torch.testing import assert_close
-import arsr.field, arsr.streaming
+import arsr.field, arsr.beyond.streaming
 from arsr.coords import make_cell, make_coord, resize
 from arsr.field import FirstStage, FirstStageConfig, ImageField, encode_field, first_stage_loss, sample_bicubic, to_multiple
 from arsr.liif import LIIF
@@ -11,8 +11,8 @@ from conftest import crops
 def make_first(latent, **kwargs): return FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=4, latent=latent, hidden=(16,), **kwargs))
 
 def make_batch(size=(5, 7)):
-    ask = lambda f: f(size).expand(2, -1, -1)
-    return dict(image=torch.rand(2, 3, 16, 12) * 2 - 1, coord=ask(make_coord), cell=ask(make_cell), rgb=torch.rand(2, 35, 3) * 2 - 1)
+    query = lambda f: f(size).expand(2, -1, -1)
+    return dict(image=torch.rand(2, 3, 16, 12) * 2 - 1, coord=query(make_coord), cell=query(make_cell), rgb=torch.rand(2, 35, 3) * 2 - 1)
 
 # the first stage
 
@@ -67,8 +67,8 @@ def field():
     ({}, (40, 48)), (dict(scale=1.7), (68, 82)), (dict(scale=.01), (1, 1)), (dict(size=24), (20, 24)), (dict(size=(7, 90)), (7, 90)),
     (dict(scale=2, window=(0, .25, .5, .5)), (40, 24)), (dict(size=30, window=(0, .25, .5, .5)), (30, 18)), (dict(size=(3, 4), window=(0, 0, .1, .1)), (3, 4)),
 ])
-def test_any_size_scale_and_window(field, ask, size):
-    out = field.render(**ask)
+def test_any_size_scale_and_window(field, query, size):
+    out = field.render(**query)
     assert out.shape == (3, 3, *size) and 0 <= out.min() and out.max() <= 1
 
 @given(crop=crops(40), corrected=st.booleans())
@@ -99,8 +99,8 @@ def test_the_correction_is_added_and_goes_with_its_image():
     (dict(size=0), 'at least 1'), (dict(size=(4, -1)), 'at least 1'), (dict(size=2.5), 'whole number'), (dict(size=float('inf')), 'whole number'),
     (dict(size=4, scale=2), 'size or scale, not both'), (dict(window=(0, 0, 2, 1)), 'bottom <= 1'), (dict(scale=1e4), '67,108,864 pixels'),
 ])
-def test_wrong_questions_refused(field, ask, words, refuses):
-    with refuses(words): field.render(**ask)
+def test_wrong_questions_refused(field, query, words, refuses):
+    with refuses(words): field.render(**query)
 
 def test_the_limit_can_be_moved(field, refuses, monkeypatch):
     monkeypatch.setattr(ImageField, 'max_pixels', 100)
@@ -133,7 +133,7 @@ def test_an_encoder_that_fails_midway_leaves_nothing_half_written(field, tmp_pat
     def fail(part, pieces):
         part.write_bytes(b'half a picture')
         raise OSError('disk full')
-    monkeypatch.setattr(arsr.streaming, 'write_png', fail)
+    monkeypatch.setattr(arsr.beyond.streaming, 'write_png', fail)
     with pytest.raises(OSError, match='disk full'): field.save(path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -163,8 +163,8 @@ def test_a_picture_of_any_size_becomes_a_field_of_that_size(first, size):
 def test_a_small_first_stage_learns_a_picture():
     torch.manual_seed(0)
     first, x = make_first('plain'), resize(torch.rand(1, 3, 4, 4), (16, 16), 'bilinear')
-    ask = lambda f: f((16, 16))[None]
-    batch = dict(image=x * 2 - 1, coord=ask(make_coord), cell=ask(make_cell), rgb=(x * 2 - 1).flatten(2).transpose(1, 2))
+    query = lambda f: f((16, 16))[None]
+    batch = dict(image=x * 2 - 1, coord=query(make_coord), cell=query(make_cell), rgb=(x * 2 - 1).flatten(2).transpose(1, 2))
     opt = torch.optim.Adam(first.parameters(), 3e-3)
     losses = []
     for _ in range(60):

@@ -7,7 +7,7 @@ from arsr.coords import make_cell, make_coord
 from arsr.liif import LIIF, has_packed, nearest, render_grid
 from conftest import crops
 
-def ask(liif, feat, size, window=(0, 0, 1, 1)):
+def query(liif, feat, size, window=(0, 0, 1, 1)):
     "The readable form on a grid: (n,c,h,w)."
     h, w = size
     coord, cell = (f(size, window).expand(len(feat), -1, -1) for f in (make_coord, make_cell))
@@ -19,18 +19,18 @@ def test_render_grid_equals_forward(crop, cells, n, n_out, hidden, block, seed):
     torch.manual_seed(seed)
     (_, (t, l, b, r), window), liif, feat = crop, LIIF(6, n_out, tuple(hidden)), torch.randn(n, 6, *cells)
     size = b - t, r - l
-    assert (render_grid(liif, feat, size, window, block) - ask(liif, feat, size, window)).abs().max() < 1e-5
+    assert (render_grid(liif, feat, size, window, block) - query(liif, feat, size, window)).abs().max() < 1e-5
 
 @given(window=st.tuples(*[st.floats(0, .45)] * 2, *[st.floats(.5, 1)] * 2), size=st.tuples(st.integers(1, 30), st.integers(1, 30)))
 def test_render_grid_equals_forward_on_any_window(window, size):
     torch.manual_seed(0)
     liif, feat = LIIF(8, hidden=(32, 32)), torch.randn(1, 8, 5, 7)
-    assert (render_grid(liif, feat, size, window) - ask(liif, feat, size, window)).abs().max() < 1e-5
+    assert (render_grid(liif, feat, size, window) - query(liif, feat, size, window)).abs().max() < 1e-5
 
 @pytest.mark.parametrize('cells, size', [((8, 6), (37, 23)), ((2, 300), (3, 700)), ((2, 300), (3, 20))])
 def test_at_published_width(cells, size):
     liif, feat = LIIF(128), torch.randn(1, 128, *cells)
-    assert (render_grid(liif, feat, size) - ask(liif, feat, size)).abs().max() < 1e-5
+    assert (render_grid(liif, feat, size) - query(liif, feat, size)).abs().max() < 1e-5
 
 @given(crop=crops(60), cells=st.sampled_from([7, 64, 300]), hidden=st.lists(st.integers(1, 40), min_size=1, max_size=3), blocks=st.tuples(st.integers(1, 5000), st.integers(1, 5000)))
 def test_a_window_is_the_crop_of_the_whole_bit_for_bit(crop, cells, hidden, blocks):
@@ -78,7 +78,7 @@ def test_where_the_mlp_passes_features_through_it_is_bilinear_interpolation():
     for layer in (first, last): nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
     first.weight.data[:, :3], last.weight.data = torch.cat([eye, -eye]), torch.cat([eye, -eye], 1)  # x = relu(x) - relu(-x)
     truth = F.interpolate(feat, (19, 32), mode='bilinear', align_corners=False)
-    assert_close(ask(liif, feat, (19, 32)), truth, atol=1e-5, rtol=0)
+    assert_close(query(liif, feat, (19, 32)), truth, atol=1e-5, rtol=0)
     assert_close(render_grid(liif, feat, (19, 32)), truth, atol=1e-5, rtol=0)
 
 def test_a_point_is_read_from_the_cells_on_both_sides():
@@ -91,5 +91,5 @@ def test_published_width_is_the_default_and_gradient_reaches_the_features():
     liif, feat = LIIF(16), torch.randn(1, 16, 3, 3, requires_grad=True)
     assert [m.out_features for m in liif.mlp if isinstance(m, nn.Linear)] == [256, 256, 256, 256, 3]
     assert liif.mlp[0].in_features == 16 + 2 + 2
-    ask(liif, feat, (5, 5)).sum().backward()
+    query(liif, feat, (5, 5)).sum().backward()
     assert (feat.grad.abs().sum((0, 1)) > 0).all()

@@ -6,12 +6,12 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.testing import assert_close
-import arsr.metrics
+import arsr.lab.metrics
 from arsr.coords import resize
 from arsr.data import load_image
 from arsr.field import ImageField, encode_field, sample_bicubic
-from arsr.liif import CELLS, LIIF, render_grid
-from arsr.metrics import (MS_WEIGHTS, EffLite, diversity, efflite, fd_efflite, fid, frechet, interval, lpips, lr_consistency, macs,
+from arsr.liif import MAX_TABLE_CELLS, LIIF, render_grid
+from arsr.lab.metrics import (MS_WEIGHTS, EffLite, diversity, efflite, fd_efflite, fid, frechet, interval, lpips, lr_consistency, macs,
                           measured, ms_ssim, nearest, patch_fd, psnr, random_patches, self_ssim, ssim, to_luma)
 
 MB = 2**20
@@ -29,7 +29,7 @@ def sets(drawings):
     return x[::2], x[1::2]
 
 def noisy(x, sigma=.1): return (x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-def blurred(x, k): return resize(resize(x, x.shape[-1] // k), x.shape[-2:]).clamp(0, 1)
+def add_noise(x, k): return resize(resize(x, x.shape[-1] // k), x.shape[-2:]).clamp(0, 1)
 def hwc(x): return x.permute(1, 2, 0).double().numpy()
 
 # pixel by pixel
@@ -58,7 +58,7 @@ def test_luma_psnr_sees_brightness_alone():
     assert psnr(grey + .1, grey, luma=True).item() == pytest.approx(20 - 20 * np.log10(219 / 255), abs=1e-3)
 
 def test_ssim_is_that_of_scikit_image(cat):
-    x = torch.stack([noisy(cat), blurred(cat, 4), cat * .5])
+    x = torch.stack([noisy(cat), add_noise(cat, 4), cat * .5])
     ours = ssim(x, cat.expand_as(x))
     for value, p in zip(ours, x):
         theirs = structural_similarity(hwc(p), hwc(cat), data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
@@ -71,7 +71,7 @@ def test_ms_ssim_is_the_published_product(cat):
         cs = (2 * (g(x * y) - a * b) + .03**2) / (g(x * x) - a**2 + g(y * y) - b**2 + .03**2)
         return cs.mean(), (cs * (2 * a * b + .01**2) / (a**2 + b**2 + .01**2)).mean()
     halved = lambda v: v.reshape(v.shape[0] // 2, 2, -1, 2).mean((1, 3))
-    for spoilt in (noisy(cat), blurred(cat, 4)):
+    for spoilt in (noisy(cat), add_noise(cat, 4)):
         truth = []
         for x, y in zip(spoilt.double().numpy(), cat.double().numpy()):
             out = 1.
@@ -108,7 +108,7 @@ def test_features_at_five_resolutions(version):
     assert [tuple(m.shape[-2:]) for m in maps] == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
 
 def test_the_second_network_is_another_measure_of_the_same_thing(net, cat):
-    far = [[n.distance(blurred(cat, s)[None], cat[None]).item() for s in (1, 3)] for n in (net, efflite(version=2))]
+    far = [[n.distance(add_noise(cat, s)[None], cat[None]).item() for s in (1, 3)] for n in (net, efflite(version=2))]
     assert all(a < b for a, b in far) and far[0] != pytest.approx(far[1], rel=1e-3)
 
 def test_the_network_knows_a_cat(net):
@@ -125,7 +125,7 @@ def test_pictures_of_any_size(net, size):
 def test_five_resolutions(net):
     assert [tuple(f.shape[1:]) for f in net.features(torch.rand(1, 3, 64, 96))] == [(16, 32, 48), (24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
 
-@pytest.mark.parametrize('spoil', [blurred, lambda x, k: noisy(x, .03 * k)], ids=['blur', 'noise'])
+@pytest.mark.parametrize('spoil', [add_noise, lambda x, k: noisy(x, .03 * k)], ids=['blur', 'noise'])
 def test_distance_grows_with_the_damage(net, cat, spoil):
     x = torch.stack([cat[:, 32:128, 32:128], cat[:, 96:192, 64:160]])
     steps = torch.stack([net.distance(spoil(x, k), x) for k in (2, 4, 8)])
@@ -133,7 +133,7 @@ def test_distance_grows_with_the_damage(net, cat, spoil):
     assert_close(net.distance(x, spoil(x, 2)), steps[0])
 
 def test_where_psnr_and_the_network_disagree(net, cat):
-    moved, soft = cat.roll(1, -1)[None], blurred(cat, 2)[None]
+    moved, soft = cat.roll(1, -1)[None], add_noise(cat, 2)[None]
     assert psnr(moved, cat) < psnr(soft, cat)
     assert net.distance(moved, cat[None]) < net.distance(soft, cat[None])
 
@@ -222,7 +222,7 @@ def test_interval_says_what_it_rests_on(refuses):
 def test_fd_vanishes_for_equal_sets_and_grows(sets):
     x, _ = sets
     assert fd_efflite(x, x) < 1e-6
-    for spoil in (blurred, lambda x, k: noisy(x, .03 * k)):
+    for spoil in (add_noise, lambda x, k: noisy(x, .03 * k)):
         near, far = (fd_efflite(x, spoil(x, k)) for k in (2, 6))
         assert 1 < near < far
 
@@ -325,7 +325,7 @@ def test_macs():
     assert macs(lambda: torch.rand(5, 7) @ torch.rand(7, 3)) == 5 * 7 * 3
     assert macs(lambda: F.linear(torch.rand(2, 5, 7), torch.rand(3, 7), torch.rand(3))) == 2 * 5 * 7 * 3
     liif = LIIF(8, hidden=(16, 16))
-    looking_up = 2 * 20 * (CELLS + 1) * 2 * 20 * 16  # columns of both shifts, the table, lines of both shifts
+    looking_up = 2 * 20 * (MAX_TABLE_CELLS + 1) * 2 * 20 * 16  # columns of both shifts, the table, lines of both shifts
     assert macs(lambda: render_grid(liif, torch.rand(1, 8, 3, 3), (20, 20))) == 9 * 8 * 16 + looking_up + 400 * (4 * 16 * 16 + 16 * 3)
     assert macs(lambda: F.conv2d(torch.rand(2, 4, 9, 9), torch.rand(6, 2, 3, 3), stride=2, groups=2)) == 2 * 6 * 4 * 4 * 2 * 9
 
@@ -377,15 +377,15 @@ def test_published_metrics_get_all_pictures_in_0_to_1(monkeypatch):
     for name in ('torchmetrics', 'torchmetrics.image'): monkeypatch.setitem(sys.modules, name, SimpleNamespace())
     monkeypatch.setitem(sys.modules, 'torchmetrics.image.lpip', SimpleNamespace(LearnedPerceptualImagePatchSimilarity=Metric))
     monkeypatch.setitem(sys.modules, 'torchmetrics.image.fid', SimpleNamespace(FrechetInceptionDistance=Metric))
-    arsr.metrics._lpips_network.cache_clear()
+    arsr.lab.metrics._lpips_network.cache_clear()
     x, y = torch.rand(2, 20, 3, 40, 40)
     assert_close(lpips(x, y), (x - y).abs().mean((1, 2, 3)))
     assert seen == [(('alex',), {}), (16, True), (4, True)]
     seen.clear()
     assert fid((p for p in torch.cat([x, y])), y) == 7
     assert seen == [((), {'normalize': True}), (32, False), (8, False), (20, True)]
-    arsr.metrics._lpips_network.cache_clear()
+    arsr.lab.metrics._lpips_network.cache_clear()
 
 def test_nothing_optional_is_imported_before_it_is_needed():
-    code = "import sys, arsr.metrics; print([m for m in ('torchmetrics', 'torchvision', 'efficientnet_lite_pytorch') if m in sys.modules])"
+    code = "import sys, arsr.lab.metrics; print([m for m in ('torchmetrics', 'torchvision', 'efficientnet_lite_pytorch') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'

@@ -4,12 +4,12 @@ import pytest, torch
 from PIL import Image
 from torch.testing import assert_close
 import arsr.pipeline, arsr.train, arsr.unet
-from arsr.cards import evaluation_photos
+from arsr.lab.cards import evaluation_photos
 from arsr.coords import resize
-from arsr.data import degrade
+from arsr.data import downsample
 from arsr.diffusion import sample_ddim
 from arsr.field import FirstStage, FirstStageConfig, ImageField
-from arsr.metrics import psnr
+from arsr.lab.metrics import psnr
 from arsr.pipeline import ARSR, back_project, load_weights, save_weights, seeded_noise
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
@@ -20,7 +20,7 @@ def tiny_first(): return FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1,
 def tiny_denoiser(ch=16, **kwargs):
     "Its zero-initialised layers are woken up, so that every input matters."
     unet = UNetConfig(ch=ch, mult=(1, 2), n_res=1, attn=(), classes=kwargs.pop('classes', 0))
-    net = Denoiser(DenoiserConfig(unet, z=4, schedule='cosine', target='v', **kwargs))
+    net = Denoiser(DenoiserConfig(unet, z=4, schedule='cosine', prediction_type='v', **kwargs))
     for p in net.parameters(): p.data += .1 * torch.randn_like(p)
     return net
 
@@ -172,20 +172,20 @@ def test_guidance_of_one_is_the_plain_denoiser_and_more_goes_further(pipe):
     feats = [pipe.generate(1, seed=0, steps=2, category='Food', guidance=g).feat for g in (0., 1., 2.)]
     assert not torch.allclose(feats[0], feats[1]) and not torch.allclose(feats[1], feats[2])
     label = torch.tensor([1])
-    z = arsr.pipeline.sample_dpmpp_2m(lambda z, t: pipe.generator(z, t, label=label), seeded_noise((1, 4, 16, 16), 0), pipe.generator.abar, steps=2)
+    z = arsr.pipeline.sample_dpmpp_2m(lambda z, t: pipe.generator(z, t, label=label), seeded_noise((1, 4, 16, 16), 0), pipe.generator.alphas_cumprod, steps=2)
     assert_close(feats[1], pipe.first.decoder(z), atol=1e-4, rtol=1e-4)
 
 def test_a_latent_of_the_generator_is_scaled_back(pipe):
     seen, scaled = [], copy.deepcopy(pipe)
-    scaled.generator.z_std.fill_(3.)
+    scaled.generator.scaling_factor.fill_(3.)
     for p in (copy.copy(pipe), scaled):
         p.decode = lambda z, size: seen.append(z)
         p.generate(1, seed=0, steps=1)
     assert_close(seen[1], 3 * seen[0])
 
 def test_a_sampler_may_be_a_function(pipe):
-    ask = dict(n=1, seed=0, steps=3)
-    assert_close(pipe.generate(**ask, sampler=sample_ddim).render(size=16), pipe.generate(**ask, sampler='ddim').render(size=16))
+    query = dict(n=1, seed=0, steps=3)
+    assert_close(pipe.generate(**query, sampler=sample_ddim).render(size=16), pipe.generate(**query, sampler='ddim').render(size=16))
 
 @pytest.mark.parametrize('kwargs, words', [
     (dict(category='Dragons'), ("unknown category 'Dragons'", 'Animals, Food, Symbols')), (dict(n=0), ('n must be at least 1',)),
@@ -209,8 +209,8 @@ def test_upscaled_sizes(pipe):
 def test_any_kind_of_image(pipe, tmp_path):
     array = (picture(8, 9).permute(1, 2, 0) * 255).round().byte().numpy()
     Image.fromarray(array).save(tmp_path/'a.png')
-    kinds = [array, torch.from_numpy(array).permute(2, 0, 1) / 255, Image.fromarray(array), tmp_path/'a.png', str(tmp_path/'a.png')]
-    feats = [pipe.upscale(image, seed=0, steps=1).feat for image in kinds]
+    classes = [array, torch.from_numpy(array).permute(2, 0, 1) / 255, Image.fromarray(array), tmp_path/'a.png', str(tmp_path/'a.png')]
+    feats = [pipe.upscale(image, seed=0, steps=1).feat for image in classes]
     for feat in feats[1:]: assert_close(feat, feats[0], atol=1e-5, rtol=0)
     assert pipe.encode(tmp_path/'a.png').size == (8, 9)
 
@@ -265,10 +265,10 @@ def test_windows_see_all_of_a_large_image(pipe):
 def test_a_photograph_in_windows_is_nearly_that_of_one_piece(monkeypatch):
     "With the shipped weights: at least 44 dB between the two, and no larger steps at the borders of the windows than elsewhere."
     photo, lr = ARSR.from_pretrained('photo', 'cpu'), evaluation_photos()['coffee'][:, 50:114, 40:200]
-    ask = lambda: photo.upscale(lr, seed=0).render(scale=2)[0]
-    pieces = ask()
+    query = lambda: photo.upscale(lr, seed=0).render(scale=2)[0]
+    pieces = query()
     monkeypatch.setattr(arsr.pipeline, 'in_windows', lambda f, *maps, **_: f(*maps))
-    whole = ask()
+    whole = query()
     assert 44 < psnr(pieces, whole) < 80
     step = (pieces - whole).mean(0).diff(dim=1).abs().mean(0)
     assert arsr.unet._starts(160, 64, 16) == [0, 48, 96]
@@ -279,7 +279,7 @@ def test_a_photograph_in_windows_is_nearly_that_of_one_piece(monkeypatch):
 def test_back_projection_brings_an_answer_closer_to_its_input(pipe):
     lr = .25 + .5 * picture(12, 16)[None]
     plain, fixed = (pipe.upscale(lr[0], seed=0, steps=2, consistent=c) for c in (False, True))
-    miss = lambda field: (degrade(field.render(size=(24, 32)), 2) - lr).abs().mean().item()
+    miss = lambda field: (downsample(field.render(size=(24, 32)), 2) - lr).abs().mean().item()
     assert plain.correction is None and miss(fixed) < .2 * miss(plain)
     assert torch.equal(plain.feat, fixed.feat)
 
@@ -295,7 +295,7 @@ def test_back_projection_goes_on_from_a_correction_and_leaves_its_field_alone(pi
 
 def test_a_true_answer_is_not_corrected(pipe):
     field = pipe.encode(picture(16, 16))
-    lr = degrade(field.render(size=32), 2)
+    lr = downsample(field.render(size=32), 2)
     assert_close(back_project(field, lr, factor=2, rounds=2).correction, torch.zeros(1, 3, 16, 16), atol=1e-5, rtol=0)
 
 # encode

@@ -1,7 +1,7 @@
 "The published configurations, as METHOD.md sections 1 and 2 give them, built without memory on the meta device."
 import pytest, torch
 from arsr.field import FirstStage, FirstStageConfig
-from arsr.recipes import PRESETS
+from arsr.lab.recipes import PRESETS
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
 NATURAL = UNetConfig(ch=160, mult=(1, 2, 2, 4), n_res=2, attn=(3,))     # attention at the lowest level
@@ -9,13 +9,13 @@ FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), n_res=2, attn=(0, 1, 2))  # at ful
 
 PUBLISHED = {  # name: first stage, (encoder, decoder, LIIF) parameters, sides of (image, latent), denoiser, its parameters
     'paper-gen-256': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (256, 64),
-        DenoiserConfig(NATURAL, z=3, target='eps', schedule='linear', betas=(.0015, .0155)), 113_618_243),
+        DenoiserConfig(NATURAL, z=3, prediction_type='eps', schedule='linear', betas=(.0015, .0155)), 113_618_243),
     'paper-sr-faces-8x': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian'), (22_622_720, 30_141_856, 232_195), (128, 32),
-        DenoiserConfig(FACES, z=32, conditional=True, target='eps', schedule='linear', betas=(.0001, .015)), 411_075_104),
+        DenoiserConfig(FACES, z=32, conditional=True, prediction_type='eps', schedule='linear', betas=(.0001, .015)), 411_075_104),
     'paper-sr-div2k': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (192, 48),
-        DenoiserConfig(NATURAL, z=3, conditional=True, target='eps', schedule='linear', betas=(.0015, .0155)), 113_622_563),
+        DenoiserConfig(NATURAL, z=3, conditional=True, prediction_type='eps', schedule='linear', betas=(.0015, .0155)), 113_622_563),
     'paper-sr-lsun-16x': (FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian'), (34_425_856, 44_306_848, 232_195), (256, 32),
-        DenoiserConfig(NATURAL, z=32, conditional=True, target='eps', schedule='linear', betas=(.0015, .0155)), 113_747_872),
+        DenoiserConfig(NATURAL, z=32, conditional=True, prediction_type='eps', schedule='linear', betas=(.0015, .0155)), 113_747_872),
 }
 
 def count(module): return sum(p.numel() for p in module.parameters())
@@ -37,7 +37,7 @@ def test_denoiser(name):
         denoiser, z = Denoiser(cfg), torch.empty(1, cfg.z, latent, latent)
         answer = denoiser.predict(z, torch.empty(1, dtype=torch.long), z if cfg.conditional else None)
     assert count(denoiser) == n
-    assert answer.shape == z.shape and len(denoiser.abar) == 1000
+    assert answer.shape == z.shape and len(denoiser.alphas_cumprod) == 1000
 
 def test_defaults_are_the_published_ones():
     assert FirstStageConfig() == PUBLISHED['paper-gen-256'][0]
@@ -59,4 +59,4 @@ def test_every_preset_constructs_and_its_parts_fit_together(name):
     assert first.cfg.z == denoiser.cfg.z and preset.crop % first.cfg.f == 0
 
 def test_our_generators_know_every_kind_of_drawing(drawings):
-    assert {p.denoiser.unet.classes for p in PRESETS.values() if p.task == 'generator' and p.data == 'emoji'} == {len(drawings.kinds)}
+    assert {p.denoiser.unet.classes for p in PRESETS.values() if p.task == 'generator' and p.data == 'emoji'} == {len(drawings.classes)}

@@ -6,11 +6,11 @@ import arsr.train
 from safetensors.torch import load_file
 from torch.testing import assert_close
 from arsr.coords import make_cell, make_coord, resize, to_model
-from arsr.data import Renders, degrade
+from arsr.data import Renders, downsample
 from arsr.field import FirstStage, FirstStageConfig, sample_bicubic
 from arsr.pipeline import ARSR, back_project
-from arsr.recipes import FAST, PRESETS, Preset, train_stage
-from arsr.refining import WEAVE, Patches, Redrawings, Windows, any_trust, doubted, redrawn, refiner_from, refining_loss, woven
+from arsr.lab.recipes import FAST, PRESETS, Preset, train_stage
+from arsr.beyond.refining import GRID_WEIGHT, Patches, Redrawings, Windows, sample_noise_level, mix_noise, sdedit, refiner_from, refining_loss, grid_artifact_loss
 from arsr.train import Settings
 from arsr.unet import DenoiserConfig, UNetConfig
 
@@ -29,19 +29,19 @@ def first():
     torch.manual_seed(0)
     return FirstStage(CONFIG).eval().requires_grad_(False)
 
-def ask(size, n=2): return [f(size).expand(n, -1, -1) for f in (make_coord, make_cell)]
+def query(size, n=2): return [f(size).expand(n, -1, -1) for f in (make_coord, make_cell)]
 
 @pytest.mark.parametrize('small', [(8, 8), (4, 6)])
 def test_it_begins_as_bicubic_enlargement_with_the_features_of_the_first_stage(first, small):
-    refiner, (z, cond), lr, trust = refiner_from(first), torch.randn(2, 2, 4, 8, 8), torch.rand(2, 3, *small) * 2 - 1, torch.rand(2)
-    assert_close(refiner(z, cond, lr, trust, *ask((9, 14))).transpose(1, 2).unflatten(2, (9, 14)), sample_bicubic(lr, (9, 14)), atol=1e-5, rtol=0)
-    assert_close(refiner.decoder(refiner.told(z, cond, lr, trust)), first.decoder(z), atol=1e-5, rtol=1e-5)
+    refiner, (z, cond), lr, latent_weight = refiner_from(first), torch.randn(2, 2, 4, 8, 8), torch.rand(2, 3, *small) * 2 - 1, torch.rand(2)
+    assert_close(refiner(z, cond, lr, latent_weight, *query((9, 14))).transpose(1, 2).unflatten(2, (9, 14)), sample_bicubic(lr, (9, 14)), atol=1e-5, rtol=0)
+    assert_close(refiner.decoder(refiner.decoder_input(z, cond, lr, latent_weight)), first.decoder(z), atol=1e-5, rtol=1e-5)
 
 def agree(renders, item, window, pixels):
     "Is every colour of a sample that of the truth at the point asked for, in a window of the whole?"
     assert torch.equal(item['z'], -item['cond'])
     i, mirror = divmod(int(item['cond'][0, 0, 0]) // 1000, 2)
-    lr = to_model(degrade(renders.base[i] / 255, 4))
+    lr = to_model(downsample(renders.base[i] / 255, 4))
     lr = lr.flip(-1) if mirror else lr
     t, l, b, r = window
     assert_close(item['lr'], lr[:, round(8*t):round(8*b), round(8*l):round(8*r)])
@@ -81,7 +81,7 @@ def test_a_patch_belongs_to_the_whole_picture(numbered):
 def test_it_learns_what_interpolation_lacks(first, drawings):
     torch.manual_seed(0)
     refiner, sharp = refiner_from(first).requires_grad_(True), torch.stack([drawings.view(i, 32) for i in (3, 400)])
-    batch = dict(zip(('coord', 'cell'), ask((32, 32))), z=torch.randn(2, 4, 8, 8), cond=torch.randn(2, 4, 8, 8), lr=to_model(degrade(sharp, 4)), rgb=to_model(sharp).flatten(2).transpose(1, 2))
+    batch = dict(zip(('coord', 'cell'), query((32, 32))), z=torch.randn(2, 4, 8, 8), cond=torch.randn(2, 4, 8, 8), lr=to_model(downsample(sharp, 4)), rgb=to_model(sharp).flatten(2).transpose(1, 2))
     opt, losses = torch.optim.Adam(refiner.parameters(), 3e-3), []
     for _ in range(60):
         losses.append(loss := refining_loss(refiner, batch))
@@ -89,22 +89,22 @@ def test_it_learns_what_interpolation_lacks(first, drawings):
     assert losses[-1] < .9 * losses[0]
 
 def test_the_loss_is_of_pixels_pictures_and_weaves(first, monkeypatch):
-    monkeypatch.setattr('arsr.refining.any_trust', torch.ones)
+    monkeypatch.setattr('arsr.beyond.refining.any_trust', torch.ones)
     refiner, z = refiner_from(first), torch.randn(2, 2, 4, 8, 8)
-    batch = dict(zip(('coord', 'cell'), ask((32, 32))), z=z[0], cond=z[1], lr=torch.rand(2, 3, 8, 8), rgb=torch.rand(2, 32**2, 3))
+    batch = dict(zip(('coord', 'cell'), query((32, 32))), z=z[0], cond=z[1], lr=torch.rand(2, 3, 8, 8), rgb=torch.rand(2, 32**2, 3))
     error = refiner(batch['z'], batch['cond'], batch['lr'], torch.ones(2), batch['coord'], batch['cell']) - batch['rgb']
     assert_close(refining_loss(refiner, batch), error.abs().mean())
-    weave = WEAVE * woven(error, batch['coord'], (8, 8)).mean()
+    weave = GRID_WEIGHT * grid_artifact_loss(error, batch['coord'], (8, 8)).mean()
     assert_close(refining_loss(refiner, batch, 1., lambda a, b: torch.tensor([3., 5.]), 2.), error.abs().mean() + 2 * (4 + weave))
 
 def test_trust_is_the_share_of_the_power():
     torch.manual_seed(0)
     z, noise = torch.randn(2, 3, 4, 64, 64)
-    mixed = doubted(z, noise, torch.tensor([0, .3, 1]))
+    mixed = mix_noise(z, noise, torch.tensor([0, .3, 1]))
     assert torch.equal(mixed[0], noise[0]) and torch.equal(mixed[2], z[2])
     assert_close(torch.corrcoef(torch.stack([mixed[1].flatten(), z[1].flatten()]))[0, 1]**2, torch.tensor(.3), atol=.02, rtol=0)
-    trust = any_trust(5000)
-    assert 0 == trust.min() and .99 < trust.max() <= 1 and abs((trust == 0).float().mean() - .2) < .03
+    latent_weight = sample_noise_level(5000)
+    assert 0 == latent_weight.min() and .99 < latent_weight.max() <= 1 and abs((latent_weight == 0).float().mean() - .2) < .03
 
 @pytest.mark.parametrize('wave', [(1, 0), (0, 1), (1, 1), (1, -1), (2, 0)])
 @pytest.mark.parametrize('size,cells,window', [(64, (16, 16), (0, 0, 1, 1)), (32, (32, 32), (.25, .5, .5, .75))])
@@ -112,9 +112,9 @@ def test_a_weave_is_what_repeats_with_the_cells(wave, size, cells, window):
     coord = make_coord(size, window)[None]
     at = (coord[0] + 1) / 2 * torch.tensor(cells)  # where, in cells; four pixels each
     pattern = lambda k: .1 * (2 * torch.pi * (at * torch.tensor(k)).sum(1) + .3).cos()[None, :, None].expand(1, -1, 3)
-    strength = woven(pattern(wave), coord, cells)
-    assert strength > 1e-3 and woven(pattern((wave[0] + .5, wave[1])), coord, cells) < .01 * strength
-    assert_close(woven(3 * pattern(wave), coord, cells), 3 * strength)
+    strength = grid_artifact_loss(pattern(wave), coord, cells)
+    assert strength > 1e-3 and grid_artifact_loss(pattern((wave[0] + .5, wave[1])), coord, cells) < .01 * strength
+    assert_close(grid_artifact_loss(3 * pattern(wave), coord, cells), 3 * strength)
 
 def write_pictures(folder, drawings, n):
     "The first n of every 31st drawing, 64 pixels, into a new folder."
@@ -146,14 +146,14 @@ def test_a_refined_model_is_saved_and_opened(trained, tmp_path):
 def test_without_trust_the_sampler_is_not_heard(trained):
     "The pictures of two seeds differ only by what is believed."
     pipe, lr = ARSR.from_pretrained(trained), torch.rand(3, 8, 12)
-    said = lambda trust, **kwargs: pipe.upscale(lr, trust=trust, consistent=False, **kwargs).render(scale=2)
-    assert torch.equal(said(0., seed=0, steps=1), said(0., seed=1, steps=5))
-    assert not torch.equal(said(1., seed=0, steps=1), said(1., seed=0, steps=5))
-    assert not torch.equal(said(1., seed=0), said(1., seed=1))
+    decode_rgb = lambda latent_weight, **kwargs: pipe.upscale(lr, latent_weight=latent_weight, consistent=False, **kwargs).render(scale=2)
+    assert torch.equal(decode_rgb(0., seed=0, steps=1), decode_rgb(0., seed=1, steps=5))
+    assert not torch.equal(decode_rgb(1., seed=0, steps=1), decode_rgb(1., seed=0, steps=5))
+    assert not torch.equal(decode_rgb(1., seed=0), decode_rgb(1., seed=1))
 
-@pytest.mark.parametrize('trust', [-.1, 1.5])
-def test_trust_is_a_share(trained, trust, refuses):
-    with refuses('trust must be between 0 and 1'): ARSR.from_pretrained(trained).upscale(torch.rand(3, 8, 8), trust=trust)
+@pytest.mark.parametrize('latent_weight', [-.1, 1.5])
+def test_trust_is_a_share(trained, latent_weight, refuses):
+    with refuses('trust must be between 0 and 1'): ARSR.from_pretrained(trained).upscale(torch.rand(3, 8, 8), latent_weight=latent_weight)
 
 def test_stages_in_a_wrong_order(trained, tmp_path, refuses):
     PRESETS['toy-make'] = Preset('generator', CONFIG, UP)
@@ -181,8 +181,8 @@ def test_what_reads_a_generators_latents_is_finished(trained, tmp_path, refuses)
 
 @pytest.mark.parametrize('classes', [0, 3])
 def test_redrawn_from_no_height_nothing_changes(make_denoiser, classes):
-    net, z, eps, kinds = make_denoiser(classes=classes), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([0, 2])
-    near, far = (redrawn(net, z, eps, kinds, level, 2) for level in (2, 900))
+    net, z, eps, classes = make_denoiser(classes=classes), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.tensor([0, 2])
+    near, far = (sdedit(net, z, eps, classes, level, 2) for level in (2, 900))
     assert near.shape == z.shape and (near - z).abs().mean() < .1 * (far - z).abs().mean()
 
 def test_redrawings_show_the_mirrored_with_the_mirrored(few):

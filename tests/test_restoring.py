@@ -4,12 +4,12 @@ from hypothesis import given, strategies as st
 from kornia.filters import gaussian_blur2d
 from PIL import Image
 from torch.testing import assert_close
-from arsr.cli import main
+from arsr.apps.cli import main
 from arsr.data import Renders, load_image
-from arsr.metrics import psnr
+from arsr.lab.metrics import psnr
 from arsr.pipeline import ARSR, middle
-from arsr.recipes import PRESETS, Preset, train_stage
-from arsr.restoring import Restorer, RestorerConfig, Worn, any_wear, restoring_loss, through_jpeg, wear
+from arsr.lab.recipes import PRESETS, Preset, train_stage
+from arsr.beyond.restoring import Restorer, RestorerConfig, DegradedPairs, random_degradation, restoring_loss, through_jpeg, degrade
 from arsr.train import Settings
 from test_refining import CONFIG, UP, write_pictures
 
@@ -20,28 +20,28 @@ def smooth(h=24, w=40):
 
 # wear
 
-def test_no_wear_is_no_change(): assert torch.equal(wear(smooth()), smooth())
+def test_no_wear_is_no_change(): assert torch.equal(degrade(smooth()), smooth())
 
 @pytest.mark.parametrize('how', [dict(blur=.7), dict(noise=.03), dict(quality=40), dict(blur=1., noise=.05, quality=60)])
 def test_a_worn_picture_is_of_the_same_kind(how):
-    x = wear(smooth(), **how)
+    x = degrade(smooth(), **how)
     assert x.shape == (3, 24, 40) and x.dtype == torch.float32 and 0 <= x.min() and x.max() <= 1
     assert 15 < psnr(x, smooth()) < 50
 
 def test_noise_is_as_strong_as_asked_for():
-    assert_close(wear(torch.full((3, 100, 100), .5), noise=.04).std(), torch.tensor(.04), atol=1e-3, rtol=0)
+    assert_close(degrade(torch.full((3, 100, 100), .5), noise=.04).std(), torch.tensor(.04), atol=1e-3, rtol=0)
 
 def test_a_blur_keeps_the_mean_and_takes_the_edges():
     x = smooth()
-    for a, b in zip((.5, 1., 2.), (1., 2., 3.)): assert wear(x, blur=b).diff(dim=-1).abs().mean() < wear(x, blur=a).diff(dim=-1).abs().mean()
-    assert_close(wear(x, blur=1.).mean(), x.mean(), atol=5e-3, rtol=0)
+    for a, b in zip((.5, 1., 2.), (1., 2., 3.)): assert degrade(x, blur=b).diff(dim=-1).abs().mean() < degrade(x, blur=a).diff(dim=-1).abs().mean()
+    assert_close(degrade(x, blur=1.).mean(), x.mean(), atol=5e-3, rtol=0)
 
 def test_jpeg_of_better_quality_is_better():
     worse, better = (psnr(through_jpeg(smooth(), q), smooth()) for q in (10, 95))
     assert better > worse + 5
 
 def test_all_degrees_of_wear_occur_and_none():
-    how = [any_wear(np.random.default_rng(k)) for k in range(400)]
+    how = [random_degradation(np.random.default_rng(k)) for k in range(400)]
     assert .1 < np.mean([not h for h in how]) < .3
     how = [h for h in how if h]
     assert .5 < np.mean([h['blur'] == 0 for h in how]) < .7 and .4 < np.mean([h['noise'] == 0 for h in how]) < .6
@@ -51,7 +51,7 @@ def test_all_degrees_of_wear_occur_and_none():
 
 def test_patches_show_the_same_before_and_after(few):
     renders = Renders(few, 32, (48, 64))
-    data = Worn(renders, side=32)
+    data = DegradedPairs(renders, side=32)
     for k in range(8):
         item, again = data[k], data[k]
         assert item['worn'].shape == item['clean'].shape == (3, 32, 32) and all(torch.equal(item[n], again[n]) for n in item)
@@ -76,7 +76,7 @@ def test_it_does_the_same_everywhere():
 def test_it_learns():
     torch.manual_seed(0)
     net, clean = Restorer(RestorerConfig(ch=16, depth=2)), torch.stack([smooth(32, 32).roll(k, 0) for k in range(3)])
-    batch = dict(clean=clean, worn=torch.stack([wear(x, noise=.05, rng=np.random.default_rng(k)) for k, x in enumerate(clean)]))
+    batch = dict(clean=clean, worn=torch.stack([degrade(x, noise=.05, rng=np.random.default_rng(k)) for k, x in enumerate(clean)]))
     before, opt = restoring_loss(net, batch).item(), torch.optim.Adam(net.parameters(), 3e-3)
     for _ in range(40): opt.zero_grad(); restoring_loss(net, batch).backward(); opt.step()
     assert restoring_loss(net, batch) < .7 * before
@@ -86,11 +86,11 @@ def test_it_learns_which_pictures_need_it():
     torch.manual_seed(0)
     net, clean = Restorer(RestorerConfig(ch=16, depth=1)), torch.stack([smooth(32, 32).roll(k, 0).repeat(1, 1, 2)[..., ::2] for k in range(4)])
     net.forward = lambda x: gaussian_blur2d(x, (5, 5), (1., 1.))
-    batch = dict(clean=clean, worn=torch.cat([clean[:2], torch.stack([wear(x, noise=.08, rng=np.random.default_rng(k)) for k, x in enumerate(clean[2:])])]))
+    batch = dict(clean=clean, worn=torch.cat([clean[:2], torch.stack([degrade(x, noise=.08, rng=np.random.default_rng(k)) for k, x in enumerate(clean[2:])])]))
     opt = torch.optim.Adam([*net.look.parameters(), *net.judge.parameters()], 1e-2)
     for _ in range(60): opt.zero_grad(); restoring_loss(net, batch).backward(); opt.step()
-    need = net.need(batch['worn'], net(batch['worn']))
-    assert need.shape == (4,) and need[:2].max() < .3 < .7 < need[2:].min()
+    predict_strength = net.predict_strength(batch['worn'], net(batch['worn']))
+    assert predict_strength.shape == (4,) and predict_strength[:2].max() < .3 < .7 < predict_strength[2:].min()
 
 def test_the_need_of_a_picture_moves_nothing_else():
     "The share is learned beside the restoring: what it does to the error does not reach the layers that restore."
@@ -104,8 +104,8 @@ def test_the_need_of_a_picture_moves_nothing_else():
 @given(st.integers(1, 21), st.integers(1, 21))
 def test_need_is_a_share_at_any_size(h, w):
     x = torch.rand(2, 3, h, w)
-    need = Restorer(RestorerConfig(ch=4, depth=1)).need(x, x)
-    assert need.shape == (2,) and 0 < need.min() and need.max() < 1
+    predict_strength = Restorer(RestorerConfig(ch=4, depth=1)).predict_strength(x, x)
+    assert predict_strength.shape == (2,) and 0 < predict_strength.min() and predict_strength.max() < 1
 
 # in use
 
@@ -146,19 +146,19 @@ def test_it_is_used_as_much_as_a_picture_needs_it(trained):
     pipe, lr = ARSR.from_pretrained(trained), torch.stack([.3 + .4 * torch.rand(3, 8, 12), torch.full((3, 8, 12), .5)])
     net, own = pipe.restorer, lr.to(pipe.device)
     torch.nn.init.normal_(net.judge.weight, std=20)
-    share = net.need(own, net(own))[:, None, None, None]
+    share = net.predict_strength(own, net(own))[:, None, None, None]
     assert (share[0] - share[1]).abs() > .01
     assert_close(pipe.restored(lr.to(pipe.device)), own + share * (net(own) - own), atol=1e-2, rtol=0)
     assert torch.equal(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*lr], seed=0, restore=None).feat)
     assert_close(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*pipe.restored(own)], seed=0, restore=0).feat)
 
 @pytest.mark.parametrize('asked, said', [([], None), (['--restore', '0.25'], ', restored by 25%'), (['--restore', '0'], ', restored by 0%')])
-def test_the_command_says_by_how_much(trained, tmp_path, capsys, asked, said):
+def test_the_command_says_by_how_much(trained, tmp_path, capsys, asked, decode_rgb):
     "And does what it says: by default the share is that of `upscale`."
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(tmp_path/'cat.png')
     assert main(['upscale', str(tmp_path/'cat.png'), '--weights', str(trained), '--device', 'cpu', '-o', str(tmp_path/'large.png'), *asked]) == 0
     pipe, x = ARSR.from_pretrained(trained, 'cpu'), load_image(tmp_path/'cat.png')
-    assert capsys.readouterr().out == f"{tmp_path/'large.png'} 32x48" + (said or f', restored by {pipe.need(x[None]).item():.0%}') + '\n'
+    assert capsys.readouterr().out == f"{tmp_path/'large.png'} 32x48" + (decode_rgb or f', restored by {pipe.predict_strength(x[None]).item():.0%}') + '\n'
     same = pipe.upscale(x, seed=0, restore=float(asked[1]) if asked else None).render(scale=4)[0]
     assert_close(load_image(tmp_path/'large.png'), same, atol=1 / 255, rtol=0)
 

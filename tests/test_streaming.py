@@ -4,36 +4,36 @@ import numpy as np, pytest, torch, torch.nn.functional as F
 from hypothesis import given, strategies as st
 from PIL import Image
 from tifffile import TiffFile
-import arsr.streaming
-from arsr.baselines import Bicubic
+import arsr.beyond.streaming
+from arsr.lab.baselines import Bicubic
 from arsr.field import ImageField
 from arsr.liif import LIIF
-from arsr.streaming import Pieces, halvings, levels, save_field, strips, tiles, write_dzi, write_png, write_tiff
+from arsr.beyond.streaming import TileSource, halvings, levels, save_field, strips, tiles, write_dzi, write_png, write_tiff
 from conftest import crops
 
 @pytest.fixture
 def small_pieces(monkeypatch):
     "Nothing is small enough to be computed at once."
-    monkeypatch.setattr(Pieces, 'at_once', 0)
+    monkeypatch.setattr(TileSource, 'at_once', 0)
 
 def make_field(size=(32, 48), correction=False):
     torch.manual_seed(0)
     return ImageField(torch.randn(2, 6, 5, 7), LIIF(6, hidden=(16, 16)), size, torch.randn(2, 3, 9, 8) / 9 if correction else None)
 
-def in_one(field, **ask): return np.array(field.to_pil(**ask))
+def in_one(field, **query): return np.array(field.to_pil(**query))
 
 @given(crop=crops(70), correction=st.booleans(), window=st.sampled_from([(0, 0, 1, 1), (.25, .5, .5, 1), (.1, .2, .7, .35)]))
 def test_a_piece_is_the_crop_of_the_whole(crop, correction, window):
     size, (t, l, b, r), _ = crop
-    whole, apart = (Pieces(make_field(correction=correction), size, window) for _ in range(2))
-    apart.at_once = 0
-    gap = np.abs(apart(t, l, b, r).astype(int) - whole(t, l, b, r))
+    whole, perceptual_distance = (TileSource(make_field(correction=correction), size, window) for _ in range(2))
+    perceptual_distance.at_once = 0
+    gap = np.abs(perceptual_distance(t, l, b, r).astype(int) - whole(t, l, b, r))
     assert gap.max() <= (1 if correction else 0)  # bicubic interpolation rounds as it likes
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 500), (700, 2), (65, 130)])
 def test_png_in_strips(small_pieces, tmp_path, monkeypatch, size):
-    monkeypatch.setattr(arsr.streaming, 'strips', lambda size: strips(size, 100))
-    write_png(tmp_path/'a.png', Pieces(make_field(), size))
+    monkeypatch.setattr(arsr.beyond.streaming, 'strips', lambda size: strips(size, 100))
+    write_png(tmp_path/'a.png', TileSource(make_field(), size))
     assert (np.array(Image.open(tmp_path/'a.png')) == in_one(make_field(), size=size)).all()
 
 @pytest.mark.parametrize('size', [(16, 16), (100, 260), (257, 31)])
@@ -50,7 +50,7 @@ def test_a_large_tiff_is_a_bigtiff(tmp_path, monkeypatch):
     class Flat:
         size = (30_000, 30_000)
         def __call__(self, t, l, b, r): return np.zeros((b - t, r - l, 3), np.uint8)
-    monkeypatch.setattr(arsr.streaming, 'seen', lambda jobs: jobs)
+    monkeypatch.setattr(arsr.beyond.streaming, 'seen', lambda jobs: jobs)
     write_tiff(tmp_path/'a.tif', [Flat()], tile=2048)
     with TiffFile(tmp_path/'a.tif') as tiff: assert tiff.is_bigtiff and tiff.pages[0].shape == (30_000, 30_000, 3)
 
@@ -75,7 +75,7 @@ def test_tiles_and_strips_partition(size, tile):
 
 def test_small_levels_are_averaged():
     picture = Bicubic((torch.rand(1, 3, 64, 64) > .5).float())
-    direct, averaged = (p(0, 0, 8, 8).astype(float) for p in (Pieces(picture, (8, 8)), levels(picture, (16, 16), (0, 0, 1, 1), 8)[1]))
+    direct, averaged = (p(0, 0, 8, 8).astype(float) for p in (TileSource(picture, (8, 8)), levels(picture, (16, 16), (0, 0, 1, 1), 8)[1]))
     truth = F.avg_pool2d(picture.render(), 8)[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(averaged - truth).max() <= 1 and np.abs(direct - truth).mean() > 20
 
@@ -85,13 +85,13 @@ def test_an_interrupt_leaves_what_was_there(small_pieces, tmp_path, monkeypatch,
     field = make_field()
     if there: field.save(tmp_path/name, size=40)
     files = lambda: {str(p): p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
-    before, ask, calls = files(), ImageField.ask, []
+    before, query, calls = files(), ImageField.query, []
     def tired(self, size, window):
         calls.append(size)
         if len(calls) == 3: raise KeyboardInterrupt
-        return ask(self, size, window)
+        return query(self, size, window)
     monkeypatch.setattr(ImageField, 'ask', tired)
-    monkeypatch.setattr(arsr.streaming, 'strips', lambda size: strips(size, 4000))
+    monkeypatch.setattr(arsr.beyond.streaming, 'strips', lambda size: strips(size, 4000))
     with pytest.raises(KeyboardInterrupt): field.save(tmp_path/name, size=1100)
     assert files() == before and len(calls) == 3 and bool([*tmp_path.iterdir()]) == there
 

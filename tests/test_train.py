@@ -6,10 +6,10 @@ from torch import nn
 from torch.testing import assert_close
 import arsr.train
 from arsr.coords import resize, to_model
-from arsr.data import Renders, degrade
+from arsr.data import Renders, downsample
 from arsr.field import first_stage_loss
-from arsr.recipes import KINDS
-from arsr.train import EMA, Latents, Report, Settings, counted, encode_renders, fit, hardware, learning_rate, load_checkpoint, low_resolution, save_checkpoint
+from arsr.lab.recipes import KINDS
+from arsr.train import EMA, Latents, Report, Settings, count_flops, encode_renders, fit, hardware, learning_rate, load_checkpoint, low_resolution, save_checkpoint
 from arsr.unet import denoising_loss
 
 # pieces
@@ -196,16 +196,16 @@ def test_a_long_run_saves_and_shows_itself_on_the_way(train, clock, tmp_path, ca
 
 def test_operations_are_counted_there_and_back():
     layer, x = torch.nn.Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 8, 8)
-    there, (back, total) = 2 * 2 * 5 * 64 * 3 * 9, counted(lambda: layer(x).sum().backward() or 'done')
+    there, (back, total) = 2 * 2 * 5 * 64 * 3 * 9, count_flops(lambda: layer(x).sum().backward() or 'done')
     assert (back, total) == ('done', 2 * there) and layer.weight.grad.any()
-    assert counted(lambda: layer(x.requires_grad_()).sum().backward())[1] == 3 * there
+    assert count_flops(lambda: layer(x.requires_grad_()).sum().backward())[1] == 3 * there
 
 def test_looking_on_changes_nothing(make_denoiser):
     def gradients(look):
         net, z = make_denoiser(classes=3), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         torch.manual_seed(1)
         work = lambda: denoising_loss(net, dict(z=z, label=torch.tensor([0, 2]))).backward()
-        assert not look or counted(work)[1] > 0
+        assert not look or count_flops(work)[1] > 0
         if not look: work()
         return [p.grad for p in net.parameters() if p.grad is not None]
     for a, b in zip(gradients(False), gradients(True), strict=True): assert torch.equal(a, b)
@@ -275,7 +275,7 @@ def test_encode_renders(renders, first):
     cache = dict(z=encode_renders(first, renders, batch=3), cond=encode_renders(first, renders, low_resolution, batch=3))
     assert cache['z'].shape == cache['cond'].shape == (4, 2, 4, 16, 16) and cache['z'].dtype == torch.float16
     x = renders.base[2:3] / 255
-    small = resize(degrade(x.flip(-1), 4), (32, 32)).clamp(0, 1)
+    small = resize(downsample(x.flip(-1), 4), (32, 32)).clamp(0, 1)
     with torch.no_grad():
         assert_close(cache['z'][2, 0], first.encode(to_model(x))[0].half(), atol=2e-3, rtol=2e-3)
         assert_close(cache['z'][2, 1], first.encode(to_model(x.flip(-1)))[0].half(), atol=2e-3, rtol=2e-3)
@@ -283,7 +283,7 @@ def test_encode_renders(renders, first):
 
 def test_latents(renders):
     z = torch.arange(8.).view(4, 2, 1, 1, 1)
-    data = Latents(renders, dict(z=z, cond=-z), z_std=2., labels=True)
+    data = Latents(renders, dict(z=z, cond=-z), scaling_factor=2., labels=True)
     items = [data[k] for k in range(40)]
     which = torch.stack([item['z'] for item in items]).flatten() * 2
     assert set(which.tolist()) == set(range(8))

@@ -1,8 +1,8 @@
 import pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
-from arsr.diffusion import m_s, q_sample, to_x0
-from arsr.unet import DenoiserConfig, Denoiser, UNet, UNetConfig, _starts, denoising_loss, drop_labels, guided, in_windows, self_guidance_loss, time_features
+from arsr.diffusion import alpha_sigma, q_sample, to_x0
+from arsr.unet import DenoiserConfig, Denoiser, UNet, UNetConfig, _starts, denoising_loss, drop_labels, cfg_denoiser, tiled_apply, autoguidance_loss, time_features
 
 # the network
 
@@ -55,26 +55,26 @@ def test_heads_have_32_channels_and_levels_get_attention_where_asked():
 # the denoiser
 
 @pytest.mark.parametrize('target', ['eps', 'x0', 'v'])
-def test_the_estimate_of_the_clean_latent_follows_from_the_answer(make_denoiser, target):
-    denoiser, z_t, t = make_denoiser(target=target, schedule='cosine').eval(), torch.randn(2, 4, 8, 6), torch.tensor([3, 900])
-    assert_close(denoiser(z_t, t), to_x0(target, denoiser.predict(z_t, t), z_t, *m_s(denoiser.abar, t)))
+def test_the_estimate_of_the_clean_latent_follows_from_the_answer(make_denoiser, prediction_type):
+    denoiser, z_t, t = make_denoiser(prediction_type=prediction_type, schedule='cosine').eval(), torch.randn(2, 4, 8, 6), torch.tensor([3, 900])
+    assert_close(denoiser(z_t, t), to_x0(prediction_type, denoiser.predict(z_t, t), z_t, *alpha_sigma(denoiser.alphas_cumprod, t)))
 
 def test_unknown_target_refused(refuses):
-    with refuses("'eps', 'x0' or 'v'", "'noise'"): Denoiser(DenoiserConfig(target='noise'))
+    with refuses("'eps', 'x0' or 'v'", "'noise'"): Denoiser(DenoiserConfig(prediction_type='noise'))
 
 def test_the_condition_comes_in_beside_the_noisy_latent(make_denoiser):
     denoiser, z_t, t = make_denoiser(conditional=True).eval(), torch.randn(1, 4, 8, 6), torch.tensor([500])
-    assert denoiser.unet.enter.in_channels == 8
+    assert denoiser.unet.conv_in.in_channels == 8
     a, b = (denoiser(z_t, t, cond=cond) for cond in (torch.zeros_like(z_t), torch.ones_like(z_t)))
     assert (a - b).abs().max() > 1e-3
 
 def test_what_is_stored_with_the_weights(make_denoiser):
     names = make_denoiser().state_dict()
-    assert 'z_std' in names and 'abar' not in names  # the schedule is configuration
+    assert 'scaling_factor' in names and 'alphas_cumprod' not in names  # the schedule is configuration
 
 @pytest.mark.parametrize('target', ['eps', 'x0', 'v'])
-def test_loss_is_the_squared_error_of_the_answer(make_denoiser, target):
-    denoiser, z = make_denoiser(awake=0, target=target, schedule='cosine'), torch.randn(64, 4, 8, 8)
+def test_loss_is_the_squared_error_of_the_answer(make_denoiser, prediction_type):
+    denoiser, z = make_denoiser(awake=0, prediction_type=prediction_type, schedule='cosine'), torch.randn(64, 4, 8, 8)
     assert_close(denoising_loss(denoiser, dict(z=z)).item(), 1., atol=.1, rtol=0)  # an untrained net says zero, and every target has unit variance
 
 def test_loss_passes_condition_and_label_on(make_denoiser):
@@ -93,21 +93,21 @@ def test_a_share_of_the_labels_is_forgotten():
     assert drop_labels(None, 9, .1) is None
 
 def test_self_guidance_is_the_difference_of_two_states_exaggerated(make_denoiser):
-    young, old, z = make_denoiser(classes=3).eval(), make_denoiser(classes=3, awake=.3).eval(), torch.randn(4, 4, 8, 8)
+    weak, strong, z = make_denoiser(classes=3).eval(), make_denoiser(classes=3, awake=.3).eval(), torch.randn(4, 4, 8, 8)
     def loss(net, scale):
         torch.manual_seed(0)
-        return self_guidance_loss(net, old, young, dict(z=z, label=torch.tensor([0, 1, 2, 0])), scale)
-    assert max(loss(old, 1.), loss(young, 0.)) < 1e-10 < 1e-4 < loss(old, 0.)
-    assert_close(loss(old, 3.), 4 * loss(old, 0.))  # old - (young + 3 (old - young)) is twice young - old
+        return autoguidance_loss(net, strong, weak, dict(z=z, label=torch.tensor([0, 1, 2, 0])), scale)
+    assert max(loss(strong, 1.), loss(weak, 0.)) < 1e-10 < 1e-4 < loss(strong, 0.)
+    assert_close(loss(strong, 3.), 4 * loss(strong, 0.))  # old - (young + 3 (old - young)) is twice young - old
     loss(net := make_denoiser(classes=3, awake=.2), 2.).backward()
-    assert all(p.grad is None for m in (young, old) for p in m.parameters()) and any(p.grad is not None for p in net.parameters())
+    assert all(p.grad is None for m in (weak, strong) for p in m.parameters()) and any(p.grad is not None for p in net.parameters())
 
 def test_guidance(make_denoiser):
     denoiser, z_t, t, label = make_denoiser(classes=3).eval(), torch.randn(2, 4, 8, 6), torch.tensor([300, 700]), torch.tensor([0, 2])
-    told, untold = denoiser(z_t, t, label=label), denoiser(z_t, t)
-    assert_close(guided(denoiser, label, scale=1.)(z_t, t), told, atol=1e-4, rtol=1e-4)
-    assert_close(guided(denoiser, label, scale=0.)(z_t, t), untold, atol=1e-4, rtol=1e-4)
-    assert_close(guided(denoiser, label, scale=3.)(z_t, t), untold + 3 * (told - untold), atol=1e-4, rtol=1e-4)
+    decoder_input, untold = denoiser(z_t, t, label=label), denoiser(z_t, t)
+    assert_close(cfg_denoiser(denoiser, label, scale=1.)(z_t, t), decoder_input, atol=1e-4, rtol=1e-4)
+    assert_close(cfg_denoiser(denoiser, label, scale=0.)(z_t, t), untold, atol=1e-4, rtol=1e-4)
+    assert_close(cfg_denoiser(denoiser, label, scale=3.)(z_t, t), untold + 3 * (decoder_input - untold), atol=1e-4, rtol=1e-4)
 
 # windows
 
@@ -123,38 +123,38 @@ def test_a_function_of_each_cell_sees_no_seam(h, w, window, data):
     overlap = data.draw(st.integers(0, window - 1))
     a, b = torch.randn(2, 2, 4, h, w)
     f = lambda a, b: (a * 2 + b**2)[:, :3]
-    assert_close(in_windows(f, a, b, window=window, overlap=overlap, batch=5), f(a, b), atol=1e-5, rtol=1e-5)
+    assert_close(tiled_apply(f, a, b, window=window, overlap=overlap, batch=5), f(a, b), atol=1e-5, rtol=1e-5)
 
 def test_few_and_small_windows_at_a_time():
     seen = []
     def f(a):
         seen.append(tuple(a.shape))
         return a
-    in_windows(f, torch.zeros(2, 1, 100, 70), window=16, overlap=8, batch=3)
+    tiled_apply(f, torch.zeros(2, 1, 100, 70), window=16, overlap=8, batch=3)
     assert all(n <= 2 * 3 and (h, w) == (16, 16) for n, _, h, w in seen)
     assert sum(n for n, *_ in seen) == 2 * 12 * 8  # as many windows as it takes, each once
 
 def test_a_map_that_fits_goes_through_whole():
     seen = []
-    in_windows(lambda a: seen.append(a.shape) or a, torch.zeros(2, 1, 16, 9), window=16)
+    tiled_apply(lambda a: seen.append(a.shape) or a, torch.zeros(2, 1, 16, 9), window=16)
     assert seen == [(2, 1, 16, 9)]
 
 def test_a_long_map_is_cut_along_its_long_side_only():
     seen = []
-    in_windows(lambda a: seen.append(tuple(a.shape[-2:])) or a, torch.zeros(1, 1, 5, 100), window=16)
+    tiled_apply(lambda a: seen.append(tuple(a.shape[-2:])) or a, torch.zeros(1, 1, 5, 100), window=16)
     assert set(seen) == {(5, 16)}
 
 def test_windows_that_disagree_fade_into_each_other():
     windows = iter([0., 1.])
-    out = in_windows(lambda a: torch.full_like(a, next(windows)), torch.zeros(1, 1, 4, 24), window=16, overlap=8, batch=1)[0, 0, 0]
+    out = tiled_apply(lambda a: torch.full_like(a, next(windows)), torch.zeros(1, 1, 4, 24), window=16, overlap=8, batch=1)[0, 0, 0]
     assert (out[:8] == 0).all() and (out[16:] == 1).all()
     assert (out.diff() >= 0).all() and out.diff().max() < .15
 
 def test_a_denoiser_in_windows_is_near_its_answer_on_the_whole(make_denoiser):
-    denoiser = make_denoiser(awake=.02, attn=(), target='v', schedule='cosine').eval()
+    denoiser = make_denoiser(awake=.02, attn=(), prediction_type='v', schedule='cosine').eval()
     z = torch.nn.functional.interpolate(torch.randn(1, 4, 6, 6), (48, 48), mode='bilinear')
     t = torch.tensor([300])
-    z_t = q_sample(z, t, torch.randn_like(z), denoiser.abar)
+    z_t = q_sample(z, t, torch.randn_like(z), denoiser.alphas_cumprod)
     f = lambda z_t: denoiser(z_t, t.expand(len(z_t)))
-    with torch.no_grad(): whole, parts = f(z_t), in_windows(f, z_t, window=32, overlap=16)
+    with torch.no_grad(): whole, parts = f(z_t), tiled_apply(f, z_t, window=32, overlap=16)
     assert ((whole - parts).square().mean() / whole.square().mean()).sqrt() < .1

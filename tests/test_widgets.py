@@ -1,12 +1,12 @@
-"The panel of `arsr.widgets`, driven without a browser: which pixels it shows, and that its pictures follow its controls."
+"The panel of `arsr.apps.widgets`, driven without a browser: which pixels it shows, and that its pictures follow its controls."
 import base64, io, re
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from PIL import Image
-from arsr.fast import FastConfig, FastRenderer
+from arsr.beyond.fast import FastConfig, FastRenderer
 from arsr.field import ImageField
 from arsr.liif import LIIF
-from arsr.widgets import bicubic, both_pictures, explore, magnify, overview, shares, span, viewport
+from arsr.apps.widgets import bicubic, both_pictures, explore, magnify, overview, shares, span, viewport
 
 unit = st.floats(0, 1)
 
@@ -24,7 +24,7 @@ def crop(whole, view):
     return whole[top:bottom, left:right]
 
 @pytest.fixture
-def watched(monkeypatch):
+def progress(monkeypatch):
     "Sizes of all renders from here on."
     sizes, render = [], ImageField.render
     def count(self, *args, **kwargs):
@@ -117,16 +117,16 @@ def test_the_picture_is_what_the_caption_says():
     panel = explore(field, scale=4, centre=(.5, 1), index=1, most=64)
     call = re.search('<code>(.*)</code>', panel.caption.value)[1]
     assert call.startswith('field[1].render(')
-    said = eval(call, {'field': field})[0].permute(1, 2, 0).mul(255).round().int().numpy()
-    assert np.abs(decoded(panel.ours) - said).max() <= 1
+    decode_rgb = eval(call, {'field': field})[0].permute(1, 2, 0).mul(255).round().int().numpy()
+    assert np.abs(decoded(panel.ours) - decode_rgb).max() <= 1
 
-def test_no_more_is_rendered_than_is_seen(watched):
+def test_no_more_is_rendered_than_is_seen(progress):
     panel = explore(random_field(size=(320, 240)), most=48, scales=(.5, 32))
     for scale in (.5, 1, 4, 32):
-        watched.clear()
+        progress.clear()
         panel.scale.value = scale
         if scale == 1: continue # where it stood already
-        ours, theirs, overview = watched
+        ours, theirs, overview = progress
         assert max(ours) <= 48 and max(overview) <= 112
         assert max(theirs) <= 48 / min(scale, 1) + 10
 
@@ -155,9 +155,9 @@ def test_a_field_opens_its_own_panel():
 
 @pytest.mark.parametrize('renderer', ['exact', 'fast', None])
 def test_a_panel_is_fast_where_it_can_be_and_says_so(renderer):
-    field, ask = random_field(), dict(scale=2, most=64)
+    field, query = random_field(), dict(scale=2, most=64)
     field.fast = FastRenderer(FastConfig(16, wide=8, hidden=(8, 8))).requires_grad_(False)
-    panel, used = explore(field, **ask, renderer=renderer), renderer or 'fast'
+    panel, used = explore(field, **query, renderer=renderer), renderer or 'fast'
     assert ("renderer='fast'" in panel.caption.value) == (used == 'fast')
     assert (decoded(panel.ours) == pixels(field.to_pil(scale=2, renderer=used))).all()
 
