@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['time_features', 'TimeResBlock', 'zero', 'AttnResBlock', 'UNetConfig', 'Down', 'Up', 'UNet', 'DenoiserConfig',
-           'Denoiser', 'denoising_loss', 'training_inputs', 'drop_labels', 'cfg_denoiser', 'autoguidance_loss',
+           'Denoiser', 'DenoisingLoss', 'training_inputs', 'drop_labels', 'cfg_denoiser', 'AutoguidanceLoss',
            'blend_weights', 'tiled_apply']
 
 # %% ../nbs/06_unet.ipynb #b9fe4e68
@@ -161,24 +161,31 @@ class Denoiser(nn.Module):
         return to_x0(self.cfg.prediction_type, self.predict(z_t, t, cond, label).float(), z_t, *alpha_sigma(self.alphas_cumprod, t))
 
 # %% ../nbs/06_unet.ipynb #fdb51ea8
-def denoising_loss(
-    denoiser:Denoiser, # the model
-    batch:dict, # z (n,z,h,w), and where the model takes them cond (n,z,h,w) and label (n,)
-    drop:float=.1, # share of labels replaced by 'unknown', for classifier-free guidance
-)->Tensor: # scalar
-    "Squared error of the network's own prediction at a random step."
-    (z_t, t, *known), eps = training_inputs(denoiser, batch, drop)
-    return F.mse_loss(denoiser.predict(z_t, t, *known).float(), make_target(denoiser.cfg.prediction_type, batch['z'], eps, *alpha_sigma(denoiser.alphas_cumprod, t)))
+@dataclass(frozen=True)
+class DenoisingLoss:
+    "Squared error of the network's own prediction at a random timestep (Kim & Kim 2024, section 3.2)."
+    drop:float = .1  # share of labels replaced by 'unknown', for classifier-free guidance
 
-def training_inputs(denoiser:Denoiser, batch:dict, drop:float)->tuple: # arguments of `predict`, and the noise (n,z,h,w) that was added
-    "What the network is asked in training: noisy latents at random steps, and what it may know about them."
+    def __call__(self,
+        denoiser:Denoiser, # the model
+        batch:dict, # z (n,z,h,w), and where the model takes them cond (n,z,h,w) and label (n,)
+    )->Tensor: # scalar
+        inputs, eps = training_inputs(denoiser, batch, self.drop)
+        m, s = alpha_sigma(denoiser.alphas_cumprod, inputs[1])
+        target = make_target(denoiser.cfg.prediction_type, batch['z'], eps, m, s)
+        return F.mse_loss(denoiser.predict(*inputs).float(), target)
+
+def training_inputs(denoiser:Denoiser, batch:dict, drop:float)->tuple: # (z_t, t, cond, label) and eps (n,z,h,w)
+    "Inputs of a denoiser in training, at random timesteps, and the noise in them."
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
-    t, eps = torch.randint(len(denoiser.alphas_cumprod), (len(z),), device=z.device), torch.randn_like(z)
+    t = torch.randint(len(denoiser.alphas_cumprod), (len(z),), device=z.device)
+    eps = torch.randn_like(z)
     return (q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label), eps
 
 def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None:
-    "Forget a share of the labels."
-    return None if label is None else torch.where(torch.rand(label.shape, device=label.device) < share, unknown, label)
+    "Replace a share of the labels by `unknown`."
+    if label is None: return None
+    return torch.where(torch.rand(label.shape, device=label.device) < share, unknown, label)
 
 # %% ../nbs/06_unet.ipynb #34fe8ccb
 def cfg_denoiser(
@@ -196,18 +203,22 @@ def cfg_denoiser(
     return denoise
 
 # %% ../nbs/06_unet.ipynb #e8212666
-def autoguidance_loss(
-    denoiser:Denoiser, # trained to say alone what the two say together
-    strong:Denoiser, # its own state at the start, at rest
-    weak:Denoiser, # a much earlier state, at rest
-    batch:dict, # as for `denoising_loss`
-    scale:float=2.5, # 1: the old state alone
-    drop:float=.1, # share of labels replaced by 'unknown'
-)->Tensor: # scalar
-    "Squared distance to autoguidance (Karras et al. 2024): from what a younger state says to what the old one says, and beyond."
-    question, _ = training_inputs(denoiser, batch, drop)
-    with torch.no_grad(): first, then = weak.predict(*question).float(), strong.predict(*question).float()
-    return F.mse_loss(denoiser.predict(*question).float(), first + scale * (then - first))
+@dataclass(frozen=True)
+class AutoguidanceLoss:
+    "Squared distance to autoguidance (Karras et al. 2024): the weak model's prediction, extrapolated through the strong one's."
+    strong:Denoiser       # the model's own state at the start, frozen
+    weak:Denoiser         # a much earlier state, frozen
+    scale:float = 2.5     # 1: the strong model alone
+    drop:float = .1       # share of labels replaced by 'unknown'
+
+    def __call__(self,
+        denoiser:Denoiser, # learns to predict alone what the two predict together
+        batch:dict, # as for `DenoisingLoss`
+    )->Tensor: # scalar
+        inputs, _ = training_inputs(denoiser, batch, self.drop)
+        with torch.no_grad():
+            weak, strong = self.weak.predict(*inputs).float(), self.strong.predict(*inputs).float()
+        return F.mse_loss(denoiser.predict(*inputs).float(), weak + self.scale * (strong - weak))
 
 # %% ../nbs/06_unet.ipynb #bb2b58f1
 def _starts(n:int, window:int, overlap:int)->list:
