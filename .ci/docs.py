@@ -28,23 +28,50 @@ def split_title(nb):
         nb.cells.insert(nb.cells.index(first) + 1, mk_cell(first.source[head.end():].strip(), 'markdown'))
         first.source = head[0]
 
-def reference(sym, name):
-    "What stands above an exported definition: its name, the way to its source, its parameters as a table to unfold."
+def reference(sym, name, node):
+    "What stands above an exported definition: its name, the way to its source, its parameters and methods to unfold."
+    try: line = f'#L{inspect.getsourcelines(sym)[1]}'
+    except (OSError, TypeError): line = ''
     source = NbdevLookup().code(f'{sym.__module__}.{name}')
-    return f'### {name}\n\n' + (f'[source]({source}){{.source}}\n\n' if source else '') + parameters(sym)
+    link = f'[source]({source.split("#")[0]}{line}){{.source}}\n\n' if source else ''
+    return f'### {name}\n\n{link}{parameters(sym)}{methods(sym, name, node)}'
 
 def parameters(sym):
-    "The docments of a function or class as a table; nothing where there are none."
+    "The docments of a function or class as a table to unfold; nothing where there are none."
+    table = parameter_table(sym)
+    return f'```{{=html}}\n<details class="parameters"><summary>parameters</summary>{table}</details>\n```\n' if table else ''
+
+def parameter_table(sym):
+    "The docments of a function or class as a table."
     rows = [(name, d) for name, d in docments(sym, full=True).items() if d.get('docment')]
     if not rows: return ''
-    row = lambda name, d: f"<tr><td>{code(name)}</td><td>{code(type_name(d['anno']))}</td><td>{code(default(d))}</td><td>{text(d['docment'])}</td></tr>"
-    table = '<tr><th></th><th>type</th><th>default</th><th></th></tr>' + ''.join(row('→' if name == 'return' else name, d) for name, d in rows)
-    return f'```{{=html}}\n<details class="parameters"><summary>parameters</summary><table class="table">{table}</table></details>\n```\n'
+    body = ''.join(parameter_row('→' if name == 'return' else name, d) for name, d in rows)
+    return f'<table class="table"><tr><th></th><th>type</th><th>default</th><th></th></tr>{body}</table>'
+
+def parameter_row(name, d):
+    cells = code(name), code(type_name(d['anno'])), code(default(d)), text(d['docment'])
+    return '<tr>' + ''.join(f'<td>{c}</td>' for c in cells) + '</tr>'
+
+def methods(sym, name, node):
+    "The public methods in the body of a class, each with what it says of itself, at the anchor where links to it point."
+    if not isinstance(node, ast.ClassDef): return ''
+    public = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef) and m.name[0] != '_'}
+    rows = ''.join(method_row(f'{name}.{m}', inspect.getattr_static(sym, m), ast.get_docstring(public[m])) for m in public)
+    return f'```{{=html}}\n<details class="parameters"><summary>methods</summary>{rows}</details>\n```\n' if rows else ''
+
+def method_row(name, m, doc):
+    "A method's name, first words and parameters; nothing where it says nothing of itself."
+    m = getattr(m, 'fget', None) or getattr(m, '__func__', None) or getattr(m, 'func', m)  # a property, a class method, a cached property
+    table = parameter_table(m) if inspect.isfunction(m) else ''
+    if not doc and not table: return ''
+    return f'<div class="method" id="{name.lower()}"><p>{code(name)} {text(doc or "")}</p>{table}</div>'
 
 def text(s): return re.sub('`([^`]+)`', r'<code>\1</code>', html.escape(s))
 def code(s): return f'<code>{html.escape(s)}</code>' if s else ''
 def type_name(anno): return '' if anno in (inspect._empty, None) else getattr(anno, '__name__', str(anno))
 def default(d): return '' if d.get('default', inspect._empty) is inspect._empty else repr(d['default'])
+
+def is_public(node): return isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != '_'
 
 class show_exports(Processor):
     "Exported code is shown as it is, below the reference of what it defines; no cell is run for that."
@@ -54,8 +81,9 @@ class show_exports(Processor):
         module = next((c.directives_['default_exp'][0] for c in cells if 'default_exp' in c.directives_), None)
         for cell in exports:
             cell.directives_['exports'] = cell.directives_.pop('export')
-            for name in map(showdoc_nm, (t for t in cell.parsed_() or [] if isinstance(t, (ast.FunctionDef, ast.ClassDef)) and t.name[0] != '_')):
-                above = mk_cell(reference(attrgetter(name)(import_module(f'arsr.{module}')), name), 'markdown')
+            for node in filter(is_public, cell.parsed_() or []):
+                name = showdoc_nm(node)
+                above = mk_cell(reference(attrgetter(name)(import_module(f'arsr.{module}')), name, node), 'markdown')
                 above.directives_ = {}
                 cells.insert(cells.index(cell), above)
 
@@ -68,7 +96,7 @@ class Lesson(FilterDefaults):
 # ---- names and links
 
 def page_of(nb):
-    "The page of a notebook, relative to the site: nbs/00_coords.ipynb gives coords.html."
+    "The page of a notebook, relative to the site: nbs/beyond/01_fast.ipynb gives beyond/fast.html."
     return Path(_nbpath2html(nb.relative_to(NBS)))
 
 BADGE = re.compile(r'\[!\[[^\]]*\]\(\S+colab-badge\.svg\)\]\((\S+?)\)')  # a picture from another server; here a link does
@@ -84,7 +112,7 @@ def process():
     shutil.rmtree(PROC, ignore_errors=True)
     shutil.copytree(NBS, PROC, ignore=shutil.ignore_patterns('*.ipynb', '.*', '_*'))
     shutil.copy(ROOT/'_quarto.yml', PROC)
-    cfg = get_config()
+    cfg, sidebar = get_config(), (ROOT/'_quarto.yml').read_text(encoding='utf-8')
     site = f"{cfg.doc_host}{cfg.doc_baseurl}/"
     for src in sorted(NBS.rglob('*.ipynb')):
         if any(p[0] in '._' for p in src.relative_to(NBS).parts): continue
@@ -92,11 +120,12 @@ def process():
         split_title(nb)
         Lesson()(nb)
         dst = PROC/page_of(src).with_suffix('.ipynb')
-        dst.parent.mkdir(exist_ok=True)
+        dst.parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, dst)
         text = dst.read_text(encoding='utf-8').replace(f'output-file: {page_of(src).name}\\n', '')  # it has that name already
         dst.write_text(local_links(text, page_of(src), site), encoding='utf-8')
-        if dst.name not in (ROOT/'_quarto.yml').read_text(encoding='utf-8'): print(f'{dst.name} is not in the sidebar of _quarto.yml', file=sys.stderr)
+        page = dst.relative_to(PROC).as_posix()
+        if f' {page}\n' not in sidebar: print(f'{page} is not in the sidebar of _quarto.yml', file=sys.stderr)
 
 # ---- the pages
 
