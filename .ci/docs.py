@@ -21,7 +21,7 @@ NBS, PROC, DOCS, CACHE = ROOT/'nbs', ROOT/'_proc', ROOT/'_docs', ROOT/'.cache'
 # ---- nbdev's processing, as a lesson wants it: in a lesson the code is the text, so exported cells are shown
 
 def split_title(nb):
-    "nbdev takes title and description out of the cell they stand in and drops the rest of it: give them a cell of their own."
+    "nbdev drops what stands below title and description in their cell: give the two a cell of their own."
     first = next((c for c in nb.cells if c.cell_type == 'markdown'), None)
     head = re.match(r'#\s.*\n+(?:>.*(?:\n|$))*', first.source) if first else None
     if head and first.source[head.end():].strip():
@@ -38,8 +38,12 @@ def reference(sym, name, node):
 
 def parameters(sym):
     "The docments of a function or class as a table to unfold; nothing where there are none."
-    table = parameter_table(sym)
-    return f'```{{=html}}\n<details class="parameters"><summary>parameters</summary>{table}</details>\n```\n' if table else ''
+    return unfold('parameters', parameter_table(sym))
+
+def unfold(title, text):
+    "HTML under a title that one clicks on; nothing if it is empty."
+    if not text: return ''
+    return f'```{{=html}}\n<details class="parameters"><summary>{title}</summary>{text}</details>\n```\n'
 
 def parameter_table(sym):
     "The docments of a function or class as a table."
@@ -53,15 +57,16 @@ def parameter_row(name, d):
     return '<tr>' + ''.join(f'<td>{c}</td>' for c in cells) + '</tr>'
 
 def methods(sym, name, node):
-    "The public methods in the body of a class, each with what it says of itself, at the anchor where links to it point."
+    "The public methods in the body of a class, each with what it says of itself, where links to it point."
     if not isinstance(node, ast.ClassDef): return ''
     public = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef) and m.name[0] != '_'}
-    rows = ''.join(method_row(f'{name}.{m}', inspect.getattr_static(sym, m), ast.get_docstring(public[m])) for m in public)
-    return f'```{{=html}}\n<details class="parameters"><summary>methods</summary>{rows}</details>\n```\n' if rows else ''
+    rows = [method_row(f'{name}.{k}', inspect.getattr_static(sym, k), ast.get_docstring(m)) for k, m in public.items()]
+    return unfold('methods', ''.join(rows))
 
 def method_row(name, m, doc):
     "A method's name, first words and parameters; nothing where it says nothing of itself."
-    m = getattr(m, 'fget', None) or getattr(m, '__func__', None) or getattr(m, 'func', m)  # a property, a class method, a cached property
+    inside = (getattr(m, k, None) for k in ('fget', '__func__', 'func'))  # of a property, class method, cached property
+    m = next(filter(None, inside), m)
     table = parameter_table(m) if inspect.isfunction(m) else ''
     if not doc and not table: return ''
     return f'<div class="method" id="{name.lower()}"><p>{code(name)} {text(doc or "")}</p>{table}</div>'
@@ -77,8 +82,9 @@ class show_exports(Processor):
     "Exported code is shown as it is, below the reference of what it defines; no cell is run for that."
     def begin(self):
         cells = self.nb.cells
-        exports = [c for c in cells if c.cell_type == 'code' and 'export' in c.directives_ and 'hide' not in c.directives_]
-        module = next((c.directives_['default_exp'][0] for c in cells if 'default_exp' in c.directives_), None)
+        code_cells = [c for c in cells if c.cell_type == 'code']
+        exports = [c for c in code_cells if 'export' in c.directives_ and 'hide' not in c.directives_]
+        module = next((c.directives_['default_exp'][0] for c in code_cells if 'default_exp' in c.directives_), None)
         for cell in exports:
             cell.directives_['exports'] = cell.directives_.pop('export')
             for node in filter(is_public, cell.parsed_() or []):
@@ -99,7 +105,7 @@ def page_of(nb):
     "The page of a notebook, relative to the site: nbs/beyond/01_fast.ipynb gives beyond/fast.html."
     return Path(_nbpath2html(nb.relative_to(NBS)))
 
-BADGE = re.compile(r'\[!\[[^\]]*\]\(\S+colab-badge\.svg\)\]\((\S+?)\)')  # a picture from another server; here a link does
+BADGE = re.compile(r'\[!\[[^\]]*\]\(\S+colab-badge\.svg\)\]\((\S+?)\)')  # a picture of another server
 LINK = re.compile(r'(\]\((?!\w+:)[^)\s]*?)(?:\d+[a-z]?_)?(\w+)\.ipynb')
 
 def local_links(text, here, site):
@@ -122,7 +128,8 @@ def process():
         dst = PROC/page_of(src).with_suffix('.ipynb')
         dst.parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, dst)
-        text = dst.read_text(encoding='utf-8').replace(f'output-file: {page_of(src).name}\\n', '')  # it has that name already
+        named = f'output-file: {page_of(src).name}\\n'  # it has that name already
+        text = dst.read_text(encoding='utf-8').replace(named, '')
         dst.write_text(local_links(text, page_of(src), site), encoding='utf-8')
         page = dst.relative_to(PROC).as_posix()
         if f' {page}\n' not in sidebar: print(f'{page} is not in the sidebar of _quarto.yml', file=sys.stderr)
@@ -135,7 +142,8 @@ def katex():
     dist = CACHE/f'katex-{version}'/'package'/'dist'
     if not dist.is_dir() and shutil.which('npm'):
         dist.parent.parent.mkdir(parents=True, exist_ok=True)
-        got = subprocess.run(['npm', 'pack', '--silent', f'katex@{version}'], cwd=dist.parent.parent, capture_output=True, text=True)
+        command = ['npm', 'pack', '--silent', f'katex@{version}']
+        got = subprocess.run(command, cwd=dist.parent.parent, capture_output=True, text=True)
         for tgz in dist.parent.parent.glob('*.tgz'): shutil.unpack_archive(tgz, dist.parent.parent, 'gztar')
         if not dist.is_dir(): print(got.stderr.strip(), file=sys.stderr)
     return dist if dist.is_dir() else None
@@ -143,9 +151,12 @@ def katex():
 def use_local_katex():
     "Set the mathematics by a KaTeX that stands in the site itself."
     dist = katex()
-    if dist is None: return print('npm could not fetch KaTeX: formulas are set only where a reader is online', file=sys.stderr)
+    if dist is None:
+        print('npm could not fetch KaTeX: formulas are set only where a reader is online', file=sys.stderr)
+        return
     libs = PROC/'_docs'/'site_libs'/'katex'
-    for f in [dist/'katex.min.css', dist/'katex.min.js', dist/'contrib'/'auto-render.min.js', *(dist/'fonts').glob('*.woff2')]:
+    files = ('katex.min.css', 'katex.min.js', 'contrib/auto-render.min.js')
+    for f in [*(dist/name for name in files), *(dist/'fonts').glob('*.woff2')]:
         (libs/f.relative_to(dist)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(f, libs/f.relative_to(dist))
     for page in (PROC/'_docs').rglob('*.html'):
