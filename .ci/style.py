@@ -41,7 +41,7 @@ def cells():
         for i, cell in enumerate(json.loads(path.read_text(encoding='utf-8'))['cells']):
             if cell['cell_type'] != 'code': continue
             source = ''.join(cell['source'])
-            found.append((name(path), i, source, re.search(r'^#\|\s*exporti?\b', source, re.M) is not None))
+            found.append((name(path), i, source, re.search(r'^#\|\s*export\w*', source, re.M) is not None))
     return found
 
 def name(path): return path.relative_to(ROOT).as_posix()
