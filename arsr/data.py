@@ -5,27 +5,28 @@
 # %% auto #0
 __all__ = ['ASSETS', 'SUFFIXES', 'PUBLIC', 'load_image', 'load_images', 'view', 'render_svg', 'drawing_group', 'held_out',
            'in_split', 'Drawings', 'GroupSampler', 'Images', 'public_set', 'hub_images', 'open_source', 'downsample',
-           'random_window', 'random_queries', 'atomic_write', 'progress', 'square_view', 'Renders', 'RandomScaleCrops']
+           'random_window', 'random_queries', 'atomic_write', 'progress', 'square_view', 'Renders', 'SeededDataset',
+           'RandomScaleCrops']
 
 # %% ../nbs/01_data.ipynb #769b5d6c
-import hashlib, io, json, lzma, os, re, sys, zipfile
+import hashlib, io, json, lzma, os, re, sys, time, urllib.request, zipfile
+from contextlib import redirect_stdout
 from functools import lru_cache
+from importlib import resources
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from fastprogress.fastprogress import IN_NOTEBOOK, progress_bar
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from einops import rearrange
-from fastcore.basics import patch
-import arsr
-from .coords import FULL, check_size, check_window, resize, make_coord, make_cell, to_model
+from .coords import FULL, check_size, check_window, resize, to_model
 
 # %% ../nbs/01_data.ipynb #f66d1f5a
 def _flatten(im:Image.Image)->Image.Image:
     "Upright, 8-bit, three channels: EXIF rotation applied, alpha composited on white, 16 bits and CMYK converted."
     im = ImageOps.exif_transpose(im)
-    if im.mode == 'F': raise ValueError("a floating-point picture says nothing about its range; scale it to [0,1] and pass it as an array")
+    if im.mode == 'F':
+        raise ValueError("a floating-point picture has no known range; scale it to [0,1] and pass it as an array")
     if im.mode.startswith('I;16') or im.mode == 'I':
         im = Image.fromarray((np.asarray(im, dtype=np.float64) / 257).clip(0, 255).round().astype(np.uint8))
     if im.mode == 'P' or 'transparency' in im.info: im = im.convert('RGBA')
@@ -35,24 +36,36 @@ def _flatten(im:Image.Image)->Image.Image:
     return im.convert('RGB')
 
 def _decode(file, name):
-    "Decode a picture from a path or an open file; a one-line `ValueError` that gives its name if it is none."
+    "Decode a picture from a path or an open file; a one-line `ValueError` with its name if it is none."
     try: return _flatten(Image.open(file))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as e:
         raise ValueError(f"{name} is not an image that can be read (PNG, JPEG, WebP, TIFF, ...): {e}") from None
 
+def _fetch(url):
+    "Download a file; a one-line `ValueError` if that fails."
+    request = urllib.request.Request(url, headers={'User-Agent': 'Mozilla/5.0 (arsr)'})  # some hosts refuse Python's own
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response: return io.BytesIO(response.read())
+    except (OSError, ValueError) as e: raise ValueError(f"{url} could not be fetched: {e}") from None
+
 def _open_image(path):
-    "Open and decode a picture file; one-line `ValueError`s for what is missing or is no picture."
+    "Open and decode a picture file or URL; one-line `ValueError`s for what is missing or is no picture."
+    if re.match(r'(https?|file)://', str(path)): return _decode(_fetch(str(path)), path)
     if not Path(path).is_file(): raise ValueError(f"no such image file: {path}")
     return _decode(path, path)
 
 # %% ../nbs/01_data.ipynb #afe3ba1b
 def _from_array(a)->Tensor:
-    "An array or tensor, (h,w), (h,w,c) or (c,h,w), bytes or [0,1] floats, to (3,h,w) floats; where both fit, arrays are (h,w,c)."
+    """An array or tensor, (h,w), (h,w,c) or (c,h,w), bytes or [0,1] floats, to (3,h,w) floats.
+
+    Where both layouts fit, arrays are (h,w,c) and tensors (c,h,w).
+    """
     x = torch.as_tensor(np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a)
-    shape, colours = tuple(x.shape), (1, 3, 4)
+    shape, channels = tuple(x.shape), (1, 3, 4)
     if x.ndim == 2: x = x[None]
-    elif x.ndim == 3 and x.shape[-1] in colours and (isinstance(a, np.ndarray) or x.shape[0] not in colours): x = rearrange(x, 'h w c -> c h w')
-    if x.ndim != 3 or x.shape[0] not in colours or x.numel() == 0:
+    elif x.ndim == 3 and x.shape[-1] in channels and (isinstance(a, np.ndarray) or x.shape[0] not in channels):
+        x = rearrange(x, 'h w c -> c h w')
+    if x.ndim != 3 or x.shape[0] not in channels or x.numel() == 0:
         raise ValueError(f"an image array must be (h,w), (h,w,3) or (3,h,w), not {shape}")
     x = x.float() / {torch.uint8: 255, torch.uint16: 65535}.get(x.dtype, 1)
     if x.shape[0] == 4: x = x[:3] * x[3:] + 1 - x[3:]
@@ -60,7 +73,7 @@ def _from_array(a)->Tensor:
 
 # %% ../nbs/01_data.ipynb #43577f65
 def load_image(
-    image, # path, PIL image, numpy array or tensor; bytes in 0..255 or floats in [0,1]
+    image, # path, URL, open file or BytesIO, PIL image, array or tensor (bytes in 0..255 or floats in [0,1])
 )->Tensor: # (3,h,w) float32 in [0,1]
     """Any picture as a tensor. Grey, palette, RGBA (on white), 16-bit, CMYK and EXIF-rotated files simply work.
 
@@ -68,8 +81,10 @@ def load_image(
     not finite or lie outside [0,1].
     """
     if isinstance(image, (str, Path)): image = _open_image(image)
+    elif hasattr(image, 'read'): image = _decode(image, getattr(image, 'name', 'the open file'))
     x = _from_array(np.array(_flatten(image)) if isinstance(image, Image.Image) else image)
-    if not torch.isfinite(x).all(): raise ValueError("the image has NaN or infinite pixels; every pixel must be a finite number in [0,1]")
+    if not torch.isfinite(x).all():
+        raise ValueError("the image has NaN or infinite pixels; every pixel must be a finite number in [0,1]")
     if x.min() < -1e-3 or x.max() > 1 + 1e-3:
         raise ValueError(f"pixel values must lie in [0,1] (or be uint8), not in [{x.min():.3g}, {x.max():.3g}]")
     return x.clamp(0, 1).contiguous()
@@ -82,7 +97,7 @@ def load_images(
     loaded = [load_image(x) for x in (images if several else [images])]
     sizes = list(dict.fromkeys(f'{x.shape[-2]} x {x.shape[-1]}' for x in loaded))
     if not loaded: raise ValueError("the list of images is empty; give one at least")
-    if len(sizes) > 1: raise ValueError(f"images of one call must have one size, not {', '.join(sizes)}; make a call for each size")
+    if len(sizes) > 1: raise ValueError(f"the images of a batch must have one size, not {', '.join(sizes)}")
     return torch.stack(loaded)
 
 # %% ../nbs/01_data.ipynb #dd954625
@@ -113,13 +128,13 @@ def render_svg(
     return load_image(Image.open(io.BytesIO(png)))
 
 # %% ../nbs/01_data.ipynb #41f8d31d
-ASSETS = Path(arsr.__file__).parent/'assets'
+ASSETS = Path(str(resources.files('arsr')))/'assets'
 _TONE = re.compile(r'-(?:(?:light|medium-light|medium|medium-dark|dark)-skin-tone|tone\d)')
 
 def drawing_group(
     name:str, # e.g. 'waving-hand-dark-skin-tone'
 )->str: # 'waving-hand'
-    "The drawing without its skin tone. Variants share a group, and a group is never split between training and validation."
+    "The drawing without its skin tone: variants share a group, which is never split between training and validation."
     return _TONE.sub('', name)
 
 def held_out(
@@ -159,7 +174,7 @@ class Drawings:
         size, # (h, w) in pixels
         window=FULL, # top, left, bottom, right in [0,1]
     )->Tensor: # (3,h,w) in [0,1]
-        "The drawing rendered at the very size asked for; nothing is resized."
+        "The drawing rendered at exactly this size; nothing is resized."
         return render_svg(self.body[i], size, window)
 
 # %% ../nbs/01_data.ipynb #0d5c5fb2
@@ -189,14 +204,11 @@ class Images:
         if not self.path.exists(): raise ValueError(f"no such folder or zip archive: {path}")
         try: self.zip = zipfile.ZipFile(self.path) if self.path.suffix == '.zip' else None
         except zipfile.BadZipFile: raise ValueError(f"{path} is not a zip archive, or a damaged one") from None
-        names = self.zip.namelist() if self.zip else [p.relative_to(self.path).as_posix() for p in self.path.rglob('*')]
-        key = lambda n: Path(n).stem.split('@')[0]
-        self.names = sorted(n for n in names if Path(n).suffix.lower() in SUFFIXES and in_split(key(n), split, share))
+        names = self.zip.namelist() if self.zip else [p.relative_to(path).as_posix() for p in self.path.rglob('*')]
+        pictures = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+        self.names = sorted(name for name in pictures if in_split(Path(name).stem.split('@')[0], split, share))
         if not self.names: raise ValueError(f"no images ({', '.join(sorted(SUFFIXES))}) for split '{split}' in {path}")
-        self.load = lru_cache(cache)(self._load)
-
-    @property
-    def groups(self): return self.names
+        self.groups, self.load = self.names, lru_cache(cache)(self._load)
 
     def __len__(self): return len(self.names)
 
@@ -205,25 +217,22 @@ class Images:
         im = _decode(io.BytesIO(self.zip.read(name)), name) if self.zip else _open_image(self.path/name)
         return torch.from_numpy(np.array(im)).permute(2, 0, 1)
 
-# %% ../nbs/01_data.ipynb #d51b525e
-@patch
-def view(self:Images,
-    i:int, # which picture
-    size, # (h, w) in pixels
-    window=FULL, # top, left, bottom, right in [0,1]
-)->Tensor: # (3,h,w) in [0,1]
-    "The window, cut at whole pixels and resized (antialiased bicubic)."
-    return view(self.load(i).float() / 255, size, window)
+    def view(self,
+        i:int, # which picture
+        size, # (h, w) in pixels
+        window=FULL, # top, left, bottom, right in [0,1]
+    )->Tensor: # (3,h,w) in [0,1]
+        "The window, cut at whole pixels and resized (antialiased bicubic)."
+        return view(self.load(i).float() / 255, size, window)
 
-@patch
-def square(self:Images, i:int)->tuple: # top, left, bottom, right in [0,1]
-    "The largest centred square of a picture: what square training data see of it."
-    h, w = self.load(i).shape[-2:]
-    s = min(h, w)
-    return (h - s) / 2 / h, (w - s) / 2 / w, (h + s) / 2 / h, (w + s) / 2 / w
+    def square(self, i:int)->tuple: # top, left, bottom, right in [0,1]
+        "The largest centred square of a picture: what square training data see of it."
+        h, w = self.load(i).shape[-2:]
+        s = min(h, w)
+        return (h - s) / 2 / h, (w - s) / 2 / w, (h + s) / 2 / h, (w + s) / 2 / w
 
 # %% ../nbs/01_data.ipynb #dd035ac4
-PUBLIC = {  # where the pictures of the field's public sets stand below the folder they are unpacked in
+PUBLIC = {  # public sets: the folder that holds the high-resolution pictures, below the one they are unpacked in
     'div2k': 'DIV2K_*_HR', 'flickr2k': 'Flickr2K_HR', 'ffhq': 'images1024x1024', 'celeba-hq': 'celeba_hq*', 'lsun': '*_train',
 }
 
@@ -244,11 +253,11 @@ def hub_images(
 )->Images: # its pictures, downloaded once and cached by the hub client
     "Pictures of a hub data set that holds image files, or one zip of them."
     from huggingface_hub import snapshot_download
-    root = Path(snapshot_download(repo_id, repo_type='dataset', allow_patterns=[f'*{s}' for s in (*SUFFIXES, '.zip')]))
+    patterns = [f'*{s}' for s in (*SUFFIXES, '.zip')]
+    root = Path(snapshot_download(repo_id, repo_type='dataset', allow_patterns=patterns))
     zips = sorted(root.rglob('*.zip'))
     return Images(zips[0] if len(zips) == 1 else root, **kwargs)
 
-# %% ../nbs/01_data.ipynb #5b7762af
 def open_source(
     data:str, # 'emoji', a folder, a zip, 'NAME:FOLDER' for a public set, or 'hub:OWNER/NAME'
     split:str='train', # 'train', 'valid' or 'all'
@@ -265,7 +274,7 @@ def open_source(
 def downsample(
     hr:Tensor, # (n,3,h,w) or (3,h,w) in [0,1]
     scale:float=4, # how many times smaller
-)->Tensor: # the small picture, in [0,1]
+)->Tensor: # the LR input, in [0,1]
     "The low-resolution picture of the benchmarks: antialiased bicubic shrinking and nothing else."
     h, w = hr.shape[-2:]
     return resize(hr, (max(round(h / scale), 1), max(round(w / scale), 1))).clamp(0, 1)
@@ -281,7 +290,7 @@ def random_window(
 
 def random_queries(
     truth:Tensor, # (3,s,s) uint8: the whole picture at the output size
-    window, # top, left, bottom, right in [0,1]: where the questions are asked
+    window, # top, left, bottom, right in [0,1]: where the queries lie
     n:int, # how many
     rng:np.random.Generator, # source of chance
 )->dict: # coord (n,2) relative to the window, cell (n,2), rgb (n,3) in [-1,1]
@@ -309,20 +318,49 @@ def atomic_write(
     return path
 
 # %% ../nbs/01_data.ipynb #384a506e
-def progress(items):
-    "The items one by one, with a bar in a notebook or a terminal, and without one in a log."
-    return progress_bar(items, display=IN_NOTEBOOK or sys.stdout.isatty())
+def _watched()->bool: # does somebody see a bar?
+    "In a notebook yes; elsewhere if the standard error stream is a terminal."
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    return hasattr(shell, 'kernel') or sys.stderr.isatty()
+
+def progress(
+    items, # what to go through; a sequence, or anything iterable of known length
+    what:str='', # what is being done, in two words
+    delay:float=1., # seconds before a bar appears
+): # the items, one by one
+    "The items one by one, with a bar for whoever watches: in a notebook or a terminal, after `delay` seconds."
+    bar, start, total, watched = None, time.monotonic(), len(items), _watched()
+    try:
+        for done, item in enumerate(items):
+            yield item
+            if not watched or time.monotonic() - start < delay: continue
+            with redirect_stdout(sys.stderr):
+                if bar is None: bar = _new_bar(total, what)
+                bar.update(done + 1)
+    finally:
+        if bar and done + 1 < total:
+            with redirect_stdout(sys.stderr): bar.on_interrupt()
+
+def _new_bar(total, what):
+    "A bar of fastprogress, which vanishes when it is full."
+    from fastprogress.fastprogress import progress_bar
+    bar = progress_bar(range(total), leave=False)
+    bar.comment = what
+    bar.update(0)
+    return bar
 
 # %% ../nbs/01_data.ipynb #9a74beef
 def square_view(source, i:int, size:int)->Tensor: # (3,size,size) in [0,1]
     "A square picture of picture `i`: all of a drawing, the middle of a photograph that is longer one way."
     return source.view(i, size, source.square(i) if hasattr(source, 'square') else FULL)
 
-class Renders:
-    """Every picture of a source, drawn once at its base size and once at each of a few random sizes.
+def _bytes(source, i, size): return (square_view(source, i, size) * 255).round().byte().contiguous()
 
-    Truth at a size is never resized: it was rendered (or, for photographs, shrunk from the original) at that very size.
-    Kept as bytes in memory; with three sizes a picture, training meets thousands of different scales.
+class Renders:
+    """Every picture of a source, rendered once at its base size and once at each of a few random sizes.
+
+    Ground truth at a size is never resized: it was rendered (or, for photographs, shrunk from the original) at that
+    very size. Kept as bytes in memory; with three sizes a picture, training meets thousands of different scales.
     """
     def __init__(self,
         source, # `Drawings` or `Images`
@@ -331,11 +369,11 @@ class Renders:
         per:int=3, # how many of them a picture
         seed:int=0, # which ones
     ):
-        rng = np.random.default_rng(seed)
-        byte = lambda i, size: (square_view(source, i, size) * 255).round().byte().contiguous()
+        rng, all_of_them = np.random.default_rng(seed), range(len(source))
         self.source, self.base_size, self.pick = source, base, GroupSampler(source)
-        self.base = torch.stack([byte(i, base) for i in progress(range(len(source)))])
-        self.truth = [[byte(i, int(s)) for s in rng.integers(sizes[0], sizes[1] + 1, per)] for i in progress(range(len(source)))]
+        self.base = torch.stack([_bytes(source, i, base) for i in progress(all_of_them, 'rendering')])
+        self.truth = [[_bytes(source, i, int(s)) for s in rng.integers(sizes[0], sizes[1] + 1, per)]
+                      for i in progress(all_of_them, 'rendering')]
 
     def any_size(self, i, rng)->Tensor: # (3,s,s) bytes
         "Picture `i` at one of its sizes."
@@ -354,22 +392,33 @@ class Renders:
         self.truth = [[data[f'{i}.{k}'] for k in range(per)] for i in range(len(self.base))]
         return self
 
-# %% ../nbs/01_data.ipynb #1b4e5cab
-class RandomScaleCrops(torch.utils.data.Dataset):
-    "First-stage training data: a crop of a picture, and the truth about the same window at a random output size."
-    def __init__(self,
-        renders:Renders, # the pictures
-        crop:int=64, # side of the encoder's input
-        queries:int=512, # output pixels asked for per crop
-        seed:int=0, # crop k is the same on every machine
-    ):
-        self.renders, self.crop, self.queries, self.seed = renders, crop, queries, seed
+# %% ../nbs/01_data.ipynb #2df7ff4e
+class SeededDataset(torch.utils.data.Dataset):
+    "Endless training data: example `k` is `sample` with a source of chance of its own, the same on every machine."
+    def __init__(self, seed:int=0): self.seed = seed
 
     def __len__(self): return 2**40
 
-    def __getitem__(self, k):
-        rng, base = np.random.default_rng((self.seed, k)), self.renders.base_size
-        i = self.renders.pick(rng)
+    def __getitem__(self, k:int): return self.sample(np.random.default_rng((self.seed, k)))
+
+    def sample(self, rng:np.random.Generator)->dict: # tensors of one example
+        "One example; subclasses say which."
+        raise NotImplementedError
+
+# %% ../nbs/01_data.ipynb #1b4e5cab
+class RandomScaleCrops(SeededDataset):
+    "First-stage training data: a crop, and the ground truth of the same window at a random output size (section 3.2)."
+    def __init__(self,
+        renders:Renders, # the pictures
+        crop:int=64, # side of the encoder's input
+        queries:int=512, # output pixels queried per crop
+        seed:int=0, # crop k is the same on every machine
+    ):
+        super().__init__(seed)
+        self.renders, self.crop, self.queries = renders, crop, queries
+
+    def sample(self, rng):
+        base, i = self.renders.base_size, self.renders.pick(rng)
         top, left = random_window(base, self.crop, rng)
         window = [v / base for v in (top, left, top + self.crop, left + self.crop)]
         image = self.renders.base[i, :, top:top+self.crop, left:left+self.crop]
