@@ -48,33 +48,37 @@ def ddim_coefficients(
 # %% ../../nbs/beyond/05_distilling.ipynb #7c0e0014
 @dataclass(frozen=True)
 class LoRAConfig:
-    "A change of a generator."
+    "A low-rank change of a generator."
     net: DenoiserConfig = DenoiserConfig()  # of the generator
-    steps: int = 8                          # that it takes, each one pass through the network
+    steps: int = 8                          # of the student, each one network evaluation
     rank: int = 6                           # of the change of each layer
 
 # %% ../../nbs/beyond/05_distilling.ipynb #7c0e0028
 class LoRAStudent(nn.Module):
-    "A change of low rank of a generator's layers, with which it goes from noise to a clean latent in `steps` passes."
+    "A low-rank change of a generator's layers, with which it goes from noise to a clean latent in `cfg.steps` evaluations."
     def __init__(self, cfg:LoRAConfig=LoRAConfig()):
         super().__init__()
         self.cfg = cfg
-        with torch.device('meta'): layers = {k: l.weight for k, l in Denoiser(cfg.net).named_modules() if isinstance(l, (nn.Conv2d, nn.Linear))}
-        self.names = {k: k.replace('.', '/') for k in layers}  # a parameter's name has no dots
-        wide = {k: w[0].numel() for k, w in layers.items()}
-        self.down = nn.ParameterDict({self.names[k]: torch.randn(cfg.rank, wide[k]) / wide[k]**.5 for k in layers})
-        self.up = nn.ParameterDict({self.names[k]: torch.zeros(len(w), cfg.rank) for k, w in layers.items()})
+        with torch.device('meta'): modules = dict(Denoiser(cfg.net).named_modules())
+        shapes = {k: (len(l.weight), l.weight[0].numel()) for k, l in modules.items() if isinstance(l, (nn.Conv2d, nn.Linear))}
+        self.keys = {name: name.replace('.', '/') for name in shapes}  # a parameter's name has no dots
+        self.down = nn.ParameterDict({self.keys[k]: torch.randn(cfg.rank, n) / n**.5 for k, (_, n) in shapes.items()})
+        self.up = nn.ParameterDict({self.keys[k]: torch.zeros(n, cfg.rank) for k, (n, _) in shapes.items()})
 
-    def weights(self, net:Denoiser)->dict: # name of a layer's weights -> what they become
+    def weights(self, generator:Denoiser)->dict: # name of a layer's weights -> the changed weights
         "The generator's weights, changed."
-        return {f'{k}.weight': (w := net.get_submodule(k).weight) + (self.up[n] @ self.down[n]).view_as(w) for k, n in self.names.items()}
+        changed = {}
+        for name, key in self.keys.items():
+            w = generator.get_submodule(name).weight
+            changed[f'{name}.weight'] = w + (self.up[key] @ self.down[key]).view_as(w)
+        return changed
 
-    def merge(self, net:Denoiser)->Denoiser: # a copy
-        "The generator with the change in it."
-        twin = copy.deepcopy(net)
+    def merge(self, generator:Denoiser)->Denoiser: # a copy
+        "A copy of the generator with the change in it."
+        merged = copy.deepcopy(generator)
         with torch.no_grad():
-            for k, w in self.weights(net).items(): twin.get_parameter(k).copy_(w)
-        return twin
+            for name, w in self.weights(generator).items(): merged.get_parameter(name).copy_(w)
+        return merged
 
 # %% ../../nbs/beyond/05_distilling.ipynb #7c0e0017
 class Trajectories(torch.utils.data.Dataset):
