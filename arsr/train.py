@@ -5,74 +5,76 @@
 # %% auto #0
 __all__ = ['cpuinfo', 'hardware', 'machine', 'autocast_dtype', 'precision', 'fast_arithmetic', 'EMA', 'learning_rate', 'Budget',
            'save_checkpoint', 'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'peak_rate',
-           'Counting', 'count_flops', 'Report', 'accelerator', 'Objective', 'shared_clock', 'fit', 'keep']
+           'count_flops', 'Report', 'notebook_bar', 'accelerator', 'Objective', 'shared_clock', 'fit', 'batches',
+           'gradients', 'keep']
 
 # %% ../nbs/08_train.ipynb #ed95f627
 import json, math, os, platform, re, sys, time
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
-import numpy as np, torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, shape_wrapper
-from fastprogress.fastprogress import IN_NOTEBOOK, master_bar
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.flop_counter import FlopCounterMode
 from .coords import FULL, resize, to_model
-from .data import Renders, downsample, random_queries, progress, atomic_write
+from .data import Renders, SeededDataset, atomic_write, downsample, progress, random_queries
 from .field import FirstStage
-from .liif import has_packed
 
 # %% ../nbs/08_train.ipynb #68cd84b9
 def cpuinfo()->str:
-    "What Linux says about its processors; elsewhere nothing."
-    return path.read_text() if (path := Path('/proc/cpuinfo')).exists() else ''
+    "What Linux says about its processors; empty elsewhere."
+    path = Path('/proc/cpuinfo')
+    return path.read_text() if path.exists() else ''
 
 def hardware()->dict:
-    "Precision, memory layout and loading processes for this machine: bf16 where its arithmetic has it; channels last on a GPU, and helpers that keep it fed."
-    if torch.cuda.is_available():
-        workers = min(4, os.cpu_count() - 1) if sys.platform == 'linux' else 0  # elsewhere they would have to be sent a copy of all pictures
-        return dict(mixed_precision='bf16' if torch.cuda.is_bf16_supported() else 'fp16', layout=torch.channels_last, workers=workers)
-    return dict(mixed_precision='bf16' if 'avx512_bf16' in cpuinfo() else 'no', layout=torch.contiguous_format, workers=0)
+    "Number format, memory layout and loading processes for this machine: bf16 where the hardware has it."
+    if not torch.cuda.is_available():
+        bf16 = 'avx512_bf16' in cpuinfo()
+        return dict(mixed_precision='bf16' if bf16 else 'no', layout=torch.contiguous_format, workers=0)
+    bf16 = torch.cuda.is_bf16_supported()
+    workers = min(4, os.cpu_count() - 1) if sys.platform == 'linux' else 0  # elsewhere each would need a copy of the data
+    return dict(mixed_precision='bf16' if bf16 else 'fp16', layout=torch.channels_last, workers=workers)
 
-# %% ../nbs/08_train.ipynb #ca9f0ba6
 def machine(device='cpu')->str:
-    "What computes, in words, for the logs."
+    "Name of the GPU or CPU, and how many threads, for the logs."
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
     n, name = torch.get_num_threads(), re.search(r'model name\s*: (.+)', cpuinfo())
     return f"{name[1] if name else platform.processor() or platform.machine()}, {n} CPU thread{'s' * (n > 1)}"
 
-# %% ../nbs/08_train.ipynb #dea43611
 def autocast_dtype()->torch.dtype:
-    "The half precision that this hardware is made for, or plain floats."
-    return {'bf16': torch.bfloat16, 'fp16': torch.float16}.get(hardware()['mixed_precision'], torch.float32)
+    "The half precision that this hardware computes fast in, or float32."
+    formats = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+    return formats.get(hardware()['mixed_precision'], torch.float32)
 
 def precision()->str: # 'bf16', 'fp16' or 'fp32'
-    "Its name, for the logs."
-    return {'no': 'fp32'}.get(name := hardware()['mixed_precision'], name)
+    "The name of `autocast_dtype`, for the logs."
+    name = hardware()['mixed_precision']
+    return 'fp32' if name == 'no' else name
 
 def fast_arithmetic(device:str): # a context
-    "Half-precision arithmetic where the hardware is made for it, plain arithmetic elsewhere."
+    "Autocast to `autocast_dtype`; no autocast where that is float32."
     dtype = autocast_dtype()
     return nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
 # %% ../nbs/08_train.ipynb #0731f1ee
-class EMA:
-    "Exponential moving average of a model's parameters and running statistics; counters are copied."
+class EMA(AveragedModel):
+    "Exponential moving average of a model's parameters and buffers, with a shorter memory at first; counters are copied."
     def __init__(self, model:nn.Module, decay:float=.999):
-        self.decay, self.state = decay, {k: v.detach().clone() for k, v in model.state_dict().items()}
+        super().__init__(model, multi_avg_fn=self.move, use_buffers=True)
+        self.decay = decay
+        self.n_averaged.fill_(1)  # the initial weights are the first that are averaged
 
-    @torch.no_grad()
-    def update(self, model:nn.Module, step:int):
-        "Move the average towards the model; the first steps count for more."
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for k, v in model.state_dict().items():
-            if v.is_floating_point(): self.state[k].lerp_(v, 1 - decay)
-            else: self.state[k].copy_(v)
+    def move(self, averages:list, values:list, _):
+        "Move averages towards values; after n updates with decay n / (9 + n), up to the full decay."
+        n = int(self.n_averaged)
+        share = 1 - min(self.decay, n / (9 + n))
+        for average, value in zip(averages, values):
+            if value.is_floating_point(): average.lerp_(value, share)
+            else: average.copy_(value)
 
 # %% ../nbs/08_train.ipynb #90031a99
 def learning_rate(
@@ -104,12 +106,15 @@ class Budget:
         self.state.update(step=self.state['step'] + 1, seconds=self.before + self.now() - self.start)
 
     @property
-    def progress(self)->float: # of the whole training, 0 to 1
-        return max(self.state['step'] / self.steps if self.steps else 0, self.state['seconds'] / 60 / self.plan if self.plan else 0)
+    def progress(self)->float: # share of the whole training, 0 to 1
+        by_steps = self.state['step'] / self.steps if self.steps else 0
+        by_time = self.state['seconds'] / 60 / self.plan if self.plan else 0
+        return max(by_steps, by_time)
 
     @property
     def exhausted(self)->bool: # is it time to stop?
-        return self.progress >= 1 or bool(self.minutes and self.state['seconds'] - self.before >= 60 * self.minutes)
+        here = self.state['seconds'] - self.before
+        return self.progress >= 1 or bool(self.minutes and here >= 60 * self.minutes)
 
 # %% ../nbs/08_train.ipynb #4f659fe0
 def save_checkpoint(
@@ -117,90 +122,89 @@ def save_checkpoint(
     model:nn.Module, ema:EMA, opt:torch.optim.Optimizer, # what is being trained
     state:dict, # step, seconds, ...: anything JSON can hold
 ):
-    "Everything a run needs to go on, in safetensors and JSON; the file appears whole or not at all."
+    "Write everything that a training needs to go on, in safetensors and JSON, all or nothing."
     out.mkdir(parents=True, exist_ok=True)
-    slots = {f'opt.{i}.{k}': torch.as_tensor(v) for i, s in opt.state_dict()['state'].items() for k, v in s.items()}
-    tensors = {**{f'model.{k}': v for k, v in model.state_dict().items()}, **{f'ema.{k}': v for k, v in ema.state.items()}, **slots}
-    tensors = {k: v.contiguous() for k, v in tensors.items()}
-    atomic_write(out/'checkpoint.safetensors', lambda part: save_file(tensors, part, metadata={'state': json.dumps(state)}))
+    tensors = {f'model.{k}': v for k, v in model.state_dict().items()}
+    tensors |= {f'ema.{k}': v for k, v in ema.module.state_dict().items()}
+    for i, slots in opt.state_dict()['state'].items():
+        tensors |= {f'opt.{i}.{k}': torch.as_tensor(v) for k, v in slots.items()}
+    tensors, metadata = {k: v.contiguous() for k, v in tensors.items()}, {'state': json.dumps(state)}
+    atomic_write(out/'checkpoint.safetensors', lambda part: save_file(tensors, part, metadata=metadata))
 
 # %% ../nbs/08_train.ipynb #1e20fc64
 def _split(tensors:dict, prefix:str)->dict:
     "The tensors whose names start with `prefix.`, without it."
     return {k[len(prefix) + 1:]: v for k, v in tensors.items() if k.startswith(prefix + '.')}
 
+def _shapes(tensors:dict)->dict: return {k: v.shape for k, v in tensors.items()}
+
 def load_checkpoint(
     out:Path, # folder
     model:nn.Module, ema:EMA, opt:torch.optim.Optimizer, # filled in place
 )->dict: # the state that was saved with them
-    "Put a run back exactly where `save_checkpoint` left it; `ValueError` for a damaged file or one of another model."
-    path, shapes = out/'checkpoint.safetensors', lambda d: {k: v.shape for k, v in d.items()}
+    "Restore what `save_checkpoint` saved; `ValueError` for a damaged file or one of another model."
+    path = out/'checkpoint.safetensors'
     try: tensors = load_file(path)
-    except Exception as e: raise ValueError(f"{path} is not a complete checkpoint ({e}); delete it to start this stage again") from None
+    except Exception as e:
+        raise ValueError(f"{path} is not a complete checkpoint ({e}); delete it to start this stage again") from None
     with safe_open(path, 'pt') as f: state = json.loads(f.metadata()['state'])
-    if shapes(_split(tensors, 'model')) != shapes(model.state_dict()): raise ValueError(f"{path} belongs to another model; use another folder")
+    if _shapes(_split(tensors, 'model')) != _shapes(model.state_dict()):
+        raise ValueError(f"{path} belongs to another model; use another folder")
     model.load_state_dict(_split(tensors, 'model'))
-    for k, v in _split(tensors, 'ema').items(): ema.state[k].copy_(v)
+    ema.module.load_state_dict(_split(tensors, 'ema'))
+    ema.n_averaged.fill_(state['step'] + 1)
     slots = {}
-    for k, v in _split(tensors, 'opt').items():
-        i, name = k.split('.')
-        slots.setdefault(int(i), {})[name] = v
+    for name, value in _split(tensors, 'opt').items():
+        i, k = name.split('.')
+        slots.setdefault(int(i), {})[k] = value
     opt.load_state_dict({**opt.state_dict(), 'state': slots})
     return state
 
 # %% ../nbs/08_train.ipynb #dd39c4d4
 def low_resolution(
     x:Tensor, # (n,3,h,w) in [0,1]
-    factor:int=4, # how much smaller the low-resolution picture is
-)->Tensor: # (n,3,h,w): shrunk, and enlarged again
-    "What the encoder is shown as the condition of super-resolution: the small picture at the size of the large one."
+    factor:int=4, # how many times smaller the LR image is
+)->Tensor: # (n,3,h,w): downsampled, and resized back
+    "What the encoder sees as the condition of super-resolution: the LR image at the size of the HR image."
     return resize(downsample(x, factor), x.shape[-2:]).clamp(0, 1)
 
 @torch.no_grad()
 def encode_renders(
     first:FirstStage, # trained, frozen
     renders:Renders, # pictures
-    view=lambda x: x, # what the encoder is shown of (n,3,h,w) pictures
-    batch:int=8, # pictures at a time; few, so that activations are reused and not asked of the system anew
+    view=None, # (n,3,h,w) -> (n,3,h,w): what the encoder sees of them; None: the pictures themselves
+    batch:int=8, # pictures at a time; few, so that activations stay in the cache
 )->Tensor: # (n,2,z,h,w) half precision; the second of each two is the mirror image
-    "Every picture and its mirror image through the frozen encoder, once, before the diffusion is trained."
+    "Encode every picture and its mirror image once, before the diffusion model is trained."
     device, out = next(first.parameters()).device, []
-    for x in progress(renders.base.split(batch)):
-        x = to_model(view(torch.stack([x, x.flip(-1)], 1).flatten(0, 1).to(device) / 255))
-        x = x.to(memory_format=torch.channels_last)  # twice as fast on a CPU (lesson 09), and without a gradient nothing speaks against it
-        with fast_arithmetic(device.type): out.append(first.encode(x).half().cpu().unflatten(0, (-1, 2)))
+    for x in progress(renders.base.split(batch), 'encoding'):
+        x = torch.stack([x, x.flip(-1)], 1).flatten(0, 1).to(device) / 255
+        x = to_model(view(x) if view else x).to(memory_format=torch.channels_last)  # faster where no gradient is needed
+        with fast_arithmetic(device.type): z = first.encode(x)
+        out.append(z.half().cpu().unflatten(0, (-1, 2)))
     return torch.cat(out)
 
-# %% ../nbs/08_train.ipynb #e0eb5662
-class Latents(torch.utils.data.Dataset):
-    "Second-stage training data: cached latents, with conditions, labels and truths where they are wanted."
+class Latents(SeededDataset):
+    "Second-stage training data: cached latents, with conditions, labels and ground truth where they are wanted."
     def __init__(self,
         renders:Renders, # the pictures
         cache:dict, # z and, for super-resolution, cond: of `encode_renders`
         scaling_factor:float=1., # latents are divided by this
-        labels:bool=False, # give the kind of drawing
-        queries:int=0, # truth at so many points, for alignment
+        labels:bool=False, # give the class of the drawing
+        queries:int=0, # ground truth at so many points, for alignment
         seed:int=0, # sample k is the same on every machine
     ):
-        self.renders, self.cache, self.scaling_factor = renders, cache, scaling_factor
+        super().__init__(seed)
+        self.renders, self.cache, self.scaling_factor, self.queries = renders, cache, scaling_factor, queries
         self.label = renders.source.kind if labels else None
-        self.queries, self.seed = queries, seed
 
-    def __len__(self): return 2**40
-
-    def __getitem__(self, k):
-        rng = np.random.default_rng((self.seed, k))
+    def sample(self, rng)->dict: # z, and cond (c,h,w), label (), coord, cell (q,2) and rgb (q,3) where wanted
         i, mirror = self.renders.pick(rng), int(rng.integers(2))
         item = {name: z[i, mirror].float() / self.scaling_factor for name, z in self.cache.items()}
         if self.label is not None: item['label'] = self.label[i]
-        if self.queries: item |= self.truth(i, mirror, rng)
+        if self.queries: item |= random_queries(self.renders.any_size(i, rng), FULL, self.queries, rng)
+        if self.queries and mirror: item['coord'][:, 1] *= -1  # the mirror image is queried at mirrored points
         return item
-
-    def truth(self, i, mirror, rng):
-        "Random pixels of the whole picture at one of its sizes; a mirrored picture is asked at mirrored points."
-        asked = random_queries(self.renders.any_size(i, rng), FULL, self.queries, rng)
-        if mirror: asked['coord'][:, 1] *= -1
-        return asked
 
 # %% ../nbs/08_train.ipynb #8b5a0fd7
 @dataclass(frozen=True)
@@ -215,42 +219,30 @@ class Settings:
     seed: int = 0
 
 # %% ../nbs/08_train.ipynb #5f1ne0c1
-@lru_cache
+@cache
 def peak_rate(device:str)->float: # floating-point operations a second
-    "What this machine is able to do: a large matrix product in the number format of training, the best of a few."
-    side = 8192 if 'cuda' in device else 1024
-    a, b = torch.randn(2, side, side, device=device, dtype=autocast_dtype(), generator=torch.Generator(device))  # chance of its own: training has another
-    def once():
+    "What this machine can do: a large matrix product in the number format of training, the best of a few."
+    side, generator = 8192 if 'cuda' in device else 1024, torch.Generator(device)  # leaves the training's generator alone
+    a, b = torch.randn(2, side, side, device=device, dtype=autocast_dtype(), generator=generator)
+    times = []
+    for _ in range(5):
         start = time.perf_counter()
-        (a @ b).sum().item()  # asks for a number, so it waits for a GPU
-        return time.perf_counter() - start
-    return 2 * side**3 / min(once() for _ in range(5))
+        (a @ b).sum().item()  # a number is asked for, so a GPU is waited for
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / min(times)
 
 def _attention_flops(q, k, v, *args, out_shape=None, **kwargs): # shapes (n,heads,length,d)
     n, heads, length, d = q
     return 2 * n * heads * length * k[2] * (d + v[3])
 
-def _linear_flops(x, *args, out_shape=None, **_): return 2 * math.prod(out_shape) * x[-1]
+def _linear_flops(x, *args, out_shape=None, **kwargs): return 2 * math.prod(out_shape) * x[-1]
 
-@lru_cache
-def _rules()->dict: # operation -> its floating-point operations
-    "PyTorch's own, and what they pass over."
+def count_flops(work)->tuple: # the result of `work`, and the floating-point operations it took
+    "Call `work` and count its convolutions, matrix products and attentions, forward and backward."
     more = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-    if has_packed(torch.float32): more[torch.ops.mkldnn._linear_pointwise] = _linear_flops
-    return flop_registry | {operation: shape_wrapper(rule) for operation, rule in more.items()}
-
-class Counting(TorchDispatchMode):
-    "Look on as operations are carried out, and add up convolutions, matrix products and attentions."
-    total = 0
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        if rule := _rules().get(operation._overloadpacket): self.total += rule(*args, **(kwargs or {}), out_val=result)
-        return result
-
-def count_flops(work)->tuple: # what it gave, and the floating-point operations it took
-    "Call `work`, and count what is done in it, there and back. It gives what it would have given."
-    with Counting() as counter: given = work()
-    return given, counter.total
+    if hasattr(torch.ops.mkldnn, '_linear_pointwise'): more[torch.ops.mkldnn._linear_pointwise] = _linear_flops
+    with FlopCounterMode(display=False, custom_mapping=more) as counter: result = work()
+    return result, counter.get_total_flops()
 
 # %% ../nbs/08_train.ipynb #becf531e
 class Report:
@@ -259,12 +251,12 @@ class Report:
         batch:int, # samples a step
         every:float=30, # seconds between lines; a notebook's plot moves every two, and more often at first
         show=print, # how a line is printed
-        peak:float=1e9, # floating-point operations a second that the machine is able to do
+        peak:float=1e9, # floating-point operations a second that the machine can do
     ):
-        self.peak, self.work = peak, None  # operations of a step: as soon as they have been counted
-        self.batch, self.show, self.bar = batch, show, master_bar(range(1000), names=('loss',)) if IN_NOTEBOOK else None
+        self.batch, self.show, self.peak, self.work = batch, show, peak, None  # work: operations a step, once counted
+        self.bar = notebook_bar()
         self.every, self.longest = (.2, min(every, 2)) if self.bar else (every, every)
-        self.history, self.losses, self.last = [], [], time.time()
+        self.history, self.losses, self.last, self.line = [], [], time.time(), ''
 
     def __call__(self, loss:Tensor, state:dict, progress:float):
         "Take note of a loss, and show the mean since the last time if it is time."
@@ -274,55 +266,66 @@ class Report:
     def flush(self, state:dict, progress:float):
         "Show what has come in since the last time."
         if not self.losses: return
-        state['loss'], pace = torch.stack(self.losses).mean().item(), len(self.losses) / max(time.time() - self.last, 1e-9)
-        speed, share = pace * self.batch, pace * (self.work or 0) / self.peak
+        state['loss'], rate = torch.stack(self.losses).mean().item(), len(self.losses) / max(time.time() - self.last, 1e-9)
         self.history.append((state['step'], state['loss']))
-        if self.bar: self.draw(f"step {state['step']}, loss {state['loss']:.4f}, {speed:.0f} img/s, {share:.0%} of peak, {state['seconds'] / 60:.1f} min", progress)
-        else: self.show(f"step {state['step']:6d}  loss {state['loss']:.4f}  {speed:6.1f} img/s  {share:4.0%} of peak  {state['seconds'] / 60:6.1f} min", flush=True)
+        self.line = (f"step {state['step']:6d}  loss {state['loss']:.4f}  {rate * self.batch:6.1f} img/s  "
+                     f"{rate * (self.work or 0) / self.peak:4.0%} of peak  {state['seconds'] / 60:6.1f} min")
+        if self.bar: self.draw(progress)
+        else: self.show(self.line, flush=True)
         self.losses, self.last, self.every = [], time.time(), min(1.25 * self.every, self.longest)
 
-    def draw(self, line:str, progress:float):
-        "Bar, line and curve, in the place of the last ones."
-        if len(self.history) == 1: self.bar.on_iter_begin()
-        self.bar.main_bar.on_update(int(1000 * min(progress, 1)), line)
+    def draw(self, progress:float):
+        "Bar, line and curve."
+        self.bar.main_bar.comment = self.line
+        self.bar.update(max(1, int(1000 * min(progress, .999))))
         if len(self.history) > 1: self.bar.update_graph([list(zip(*self.history))], figsize=(5, 2.2))
 
     def close(self, state:dict, progress:float):
-        "Show the rest. A figure left open would be shown once more at the end of the cell."
+        "Show the rest; the last line and the curve stay."
         self.flush(state, progress)
-        if not hasattr(self.bar, 'graph_fig'): return
-        import matplotlib.pyplot as plt
-        plt.close(self.bar.graph_fig)
+        if not self.bar: return
+        self.bar.write(self.line)
+        self.bar.update(1000)
+
+def notebook_bar(): # a bar of a thousand parts, or None outside a notebook
+    "fastprogress's bar with a plot, where it can be shown."
+    if not in_notebook(): return None
+    from fastprogress import master_bar
+    bar = master_bar(range(1000), names=('loss',))
+    bar.update(0)
+    return bar
 
 # %% ../nbs/08_train.ipynb #2a823c30
-def accelerator()->Accelerator:
-    "The processes and the device that the launcher gave us, with the arithmetic of the hardware."
+def accelerator(): # accelerate.Accelerator
+    "The processes and the device that the launcher gave us, with the number format of the hardware."
+    from accelerate import Accelerator
     return Accelerator(mixed_precision=hardware()['mixed_precision'])
 
 # %% ../nbs/08_train.ipynb #e6943bb2
 class Objective(nn.Module):
     "A model and its loss as one module, so that several processes average the gradients of whatever the loss calls."
-    def __init__(self, model:nn.Module, loss_fn):
+    def __init__(self, model:nn.Module, loss):
         super().__init__()
-        self.model, self.loss_fn = model, loss_fn
+        self.model, self.loss = model, loss
 
-    def forward(self, batch): return self.loss_fn(self.model, batch)
+    def forward(self, batch): return self.loss(self.model, batch)
 
 # %% ../nbs/08_train.ipynb #283a9c0f
 def shared_clock(
-    acc:Accelerator, # knows the processes
+    acc, # of `accelerator`
 ): # a clock
-    "The time of the first process, on all of them: they must stop at the same step, and agree on the learning rate."
+    "The time of the first process, on all of them: they must stop at the same step and agree on the learning rate."
     if acc.num_processes == 1: return lambda: time.time()
+    from accelerate.utils import broadcast
     return lambda: broadcast(torch.tensor(time.time(), dtype=torch.float64, device=acc.device)).item()
 
 # %% ../nbs/08_train.ipynb #068e8f0e
 def fit(
     model:nn.Module, # what is trained; it leaves with the averaged weights
-    loss_fn, # (model, batch) -> scalar
-    data, # dataset; sample k is the same whenever it is asked for
+    loss, # (model, batch) -> scalar
+    data, # dataset; sample k is always the same
     out, # folder for the checkpoint
-    s:Settings=Settings(), # how
+    settings:Settings=Settings(), # how
     minutes:float|None=None, # stop this call after so long
     plan:float|None=None, # minutes of the whole training, over all calls; the learning rate reaches zero there
     steps:int|None=None, # or a number of steps for the whole training
@@ -331,38 +334,51 @@ def fit(
 )->dict: # step, seconds, loss
     "Train until the time or the steps are used up, or until Ctrl-C; go on from `out` if it holds a checkpoint."
     out, acc = Path(out), accelerator()
-    opt = torch.optim.AdamW(model.parameters(), s.lr, weight_decay=s.weight_decay, betas=(.9, .99), fused=True)
-    objective, opt = acc.prepare(Objective(model.train().to(memory_format=hardware()['layout']), loss_fn), opt)
-    ema, state = EMA(model, s.decay), dict(step=0, seconds=0., loss=None)
+    opt = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.weight_decay, betas=(.9, .99), fused=True)
+    objective, opt = acc.prepare(Objective(model.train().to(memory_format=hardware()['layout']), loss), opt)
+    ema, state = EMA(model, settings.decay), dict(step=0, seconds=0., loss=None)
     if (out/'checkpoint.safetensors').exists(): state = load_checkpoint(out, model, ema, opt)
-    loader = torch.utils.data.DataLoader(data, s.batch // acc.num_processes, sampler=range(state['step'] * s.batch, 2**40), generator=torch.Generator(), num_workers=hardware()['workers'])
-    budget, report, saved = Budget(state, minutes, plan, steps, shared_clock(acc)), Report(s.batch, every, acc.print, peak_rate(str(acc.device))), time.time()
-    def gradients(batch):
-        acc.backward(loss := objective(batch))
-        return loss
+    budget = Budget(state, minutes, plan, steps, shared_clock(acc))
+    report, saved = Report(settings.batch, every, acc.print, peak_rate(str(acc.device))), time.time()
     try:
-        for batch in acc.prepare(loader):
+        for batch in acc.prepare(batches(data, settings, state['step'], acc.num_processes)):
             if budget.exhausted: break
-            torch.manual_seed((s.seed * 2**32 + state['step']) * acc.num_processes + acc.process_index)
-            for g in opt.param_groups: g['lr'] = s.lr * learning_rate(budget.progress, state['step'], s.warmup)
-            if report.work is None: loss, report.work = count_flops(partial(gradients, batch))
-            else: loss = gradients(batch)
-            acc.clip_grad_norm_(model.parameters(), s.clip)
-            opt.step(); opt.zero_grad()
-            ema.update(model, state['step']); budget.tick()
-            report(loss, state, budget.progress)
+            torch.manual_seed((settings.seed * 2**32 + state['step']) * acc.num_processes + acc.process_index)
+            for group in opt.param_groups:
+                group['lr'] = settings.lr * learning_rate(budget.progress, state['step'], settings.warmup)
+            work = partial(gradients, acc, objective, batch)
+            if report.work is None: value, report.work = count_flops(work)
+            else: value = work()
+            acc.clip_grad_norm_(model.parameters(), settings.clip)
+            opt.step()
+            opt.zero_grad()
+            ema.update_parameters(model)
+            budget.tick()
+            report(value, state, budget.progress)
             if time.time() - saved >= 300:
                 keep(acc, out, model, ema, opt, state, preview)
                 saved = time.time()
     except KeyboardInterrupt: acc.print('stopped; call again to go on from here')
     report.close(state, budget.progress)
     keep(acc, out, model, ema, opt, state, preview)
-    model.load_state_dict(ema.state)
+    model.load_state_dict(ema.module.state_dict())
     return state
 
 # %% ../nbs/08_train.ipynb #305df2cb
-def keep(acc:Accelerator, out:Path, model, ema, opt, state, preview=None):
+def batches(data, settings:Settings, step:int, processes:int)->torch.utils.data.DataLoader:
+    "The batches from step `step` on; each process takes its share of every batch."
+    return torch.utils.data.DataLoader(
+        data, settings.batch // processes, sampler=range(step * settings.batch, 2**40),
+        generator=torch.Generator(), num_workers=hardware()['workers'])
+
+def gradients(acc, objective:Objective, batch)->Tensor: # the loss
+    "The loss of a batch and its gradients."
+    value = objective(batch)
+    acc.backward(value)
+    return value
+
+def keep(acc, out:Path, model, ema:EMA, opt, state:dict, preview=None):
     "The first process writes the checkpoint, and a preview of the averaged weights where one is wanted."
     if not acc.is_main_process: return
     save_checkpoint(out, model, ema, opt, state)
-    if preview: preview(ema.state, state['step'])
+    if preview: preview(ema.module.state_dict(), state['step'])
