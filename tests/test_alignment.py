@@ -13,7 +13,7 @@ def seeded(f, *args, **kwargs):
     torch.manual_seed(7)
     return f(*args, **kwargs)
 
-@pytest.mark.parametrize('target', ['eps', 'v', 'x0'])
+@pytest.mark.parametrize('prediction_type', ['eps', 'v', 'x0'])
 def test_the_first_term_is_the_denoising_loss(make_denoiser, first, prediction_type):
     denoiser, batch = make_denoiser(prediction_type=prediction_type).eval(), make_batch(n=16)
     t, eps = seeded(lambda: (torch.randint(1000, (16,)), torch.randn_like(batch['z'])))

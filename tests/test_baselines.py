@@ -66,7 +66,7 @@ def test_names_say_which_kind(fields): assert [repr(f).split('(')[0] for f in fi
 def test_pictures_are_saved(fields, tmp_path):
     for k, field in enumerate(fields): assert Image.open(field.save(tmp_path/f'{k}.png', scale=1.5)).size == (14, 9)
 
-@pytest.mark.parametrize('ask, words', [(dict(size=0), 'size must be'), (dict(scale=-1), 'above zero'), (dict(size=4, scale=2), 'not both'), (dict(window=(0, 0, 2, 1)), 'window must be')])
+@pytest.mark.parametrize('query, words', [(dict(size=0), 'size must be'), (dict(scale=-1), 'above zero'), (dict(size=4, scale=2), 'not both'), (dict(window=(0, 0, 2, 1)), 'window must be')])
 def test_wrong_questions_refused(fields, refuses, query, words):
     for field in fields:
         with refuses(words): field.render(**query)

@@ -49,7 +49,7 @@ def run(capsys):
 
 # what works
 
-@pytest.mark.parametrize('ask, size', [([], (32, 48)), (['--scale', 3.7], (30, 44)), (['--scale', .5], (4, 6)), (['--size', 60], (40, 60)), (['--size', '50x20'], (50, 20))])
+@pytest.mark.parametrize('query, size', [([], (32, 48)), (['--scale', 3.7], (30, 44)), (['--scale', .5], (4, 6)), (['--size', 60], (40, 60)), (['--size', '50x20'], (50, 20))])
 def test_upscale(run, query, size):
     code, out, err = run('upscale', 'cat.png', '--weights', 'toy', '-o', 'large.png', '--steps', 2, *query)
     assert (code, out, err) == (0, f'large.png {size[0]}x{size[1]}\n', '')
@@ -188,7 +188,7 @@ def test_damaged_weights(run, place, toy):
 def preset(place, monkeypatch):
     "A preset that trains in a moment, on three pictures."
     quick = Settings(batch=4, warmup=2)
-    monkeypatch.setitem(PRESETS, 'toy', Preset('upscaler', FIRST, net(conditional=True, schedule='cosine', target='v'), base=16, sizes=(16, 24), crop=16,
+    monkeypatch.setitem(PRESETS, 'toy', Preset('upscaler', FIRST, net(conditional=True, schedule='cosine', prediction_type='v'), base=16, sizes=(16, 24), crop=16,
                                                queries=32, held_out=0, w_max=3, settings=dict(first=quick, latent=quick, align=quick)))
     (place/'pictures').mkdir()
     for k in range(3): Image.fromarray(np.random.default_rng(k).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(f'pictures/{k}.png')

@@ -13,7 +13,7 @@ from arsr.unet import DenoiserConfig, UNetConfig
 from test_refining import CONFIG, UP, write_pictures
 
 @pytest.fixture
-def teacher(make_denoiser): return make_denoiser(target='v', schedule='cosine', classes=3).requires_grad_(False).eval()
+def teacher(make_denoiser): return make_denoiser(prediction_type='v', schedule='cosine', classes=3).requires_grad_(False).eval()
 
 @pytest.fixture
 def trajectories(teacher): return trajectory(teacher, torch.randn(6, 4, 8, 8), teacher.alphas_cumprod)
@@ -127,7 +127,7 @@ def test_weights_without_it_say_so(pipe, refuses):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, drawings):
     "A toy generator, distilled."
-    root, net = tmp_path_factory.mktemp('distilled'), DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, schedule='cosine', target='v')
+    root, net = tmp_path_factory.mktemp('distilled'), DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, schedule='cosine', prediction_type='v')
     write_pictures(root/'pictures', drawings, 6)
     PRESETS['toy-make'] = Preset('generator', CONFIG, net, base=32, sizes=(32, 48), crop=16, trajectories=6, settings={k: Settings(batch=2, warmup=1) for k in ('first', 'latent', 'distill')})
     PRESETS['toy-up'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(32, 48), crop=16)
@@ -174,7 +174,7 @@ def test_the_command_takes_the_few_steps(pipe, tmp_path, capsys):
     same = ARSR.from_pretrained(weights, 'cpu').generate(2, seed=3, distilled=True).render(size=20)
     for k in range(2): assert_close(load_image(out/f'000{3 + k}.png'), same[k], atol=1 / 255, rtol=0)
 
-@pytest.mark.parametrize('more, said', [(['--guidance', '3'], 'has learned its own guidance'), (['--steps', '4'], 'not allowed with argument')])
+@pytest.mark.parametrize('more, decode_rgb', [(['--guidance', '3'], 'has learned its own guidance'), (['--steps', '4'], 'not allowed with argument')])
 def test_the_command_does_not_pass_over_what_it_cannot_do(pipe, tmp_path, capsys, more, decode_rgb):
     weights = pipe.save_pretrained(tmp_path/'weights')
     try: code = main(['generate', '--weights', str(weights), '--distilled', '-o', str(tmp_path/'pictures'), *more])

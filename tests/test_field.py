@@ -63,7 +63,7 @@ def field():
     torch.manual_seed(3)
     return ImageField(torch.randn(3, 8, 5, 6), LIIF(8, hidden=(16, 16)), (40, 48))
 
-@pytest.mark.parametrize('ask, size', [
+@pytest.mark.parametrize('query, size', [
     ({}, (40, 48)), (dict(scale=1.7), (68, 82)), (dict(scale=.01), (1, 1)), (dict(size=24), (20, 24)), (dict(size=(7, 90)), (7, 90)),
     (dict(scale=2, window=(0, .25, .5, .5)), (40, 24)), (dict(size=30, window=(0, .25, .5, .5)), (30, 18)), (dict(size=(3, 4), window=(0, 0, .1, .1)), (3, 4)),
 ])
@@ -94,7 +94,7 @@ def test_the_correction_is_added_and_goes_with_its_image():
     assert_close(corrected.render() - field.render(), correction[:, :1, :1, :1].expand(2, 3, 20, 24) / 2)  # [-1,1] is twice as wide as [0,1]
     assert_close(corrected[1].render(), corrected.render()[1:])
 
-@pytest.mark.parametrize('ask, words', [
+@pytest.mark.parametrize('query, words', [
     (dict(scale=0), 'above zero'), (dict(scale=-2), 'above zero'), (dict(scale=float('nan')), 'above zero'), (dict(scale=float('inf')), 'above zero'),
     (dict(size=0), 'at least 1'), (dict(size=(4, -1)), 'at least 1'), (dict(size=2.5), 'whole number'), (dict(size=float('inf')), 'whole number'),
     (dict(size=4, scale=2), 'size or scale, not both'), (dict(window=(0, 0, 2, 1)), 'bottom <= 1'), (dict(scale=1e4), '67,108,864 pixels'),

@@ -15,7 +15,7 @@ from arsr.train import Settings
 from arsr.unet import DenoiserConfig, UNetConfig
 
 CONFIG = FirstStageConfig(ch=8, mult=(1, 2, 2), n_res=1, z=4, latent='norm', hidden=(16, 16))
-UP = DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, conditional=True, schedule='cosine', target='v')
+UP = DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, conditional=True, schedule='cosine', prediction_type='v')
 
 @pytest.fixture(scope='module', autouse=True)
 def plain():

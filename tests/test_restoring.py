@@ -152,7 +152,7 @@ def test_it_is_used_as_much_as_a_picture_needs_it(trained):
     assert torch.equal(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*lr], seed=0, restore=None).feat)
     assert_close(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*pipe.restored(own)], seed=0, restore=0).feat)
 
-@pytest.mark.parametrize('asked, said', [([], None), (['--restore', '0.25'], ', restored by 25%'), (['--restore', '0'], ', restored by 0%')])
+@pytest.mark.parametrize('asked, decode_rgb', [([], None), (['--restore', '0.25'], ', restored by 25%'), (['--restore', '0'], ', restored by 0%')])
 def test_the_command_says_by_how_much(trained, tmp_path, capsys, asked, decode_rgb):
     "And does what it says: by default the share is that of `upscale`."
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(tmp_path/'cat.png')

@@ -50,7 +50,7 @@ def test_a_large_tiff_is_a_bigtiff(tmp_path, monkeypatch):
     class Flat:
         size = (30_000, 30_000)
         def __call__(self, t, l, b, r): return np.zeros((b - t, r - l, 3), np.uint8)
-    monkeypatch.setattr(arsr.beyond.streaming, 'seen', lambda jobs: jobs)
+    monkeypatch.setattr(arsr.beyond.streaming, 'progress', lambda jobs: jobs)
     write_tiff(tmp_path/'a.tif', [Flat()], tile=2048)
     with TiffFile(tmp_path/'a.tif') as tiff: assert tiff.is_bigtiff and tiff.pages[0].shape == (30_000, 30_000, 3)
 
@@ -90,7 +90,7 @@ def test_an_interrupt_leaves_what_was_there(small_pieces, tmp_path, monkeypatch,
         calls.append(size)
         if len(calls) == 3: raise KeyboardInterrupt
         return query(self, size, window)
-    monkeypatch.setattr(ImageField, 'ask', tired)
+    monkeypatch.setattr(ImageField, 'query', tired)
     monkeypatch.setattr(arsr.beyond.streaming, 'strips', lambda size: strips(size, 4000))
     with pytest.raises(KeyboardInterrupt): field.save(tmp_path/name, size=1100)
     assert files() == before and len(calls) == 3 and bool([*tmp_path.iterdir()]) == there

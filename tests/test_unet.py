@@ -54,7 +54,7 @@ def test_heads_have_32_channels_and_levels_get_attention_where_asked():
 
 # the denoiser
 
-@pytest.mark.parametrize('target', ['eps', 'x0', 'v'])
+@pytest.mark.parametrize('prediction_type', ['eps', 'x0', 'v'])
 def test_the_estimate_of_the_clean_latent_follows_from_the_answer(make_denoiser, prediction_type):
     denoiser, z_t, t = make_denoiser(prediction_type=prediction_type, schedule='cosine').eval(), torch.randn(2, 4, 8, 6), torch.tensor([3, 900])
     assert_close(denoiser(z_t, t), to_x0(prediction_type, denoiser.predict(z_t, t), z_t, *alpha_sigma(denoiser.alphas_cumprod, t)))
@@ -72,7 +72,7 @@ def test_what_is_stored_with_the_weights(make_denoiser):
     names = make_denoiser().state_dict()
     assert 'scaling_factor' in names and 'alphas_cumprod' not in names  # the schedule is configuration
 
-@pytest.mark.parametrize('target', ['eps', 'x0', 'v'])
+@pytest.mark.parametrize('prediction_type', ['eps', 'x0', 'v'])
 def test_loss_is_the_squared_error_of_the_answer(make_denoiser, prediction_type):
     denoiser, z = make_denoiser(awake=0, prediction_type=prediction_type, schedule='cosine'), torch.randn(64, 4, 8, 8)
     assert_close(denoising_loss(denoiser, dict(z=z)).item(), 1., atol=.1, rtol=0)  # an untrained net says zero, and every target has unit variance
