@@ -46,7 +46,7 @@ def linears(net:nn.Sequential)->list:
 
 # %% ../nbs/03_liif.ipynb #5877eccf
 class LIIF(nn.Module):
-    """Local implicit image function (Chen et al. 2021), without feature unfolding (Kim & Kim 2024, section 3.1).
+    """Local implicit image function (Chen et al. 2021), without feature unfolding (Kim & Kim 2024, section 3).
 
     `forward` is the definition: four neighbours, one MLP, predictions blended by area. `render` is the same function
     for a whole grid of pixels at a fraction of the cost.
