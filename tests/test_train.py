@@ -268,6 +268,7 @@ def test_fastprogress_shows_bar_and_plot_and_closes_the_figure(monkeypatch):
     monkeypatch.setattr('IPython.get_ipython', lambda: type('Shell', (), {'kernel': None})())
     monkeypatch.setattr('fastprogress.fastprogress.master_bar', fastprogress.fastprogress.NBMasterBar)
     report = Report(batch=8, every=0)
+    report.every = 0
     for step in range(1, 5): report(torch.tensor(1.), dict(step=step, seconds=1), step / 8)
     before = len(plt.get_fignums())
     report.close(dict(step=4, seconds=8), .5)
