@@ -408,9 +408,9 @@ def assemble(preset:Preset, out:Path, name:str)->ARSR:
     parts = {k: PARTS[k](asdict(configs[k])) for k in weights}
     for k, part in parts.items(): load_weights(part, weights[k])
     meta = {'name': name, 'size': preset.base, 'factor': preset.factor}
-    if 'refiner' in parts: meta['latent_weight'] = preset.latent_weight
+    if 'refiner' in parts: meta['defaults'] = {'upscale': {'latent_weight': preset.latent_weight}}
     if 'generator' in parts and parts['generator'].cfg.unet.classes: meta |= kind_shares()
-    return ARSR(run.first.cpu(), **parts, meta=meta, device='cpu')
+    return ARSR(run.first.cpu(), **parts, meta=meta)
 
 # %% ../../nbs/lab/05_stages.ipynb #b6639915
 def log_stage(out:Path, title:str, state:dict, settings:Settings):
