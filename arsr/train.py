@@ -6,7 +6,7 @@
 __all__ = ['cpuinfo', 'hardware', 'precision', 'autocast_dtype', 'fast_arithmetic', 'machine', 'EMA', 'learning_rate', 'Budget',
            'save_checkpoint', 'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'peak_rate',
            'FlopCounter', 'count_flops', 'Report', 'notebook_bar', 'accelerator', 'Objective', 'shared_clock', 'fit',
-           'optimizer', 'batches', 'gradients', 'keep']
+           'optimizer', 'batches', 'take_step', 'keep']
 
 # %% ../nbs/08_train.ipynb #ed95f627
 import json, math, os, platform, re, sys, time
@@ -40,8 +40,7 @@ def hardware()->dict:
     precision = 'bf16' if torch.cuda.is_bf16_supported() else 'fp16'
     return dict(mixed_precision=precision, layout=torch.channels_last, workers=workers)
 
-def precision()->str: # 'bf16', 'fp16' or 'fp32'
-    return hardware()['mixed_precision'].replace('no', 'fp32')
+def precision()->str: return hardware()['mixed_precision'].replace('no', 'fp32')  # 'bf16', 'fp16' or 'fp32'
 
 def autocast_dtype()->torch.dtype:
     "The half precision that this hardware computes fast in, or float32."
@@ -52,6 +51,7 @@ def fast_arithmetic(device:str): # a context
     dtype = autocast_dtype()
     return nullcontext() if dtype == torch.float32 else torch.autocast(device, dtype)
 
+# %% ../nbs/08_train.ipynb #ca9f0ba7
 def machine(device='cpu')->str:
     "Name of the GPU, or of the CPU and how many threads, for the logs."
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
@@ -172,6 +172,7 @@ def encode_renders(
         out.append(z.half().cpu().unflatten(0, (-1, 2)))
     return torch.cat(out)
 
+# %% ../nbs/08_train.ipynb #e0eb5663
 class Latents(SeededDataset):
     "Second-stage training data: cached latents, with conditions, labels and ground truth where they are wanted."
     def __init__(self,
@@ -218,6 +219,7 @@ def peak_rate(device:str)->float: # floating-point operations a second
         return time.perf_counter() - start
     return 2 * side**3 / min(once() for _ in range(5))
 
+# %% ../nbs/08_train.ipynb #5f1ne0c3
 def _attention_flops(q, k, v, *args, out_shape=None, **kwargs): # shapes (n,heads,length,d)
     n, heads, length, d = q
     return 2 * n * heads * length * k[2] * (d + v[3])
@@ -349,12 +351,8 @@ def fit(
         for batch in acc.prepare(batches(data, settings, state['step'], acc.num_processes)):
             if budget.exhausted: break
             torch.manual_seed((settings.seed * 2**32 + state['step']) * acc.num_processes + acc.process_index)
-            for group in opt.param_groups:
-                group['lr'] = settings.lr * learning_rate(budget.progress, state['step'], settings.warmup)
-            value = report.count(partial(gradients, acc, objective, batch))
-            acc.clip_grad_norm_(model.parameters(), settings.clip)
-            opt.step()
-            opt.zero_grad()
+            rate = settings.lr * learning_rate(budget.progress, state['step'], settings.warmup)
+            value = report.count(partial(take_step, acc, objective, opt, batch, rate, settings.clip))
             ema.update_parameters(model)
             budget.tick()
             report(value, state, budget.progress)
@@ -378,9 +376,13 @@ def batches(data, settings:Settings, step:int, processes:int)->torch.utils.data.
         data, settings.batch // processes, sampler=range(step * settings.batch, 2**40),
         generator=torch.Generator(), num_workers=hardware()['workers'])
 
-def gradients(acc, objective:Objective, batch)->Tensor: # the loss
+def take_step(acc, objective:Objective, opt, batch, rate:float, clip:float)->Tensor: # the loss
     value = objective(batch)
     acc.backward(value)
+    acc.clip_grad_norm_(objective.parameters(), clip)
+    for group in opt.param_groups: group['lr'] = rate
+    opt.step()
+    opt.zero_grad()
     return value
 
 def keep(acc, out:Path, model, ema:EMA, opt, state:dict, preview=None):
