@@ -21,41 +21,75 @@ NBS, PROC, DOCS, CACHE = ROOT/'nbs', ROOT/'_proc', ROOT/'_docs', ROOT/'.cache'
 # ---- nbdev's processing, as a lesson wants it: in a lesson the code is the text, so exported cells are shown
 
 def split_title(nb):
-    "nbdev takes title and description out of the cell they stand in and drops the rest of it: give them a cell of their own."
+    "nbdev drops what stands below title and description in their cell: give the two a cell of their own."
     first = next((c for c in nb.cells if c.cell_type == 'markdown'), None)
     head = re.match(r'#\s.*\n+(?:>.*(?:\n|$))*', first.source) if first else None
     if head and first.source[head.end():].strip():
         nb.cells.insert(nb.cells.index(first) + 1, mk_cell(first.source[head.end():].strip(), 'markdown'))
         first.source = head[0]
 
-def reference(sym, name):
-    "What stands above an exported definition: its name, the way to its source, its parameters as a table to unfold."
+def reference(sym, name, node):
+    "What stands above an exported definition: its name, the way to its source, its parameters and methods to unfold."
+    try: line = f'#L{inspect.getsourcelines(sym)[1]}'
+    except (OSError, TypeError): line = ''
     source = NbdevLookup().code(f'{sym.__module__}.{name}')
-    return f'### {name}\n\n' + (f'[source]({source}){{.source}}\n\n' if source else '') + parameters(sym)
+    link = f'[source]({source.split("#")[0]}{line}){{.source}}\n\n' if source else ''
+    return f'### {name}\n\n{link}{parameters(sym)}{methods(sym, name, node)}'
 
 def parameters(sym):
-    "The docments of a function or class as a table; nothing where there are none."
+    "The docments of a function or class as a table to unfold; nothing where there are none."
+    return unfold('parameters', parameter_table(sym))
+
+def unfold(title, text):
+    "HTML under a title that one clicks on; nothing if it is empty."
+    if not text: return ''
+    return f'```{{=html}}\n<details class="parameters"><summary>{title}</summary>{text}</details>\n```\n'
+
+def parameter_table(sym):
+    "The docments of a function or class as a table."
     rows = [(name, d) for name, d in docments(sym, full=True).items() if d.get('docment')]
     if not rows: return ''
-    row = lambda name, d: f"<tr><td>{code(name)}</td><td>{code(type_name(d['anno']))}</td><td>{code(default(d))}</td><td>{text(d['docment'])}</td></tr>"
-    table = '<tr><th></th><th>type</th><th>default</th><th></th></tr>' + ''.join(row('→' if name == 'return' else name, d) for name, d in rows)
-    return f'```{{=html}}\n<details class="parameters"><summary>parameters</summary><table class="table">{table}</table></details>\n```\n'
+    body = ''.join(parameter_row('→' if name == 'return' else name, d) for name, d in rows)
+    return f'<table class="table"><tr><th></th><th>type</th><th>default</th><th></th></tr>{body}</table>'
+
+def parameter_row(name, d):
+    cells = code(name), code(type_name(d['anno'])), code(default(d)), text(d['docment'])
+    return '<tr>' + ''.join(f'<td>{c}</td>' for c in cells) + '</tr>'
+
+def methods(sym, name, node):
+    "The public methods in the body of a class, each with what it says of itself, where links to it point."
+    if not isinstance(node, ast.ClassDef): return ''
+    public = {m.name: m for m in node.body if isinstance(m, ast.FunctionDef) and m.name[0] != '_'}
+    rows = [method_row(f'{name}.{k}', inspect.getattr_static(sym, k), ast.get_docstring(m)) for k, m in public.items()]
+    return unfold('methods', ''.join(rows))
+
+def method_row(name, m, doc):
+    "A method's name, first words and parameters; nothing where it says nothing of itself."
+    inside = (getattr(m, k, None) for k in ('fget', '__func__', 'func'))  # of a property, class method, cached property
+    m = next(filter(None, inside), m)
+    table = parameter_table(m) if inspect.isfunction(m) else ''
+    if not doc and not table: return ''
+    return f'<div class="method" id="{name.lower()}"><p>{code(name)} {text(doc or "")}</p>{table}</div>'
 
 def text(s): return re.sub('`([^`]+)`', r'<code>\1</code>', html.escape(s))
 def code(s): return f'<code>{html.escape(s)}</code>' if s else ''
 def type_name(anno): return '' if anno in (inspect._empty, None) else getattr(anno, '__name__', str(anno))
 def default(d): return '' if d.get('default', inspect._empty) is inspect._empty else repr(d['default'])
 
+def is_public(node): return isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name[0] != '_'
+
 class show_exports(Processor):
     "Exported code is shown as it is, below the reference of what it defines; no cell is run for that."
     def begin(self):
         cells = self.nb.cells
-        exports = [c for c in cells if c.cell_type == 'code' and 'export' in c.directives_ and 'hide' not in c.directives_]
-        module = next((c.directives_['default_exp'][0] for c in cells if 'default_exp' in c.directives_), None)
+        code_cells = [c for c in cells if c.cell_type == 'code']
+        exports = [c for c in code_cells if 'export' in c.directives_ and 'hide' not in c.directives_]
+        module = next((c.directives_['default_exp'][0] for c in code_cells if 'default_exp' in c.directives_), None)
         for cell in exports:
             cell.directives_['exports'] = cell.directives_.pop('export')
-            for name in map(showdoc_nm, (t for t in cell.parsed_() or [] if isinstance(t, (ast.FunctionDef, ast.ClassDef)) and t.name[0] != '_')):
-                above = mk_cell(reference(attrgetter(name)(import_module(f'arsr.{module}')), name), 'markdown')
+            for node in filter(is_public, cell.parsed_() or []):
+                name = showdoc_nm(node)
+                above = mk_cell(reference(attrgetter(name)(import_module(f'arsr.{module}')), name, node), 'markdown')
                 above.directives_ = {}
                 cells.insert(cells.index(cell), above)
 
@@ -68,10 +102,10 @@ class Lesson(FilterDefaults):
 # ---- names and links
 
 def page_of(nb):
-    "The page of a notebook, relative to the site: nbs/00_coords.ipynb gives coords.html."
+    "The page of a notebook, relative to the site: nbs/beyond/01_fast.ipynb gives beyond/fast.html."
     return Path(_nbpath2html(nb.relative_to(NBS)))
 
-BADGE = re.compile(r'\[!\[[^\]]*\]\(\S+colab-badge\.svg\)\]\((\S+?)\)')  # a picture from another server; here a link does
+BADGE = re.compile(r'\[!\[[^\]]*\]\(\S+colab-badge\.svg\)\]\((\S+?)\)')  # a picture of another server
 LINK = re.compile(r'(\]\((?!\w+:)[^)\s]*?)(?:\d+[a-z]?_)?(\w+)\.ipynb')
 
 def local_links(text, here, site):
@@ -84,7 +118,7 @@ def process():
     shutil.rmtree(PROC, ignore_errors=True)
     shutil.copytree(NBS, PROC, ignore=shutil.ignore_patterns('*.ipynb', '.*', '_*'))
     shutil.copy(ROOT/'_quarto.yml', PROC)
-    cfg = get_config()
+    cfg, sidebar = get_config(), (ROOT/'_quarto.yml').read_text(encoding='utf-8')
     site = f"{cfg.doc_host}{cfg.doc_baseurl}/"
     for src in sorted(NBS.rglob('*.ipynb')):
         if any(p[0] in '._' for p in src.relative_to(NBS).parts): continue
@@ -92,11 +126,13 @@ def process():
         split_title(nb)
         Lesson()(nb)
         dst = PROC/page_of(src).with_suffix('.ipynb')
-        dst.parent.mkdir(exist_ok=True)
+        dst.parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, dst)
-        text = dst.read_text(encoding='utf-8').replace(f'output-file: {page_of(src).name}\\n', '')  # it has that name already
+        named = f'output-file: {page_of(src).name}\\n'  # it has that name already
+        text = dst.read_text(encoding='utf-8').replace(named, '')
         dst.write_text(local_links(text, page_of(src), site), encoding='utf-8')
-        if dst.name not in (ROOT/'_quarto.yml').read_text(encoding='utf-8'): print(f'{dst.name} is not in the sidebar of _quarto.yml', file=sys.stderr)
+        page = dst.relative_to(PROC).as_posix()
+        if f' {page}\n' not in sidebar: print(f'{page} is not in the sidebar of _quarto.yml', file=sys.stderr)
 
 # ---- the pages
 
@@ -106,7 +142,8 @@ def katex():
     dist = CACHE/f'katex-{version}'/'package'/'dist'
     if not dist.is_dir() and shutil.which('npm'):
         dist.parent.parent.mkdir(parents=True, exist_ok=True)
-        got = subprocess.run(['npm', 'pack', '--silent', f'katex@{version}'], cwd=dist.parent.parent, capture_output=True, text=True)
+        command = ['npm', 'pack', '--silent', f'katex@{version}']
+        got = subprocess.run(command, cwd=dist.parent.parent, capture_output=True, text=True)
         for tgz in dist.parent.parent.glob('*.tgz'): shutil.unpack_archive(tgz, dist.parent.parent, 'gztar')
         if not dist.is_dir(): print(got.stderr.strip(), file=sys.stderr)
     return dist if dist.is_dir() else None
@@ -114,9 +151,12 @@ def katex():
 def use_local_katex():
     "Set the mathematics by a KaTeX that stands in the site itself."
     dist = katex()
-    if dist is None: return print('npm could not fetch KaTeX: formulas are set only where a reader is online', file=sys.stderr)
+    if dist is None:
+        print('npm could not fetch KaTeX: formulas are set only where a reader is online', file=sys.stderr)
+        return
     libs = PROC/'_docs'/'site_libs'/'katex'
-    for f in [dist/'katex.min.css', dist/'katex.min.js', dist/'contrib'/'auto-render.min.js', *(dist/'fonts').glob('*.woff2')]:
+    files = ('katex.min.css', 'katex.min.js', 'contrib/auto-render.min.js')
+    for f in [*(dist/name for name in files), *(dist/'fonts').glob('*.woff2')]:
         (libs/f.relative_to(dist)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(f, libs/f.relative_to(dist))
     for page in (PROC/'_docs').rglob('*.html'):

@@ -6,7 +6,7 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = '<!-- Rendered from nbs/index.ipynb by `make readme`; edit the notebook, not this file. -->\n\n'
-LINK = re.compile(r'(\]\(|src="|href=")(?!https?:|mailto:|#|/|nbs/)([^)"\s]+)')  # a link or picture of the notebook's own folder
+LINK = re.compile(r'(\]\(|src="|href=")(?!https?:|mailto:|#|/|nbs/)([^)"\s]+)')  # of the notebook's own folder
 
 def visible(cell):
     "The cell without its directive lines; None for one that nbdev hides."
@@ -20,11 +20,12 @@ def render():
     nb = nbformat.read(ROOT/'nbs'/'index.ipynb', as_version=4)
     nb.metadata['language_info'] = {'name': 'python'}  # for the fences of the code
     nb.cells = [c for c in map(visible, nb.cells) if c]
-    drawn = [o for c in nb.cells for o in c.get('outputs', []) if any(k.startswith('image/') for k in o.get('data', {}))]
-    if drawn: raise SystemExit('nbs/index.ipynb has a picture as the output of a cell; save it under nbs/images/ and refer to it')
+    outputs = [o.get('data', {}) for c in nb.cells for o in c.get('outputs', [])]
+    if any(kind.startswith('image/') for data in outputs for kind in data):
+        raise SystemExit('nbs/index.ipynb has a picture as the output of a cell; save it in nbs/images/')
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = LINK.sub(r'\1nbs/\2', text.strip()) + '\n'
-    pictures = sorted({m for m in re.findall(r'(?:\]\(|src=")(nbs/images/[^)"\s]+)', text)})
+    pictures = sorted(set(re.findall(r'(?:\]\(|src=")(nbs/images/[^)"\s]+)', text)))
     return NOTE + text, pictures
 
 if __name__ == '__main__':

@@ -1,8 +1,6 @@
-"What the tests share: small models, a strict check of errors, crops on pixel borders, and quiet, repeatable hypothesis."
-import os
+"What the tests share: models small and shipped, a strict check of errors, crops on pixel borders, quiet hypothesis."
 from contextlib import contextmanager
 import pytest, torch
-if not torch.cuda.is_available(): os.environ['TRITON_INTERPRET'] = '1'  # read when Triton is imported, which arsr does
 from hypothesis import settings, strategies as st
 from arsr.data import Drawings
 from arsr.field import FirstStage, FirstStageConfig
@@ -10,9 +8,21 @@ from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
 settings.register_profile('arsr', max_examples=20, deadline=None, derandomize=True, database=None)
 settings.load_profile('arsr')
+torch.set_num_threads(1)  # the tests run in parallel, one thread a process
 
 @pytest.fixture(autouse=True)
 def seed(): torch.manual_seed(0)
+
+def shipped(name):
+    "The pipeline that ships under a name, loaded once for all tests; they leave it as they find it."
+    from arsr.pipeline import ARSR
+    return ARSR.from_pretrained(name, device='cpu')
+
+@pytest.fixture(scope='session')
+def emoji(): return shipped('emoji')
+
+@pytest.fixture(scope='session')
+def photo(): return shipped('photo')
 
 @pytest.fixture(scope='session')
 def refuses():

@@ -1,12 +1,12 @@
 import pytest, torch
 from torch.testing import assert_close
-from arsr.alignment import alignment_loss, freeze, image_error
+from arsr.alignment import AlignmentLoss, freeze, image_error
 from arsr.coords import make_cell, make_coord
 from arsr.diffusion import alpha_sigma, make_target, q_sample, to_eps
-from arsr.unet import denoising_loss
+from arsr.unet import DenoisingLoss
 
 def make_batch(size=(9, 11), n=3):
-    query = lambda f: f(size).expand(n, -1, -1)
+    def query(f): return f(size).expand(n, -1, -1)
     return dict(z=torch.randn(n, 4, 6, 8), coord=query(make_coord), cell=query(make_cell), rgb=torch.rand(n, size[0] * size[1], 3) * 2 - 1)
 
 def seeded(f, *args, **kwargs):
@@ -20,12 +20,13 @@ def test_the_first_term_is_the_denoising_loss(make_denoiser, first, prediction_t
     m, s = alpha_sigma(denoiser.alphas_cumprod, t)
     z_t = q_sample(batch['z'], t, eps, denoiser.alphas_cumprod)
     eps_hat = to_eps(denoiser(z_t, t), z_t, m, s)
-    assert_close(seeded(alignment_loss, denoiser, first, batch, lam=0.), (eps - eps_hat).square().mean(), atol=1e-4, rtol=1e-3)
-    if prediction_type == 'eps': assert_close(seeded(alignment_loss, denoiser, first, batch, lam=0.), seeded(denoising_loss, denoiser, batch), atol=1e-4, rtol=1e-3)
+    loss = seeded(AlignmentLoss(first, lam=0.), denoiser, batch)
+    assert_close(loss, (eps - eps_hat).square().mean(), atol=1e-4, rtol=1e-3)
+    if prediction_type == 'eps': assert_close(loss, seeded(DenoisingLoss(), denoiser, batch), atol=1e-4, rtol=1e-3)
 
 @pytest.mark.parametrize('kind, power', [('l2', 2), ('l1', 1)])
 @pytest.mark.parametrize('size, w_max', [((9, 11), float('inf')), ((3, 20), 2.)])
-def test_loss_is_the_formula_of_the_method(make_denoiser, first, kind, power, size, w_max):
+def test_loss_is_the_formula_of_the_paper(make_denoiser, first, kind, power, size, w_max):
     denoiser, batch = make_denoiser(prediction_type='v', schedule='cosine').eval(), make_batch(size)
     denoiser.scaling_factor.fill_(1.7)
     t, eps = seeded(lambda: (torch.randint(1000, (3,)), torch.randn_like(batch['z'])))
@@ -33,9 +34,9 @@ def test_loss_is_the_formula_of_the_method(make_denoiser, first, kind, power, si
     z_hat = denoiser(q_sample(batch['z'], t, eps, denoiser.alphas_cumprod), t)
     y_hat = first.liif(first.decoder(z_hat * 1.7), batch['coord'], batch['cell'])
     w = (m / s).flatten().clamp(max=w_max)
-    per_image = lambda error: error.abs().pow(power).flatten(1).mean(1)
-    truth = (w**power * per_image(batch['z'] - z_hat)).mean() + .3 * (w**power * per_image(batch['rgb'] - y_hat)).mean()
-    assert_close(seeded(alignment_loss, denoiser, first, batch, kind, lam=.3, w_max=w_max), truth, atol=1e-5, rtol=1e-4)
+    def per_image(error): return error.abs().pow(power).flatten(1).mean(1)
+    expected = (w**power * per_image(batch['z'] - z_hat)).mean() + .3 * (w**power * per_image(batch['rgb'] - y_hat)).mean()
+    assert_close(seeded(AlignmentLoss(first, kind, lam=.3, w_max=w_max), denoiser, batch), expected, atol=1e-5, rtol=1e-4)
 
 @pytest.mark.parametrize('kind', ['l1', 'l2'])
 def test_gradient_reaches_the_unet_through_frozen_decoder_and_liif(make_denoiser, first, kind):
@@ -46,7 +47,7 @@ def test_gradient_reaches_the_unet_through_frozen_decoder_and_liif(make_denoiser
 
     def gradient(lam):
         opt.zero_grad()
-        seeded(alignment_loss, denoiser, first, batch, kind, lam=lam, w_max=3.).backward()
+        seeded(AlignmentLoss(first, kind, lam=lam, w_max=3.), denoiser, batch).backward()
         return [p.grad.clone() for p in denoiser.unet.parameters()]
     through_pixels = [a - b for a, b in zip(gradient(1.), gradient(0.))]
     reached = sum(bool(g.abs().sum() > 0) for g in through_pixels)
@@ -72,19 +73,19 @@ def test_every_batch_may_have_its_own_output_size(make_denoiser, first):
     z = torch.randn(2, 4, 6, 8)
     def batch():
         size = tuple(torch.randint(5, 40, (2,), generator=rng).tolist())
-        query = lambda f: f(size).expand(2, -1, -1)
+        def query(f): return f(size).expand(2, -1, -1)
         with torch.no_grad(): rgb = first.liif(first.decoder(z), query(make_coord), query(make_cell))
         return dict(z=z, coord=query(make_coord), cell=query(make_cell), rgb=rgb)
     losses = []
     for _ in range(40):
-        loss = alignment_loss(denoiser, first, batch(), w_max=1.)
+        loss = AlignmentLoss(first, w_max=1.)(denoiser, batch())
         opt.zero_grad(); loss.backward(); opt.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) < .8 * sum(losses[:10])
 
 def test_labels_and_conditions_are_passed_on(make_denoiser, first):
     denoiser, batch = make_denoiser(conditional=True, classes=3).eval(), make_batch()
-    loss = lambda drop=0., **extra: seeded(alignment_loss, denoiser, first, batch | extra, drop=drop, w_max=3.).item()
+    def loss(drop=0., **extra): return seeded(AlignmentLoss(first, w_max=3., drop=drop), denoiser, batch | extra).item()
     a = dict(cond=torch.randn(3, 4, 6, 8), label=torch.tensor([0, 1, 2]))
     assert loss(**a) != loss(**a | dict(label=torch.tensor([0, 1, 1]))) and loss(**a) != loss(**a | dict(cond=-a['cond']))
     assert loss(1., **a) == loss(1., **a | dict(label=torch.tensor([2, 2, 2])))
@@ -98,3 +99,6 @@ def test_image_error_grows_with_the_noise_and_vanishes_for_a_perfect_denoiser(ma
     eps = torch.randn(batch['z'].shape, generator=torch.Generator().manual_seed(0))
     denoiser.predict = lambda *args: eps
     assert image_error(denoiser, first, batch, [0, 300, 600]).max() < 1e-5
+
+def test_unknown_kind_refused(first, refuses):
+    with refuses("'l1' or 'l2'", "'huber'"): AlignmentLoss(first, 'huber')

@@ -1,11 +1,11 @@
-"Few long steps in place of many short ones: trajectories, the change that is learned from them, and the stage that learns it."
+"Distillation: trajectories, the low-rank change that is learned from them, and the stage that learns it."
 import pytest, torch
 import arsr.lab.cards
 from torch.testing import assert_close
 from arsr.apps.cli import main
 from arsr.data import load_image
-from arsr.diffusion import cosine_schedule, linear_schedule, sample_ddim, sample_dpmpp_2m, timesteps
-from arsr.beyond.distilling import LoRAStudent, LoRAConfig, Trajectories, distilling_loss, alphas_sigmas, ddim_coefficients, trajectory
+from arsr.diffusion import cosine_schedule, linear_schedule, sample_ddim, sample_dpmpp_2m, spaced_schedule
+from arsr.beyond.distilling import LoRAConfig, LoRAStudent, StudentLoss, Trajectories, alphas_sigmas, ddim_coefficients, trajectory
 from arsr.pipeline import ARSR
 from arsr.lab.recipes import PRESETS, Preset, change_of, train_stage
 from arsr.train import Settings
@@ -18,84 +18,99 @@ def teacher(make_denoiser): return make_denoiser(prediction_type='v', schedule='
 @pytest.fixture
 def trajectories(teacher): return trajectory(teacher, torch.randn(6, 4, 8, 8), teacher.alphas_cumprod)
 
-def stirred(net, rank=2):
+def random_student(generator, rank=2):
     "A change that does something."
-    distilled = LoRAStudent(LoRAConfig(net.cfg, rank=rank))
-    for p in distilled.up.values(): torch.nn.init.normal_(p, std=.1)
-    return distilled
+    student = LoRAStudent(LoRAConfig(generator.cfg, rank=rank))
+    for p in student.up.values(): torch.nn.init.normal_(p, std=.1)
+    return student
 
 # trajectories
 
 @pytest.mark.parametrize('schedule', [cosine_schedule(), linear_schedule()])
-@pytest.mark.parametrize('stops', [1, 2, 4, 6])
-@pytest.mark.parametrize('each', [1, 2, 3, 5])
-def test_a_patient_sampler_comes_by_every_place(schedule, stops, each):
-    assert torch.equal(timesteps(schedule, stops * each)[::each], timesteps(schedule, stops))
+@pytest.mark.parametrize('steps', [1, 2, 4, 6])
+@pytest.mark.parametrize('substeps', [1, 2, 3, 5])
+def test_a_sampler_of_substeps_visits_every_noise_level_of_the_student(schedule, steps, substeps):
+    assert torch.equal(spaced_schedule(schedule, steps * substeps).timesteps[::substeps], spaced_schedule(schedule, steps).timesteps)
 
-@pytest.mark.parametrize('stops, each', [(4, 3), (1, 5), (3, 1)])
-def test_a_trajectory_begins_at_the_noise_and_ends_at_the_clean_latent(teacher, stops, each):
+@pytest.mark.parametrize('steps, substeps', [(4, 3), (1, 5), (3, 1)])
+def test_a_trajectory_begins_at_the_noise_and_ends_at_the_clean_latent(teacher, steps, substeps):
     z = torch.randn(2, 4, 8, 8)
-    way = trajectory(teacher, z, teacher.alphas_cumprod, stops, each)
-    assert way.shape == (2, stops + 1, 4, 8, 8) and torch.equal(way[:, 0], z)
-    assert torch.equal(way[:, -1], sample_dpmpp_2m(teacher, z, teacher.alphas_cumprod, stops * each))
+    path = trajectory(teacher, z, teacher.alphas_cumprod, steps, substeps)
+    assert path.shape == (2, steps + 1, 4, 8, 8) and torch.equal(path[:, 0], z)
+    assert torch.equal(path[:, -1], sample_dpmpp_2m(teacher, z, spaced_schedule(teacher.alphas_cumprod, steps * substeps)))
+
+def recorded(denoise, path):
+    "The same denoiser, which appends (z_t, x0) to `path`."
+    def denoise_and_record(z_t, t):
+        x0 = denoise(z_t, t)
+        path.append((z_t, x0))
+        return x0
+    return denoise_and_record
 
 def test_a_ddim_step_is_keep_and_add(teacher):
-    z, (m, s), visited = torch.randn(2, 4, 8, 8), alphas_sigmas(teacher.alphas_cumprod, 3), []
-    end = sample_ddim(lambda z_t, t: visited.append((z_t, x0 := teacher(z_t, t))) or x0, z, teacher.alphas_cumprod, 3)
-    for k, (z_t, x0) in enumerate(visited):
+    z, schedule, path = torch.randn(2, 4, 8, 8), spaced_schedule(teacher.alphas_cumprod, 3), []
+    m, s = alphas_sigmas(schedule)
+    end = sample_ddim(recorded(teacher, path), z, schedule)
+    for k, (z_t, x0) in enumerate(path):
         keep, add = ddim_coefficients(m, s, torch.full((2,), k))
-        assert_close(keep * z_t + add * x0, visited[k + 1][0] if k < 2 else end, atol=1e-5, rtol=1e-5)
+        assert_close(keep * z_t + add * x0, path[k + 1][0] if k < 2 else end, atol=1e-5, rtol=1e-5)
 
 def test_steps_fit_together(trajectories):
     data = Trajectories(trajectories, torch.arange(6))
     items = [data[k] for k in range(200)]
     assert {i['step'] for i in items} == set(range(8)) and {int(i['label']) for i in items} == set(range(6))
     for i in items:
-        way = trajectories[i['label']]
-        assert torch.equal(i['z'], way[i['step']]) and torch.equal(i['landed'], way[i['step'] + 1])
-    assert all(torch.equal(data[7][k], data[7][k]) for k in ('z', 'landed')) and 'label' not in Trajectories(trajectories)[0]
+        path = trajectories[i['label']]
+        assert torch.equal(i['z'], path[i['step']]) and torch.equal(i['target'], path[i['step'] + 1])
+    assert all(torch.equal(data[7][k], data[7][k]) for k in ('z', 'target')) and 'label' not in Trajectories(trajectories)[0]
 
 # the change
 
 def test_a_fresh_change_changes_nothing(teacher):
-    fresh, x, t, label = LoRAStudent(LoRAConfig(teacher.cfg)), torch.randn(2, 4, 8, 8), torch.tensor([3, 700]), torch.tensor([0, 2])
+    fresh, x = LoRAStudent(LoRAConfig(teacher.cfg)), torch.randn(2, 4, 8, 8)
+    t, label = torch.tensor([3, 700]), torch.tensor([0, 2])
     assert torch.equal(fresh.merge(teacher)(x, t, label=label), teacher(x, t, label=label))
 
 def test_a_change_has_its_rank_and_reaches_every_layer(teacher):
-    twin, layers = stirred(teacher).merge(teacher), 0
+    merged, layers = random_student(teacher).merge(teacher), 0
     for name, layer in teacher.named_modules():
         if not isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)): continue
-        change = (twin.get_submodule(name).weight - layer.weight).flatten(1)
+        change = (merged.get_submodule(name).weight - layer.weight).flatten(1)
         assert torch.linalg.matrix_rank(change, rtol=1e-3) == min(2, *change.shape)
         layers += 1
-    assert layers == len(stirred(teacher).up) > 10
+    assert layers == len(random_student(teacher).up) > 10
 
 def test_the_generator_itself_stays_as_it_was(teacher):
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
-    stirred(teacher).merge(teacher)
+    random_student(teacher).merge(teacher)
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+
+def first_items(data, n): return torch.utils.data.default_collate([data[k] for k in range(n)])
 
 def test_the_loss_sees_what_the_sampler_will_use(teacher, trajectories):
     "Zero for the trajectory that the changed generator itself takes in DDIM steps, and above zero for another."
-    distilled, z, visited = stirred(teacher), torch.randn(3, 4, 8, 8), []
-    twin = distilled.merge(teacher)
-    label = torch.tensor([0, 1, 2])
-    end = sample_ddim(lambda z_t, t: visited.append(z_t) or twin(z_t, t, label=label), z, teacher.alphas_cumprod, 8)
-    own = Trajectories(torch.stack([*visited, end], 1), label)
-    batch = lambda data: torch.utils.data.default_collate([data[k] for k in range(12)])
-    assert distilling_loss(distilled, batch(own), teacher) < 1e-8 < 1e-3 < distilling_loss(distilled, batch(Trajectories(trajectories, torch.zeros(6, dtype=torch.long))), teacher)
+    student, z, label, path = random_student(teacher), torch.randn(3, 4, 8, 8), torch.tensor([0, 1, 2]), []
+    merged = student.merge(teacher)
+    def denoise(z_t, t): return merged(z_t, t, label=label)
+    end = sample_ddim(recorded(denoise, path), z, spaced_schedule(teacher.alphas_cumprod, 8))
+    own, other = torch.stack([*(z_t for z_t, _ in path), end], 1), torch.zeros(6, dtype=torch.long)
+    loss = StudentLoss(teacher)
+    assert loss(student, first_items(Trajectories(own, label), 12)) < 1e-8
+    assert loss(student, first_items(Trajectories(trajectories, other), 12)) > 1e-3
 
 def test_only_the_change_learns(teacher, trajectories):
-    distilled, data = LoRAStudent(LoRAConfig(teacher.cfg, rank=4)), Trajectories(trajectories, torch.arange(6) % 3)
-    batch = torch.utils.data.default_collate([data[k] for k in range(24)])
-    opt, losses = torch.optim.Adam(distilled.parameters(), 1e-2), []
-    for _ in range(30): losses.append(loss := distilling_loss(distilled, batch, teacher)); opt.zero_grad(); loss.backward(); opt.step()
+    student, batch = LoRAStudent(LoRAConfig(teacher.cfg, rank=4)), first_items(Trajectories(trajectories, torch.arange(6) % 3), 24)
+    opt, losses, loss_of = torch.optim.Adam(student.parameters(), 1e-2), [], StudentLoss(teacher)
+    for _ in range(30):
+        loss = loss_of(student, batch)
+        opt.zero_grad(); loss.backward(); opt.step()
+        losses.append(loss.item())
     assert losses[-1] < .7 * losses[0] and all(p.grad is None for p in teacher.parameters())
 
 # in use
 
 @pytest.fixture
-def pipe(first, teacher): return ARSR(first, teacher, distilled=stirred(teacher), meta={'size': 16, 'categories': ['a / b', 'a / c', 'd / d'], 'shares': [.2, .3, .5]}, device='cpu')
+def pipe(first, teacher): return ARSR(first, teacher, distilled=random_student(teacher), meta={'size': 16, 'categories': ['a / b', 'a / c', 'd / d'], 'shares': [.2, .3, .5]}, device='cpu')
 
 def test_distilled_drawings_are_those_of_the_changed_generator(pipe):
     plain = ARSR(pipe.first, pipe.distilled.merge(pipe.generator), meta=pipe.meta, device='cpu')

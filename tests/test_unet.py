@@ -2,7 +2,8 @@ import pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
 from arsr.diffusion import alpha_sigma, q_sample, to_x0
-from arsr.unet import DenoiserConfig, Denoiser, UNet, UNetConfig, _starts, denoising_loss, drop_labels, cfg_denoiser, tiled_apply, autoguidance_loss, time_features
+from arsr.unet import (AutoguidanceLoss, Denoiser, DenoiserConfig, DenoisingLoss, UNet, UNetConfig, _starts, cfg_denoiser, drop_labels,
+                       tiled_apply, time_features)
 
 # the network
 
@@ -12,9 +13,9 @@ def nets():
     return {p: UNet(4, 3, UNetConfig(ch=8, mult=(1, 2, 2), n_res=1, attn=(2,), patch=p)).eval() for p in (1, 2)}
 
 @given(st.sampled_from([1, 2]), st.integers(1, 21), st.integers(1, 21))
-def test_it_answers_at_any_size(nets, patch, h, w): assert nets[patch](torch.randn(1, 4, h, w), torch.tensor([3])).shape == (1, 3, h, w)
+def test_its_output_has_the_size_of_its_input(nets, patch, h, w): assert nets[patch](torch.randn(1, 4, h, w), torch.tensor([3])).shape == (1, 3, h, w)
 
-def test_it_says_zero_before_training(nets):
+def test_it_predicts_zero_before_training(nets):
     for net in nets.values(): assert_close(net(torch.randn(2, 4, 8, 10), torch.tensor([3, 900])), torch.zeros(2, 3, 8, 10), atol=0, rtol=0)
 
 def test_size_is_padded_not_stretched(make_denoiser):
@@ -34,10 +35,10 @@ def test_time_matters(make_denoiser):
 
 def test_labels_matter_and_none_means_unknown(make_denoiser):
     net, x, t = make_denoiser(classes=3).unet.eval(), torch.randn(1, 4, 8, 6), torch.tensor([3])
-    answers = [net(x, t, torch.tensor([k])) for k in range(4)]
+    outputs = [net(x, t, torch.tensor([k])) for k in range(4)]
     for a in range(4):
-        for b in range(a): assert (answers[a] - answers[b]).abs().max() > 1e-3
-    assert_close(net(x, t), answers[3])
+        for b in range(a): assert (outputs[a] - outputs[b]).abs().max() > 1e-3
+    assert_close(net(x, t), outputs[3])
 
 @pytest.mark.parametrize('c', [8, 160])
 def test_time_features_tell_all_steps_apart(c):
@@ -47,19 +48,20 @@ def test_time_features_tell_all_steps_apart(c):
 
 def test_heads_have_32_channels_and_levels_get_attention_where_asked():
     with torch.device('meta'): net = UNet(3, 3, UNetConfig(attn=(1, 3)))
-    attended = [m.res.skip.out_channels if hasattr(m.res.skip, 'out_channels') else m.res.after[0].num_channels
-                for m in net.down if hasattr(m, 'attn') and hasattr(m.attn, 'heads')]
+    attended = [m.res.out_layers[0].num_channels for m in net.down if hasattr(m, 'attn') and hasattr(m.attn, 'heads')]
     assert attended == [320, 320, 640, 640]
     assert net.middle[0].attn.heads == 640 // 32 and not hasattr(net.middle[1].attn, 'heads')
 
 # the denoiser
 
 @pytest.mark.parametrize('prediction_type', ['eps', 'x0', 'v'])
-def test_the_estimate_of_the_clean_latent_follows_from_the_answer(make_denoiser, prediction_type):
-    denoiser, z_t, t = make_denoiser(prediction_type=prediction_type, schedule='cosine').eval(), torch.randn(2, 4, 8, 6), torch.tensor([3, 900])
-    assert_close(denoiser(z_t, t), to_x0(prediction_type, denoiser.predict(z_t, t), z_t, *alpha_sigma(denoiser.alphas_cumprod, t)))
+def test_the_estimate_of_the_clean_latent_follows_from_the_prediction(make_denoiser, prediction_type):
+    denoiser = make_denoiser(prediction_type=prediction_type, schedule='cosine').eval()
+    z_t, t = torch.randn(2, 4, 8, 6), torch.tensor([3, 900])
+    m, s = alpha_sigma(denoiser.alphas_cumprod, t)
+    assert_close(denoiser(z_t, t), to_x0(prediction_type, denoiser.predict(z_t, t), z_t, m, s))
 
-def test_unknown_target_refused(refuses):
+def test_unknown_prediction_type_refused(refuses):
     with refuses("'eps', 'x0' or 'v'", "'noise'"): Denoiser(DenoiserConfig(prediction_type='noise'))
 
 def test_the_condition_comes_in_beside_the_noisy_latent(make_denoiser):
@@ -73,41 +75,46 @@ def test_what_is_stored_with_the_weights(make_denoiser):
     assert 'scaling_factor' in names and 'alphas_cumprod' not in names  # the schedule is configuration
 
 @pytest.mark.parametrize('prediction_type', ['eps', 'x0', 'v'])
-def test_loss_is_the_squared_error_of_the_answer(make_denoiser, prediction_type):
+def test_loss_is_the_squared_error_of_the_prediction(make_denoiser, prediction_type):
     denoiser, z = make_denoiser(awake=0, prediction_type=prediction_type, schedule='cosine'), torch.randn(64, 4, 8, 8)
-    assert_close(denoising_loss(denoiser, dict(z=z)).item(), 1., atol=.1, rtol=0)  # an untrained net says zero, and every target has unit variance
+    # an untrained net predicts zero, and every target has unit variance
+    assert_close(DenoisingLoss()(denoiser, dict(z=z)).item(), 1., atol=.1, rtol=0)
 
 def test_loss_passes_condition_and_label_on(make_denoiser):
     denoiser = make_denoiser(conditional=True, classes=3).eval()
     z = torch.randn(2, 4, 8, 8)
     def loss(cond, label, drop=0.):
         torch.manual_seed(0)
-        return denoising_loss(denoiser, dict(z=z, cond=cond, label=torch.tensor(label)), drop).item()
+        return DenoisingLoss(drop)(denoiser, dict(z=z, cond=cond, label=torch.tensor(label))).item()
     assert loss(z, [0, 1]) != loss(z, [0, 2]) and loss(z, [0, 1]) != loss(-z, [0, 1])
     assert loss(z, [0, 1], drop=1.) == loss(z, [2, 2], drop=1.) != loss(z, [0, 1])
 
-def test_a_share_of_the_labels_is_forgotten():
+def test_a_share_of_the_labels_is_dropped():
     label = torch.arange(9).repeat(1000)
     dropped = drop_labels(label, 9, .1)
     assert .08 < (dropped == 9).float().mean() < .12 and (dropped[dropped != 9] == label[dropped != 9]).all()
     assert drop_labels(None, 9, .1) is None
 
-def test_self_guidance_is_the_difference_of_two_states_exaggerated(make_denoiser):
-    weak, strong, z = make_denoiser(classes=3).eval(), make_denoiser(classes=3, awake=.3).eval(), torch.randn(4, 4, 8, 8)
+def test_autoguidance_extrapolates_from_the_weak_model_through_the_strong_one(make_denoiser):
+    weak, strong = make_denoiser(classes=3).eval(), make_denoiser(classes=3, awake=.3).eval()
+    z = torch.randn(4, 4, 8, 8)
     def loss(net, scale):
         torch.manual_seed(0)
-        return autoguidance_loss(net, strong, weak, dict(z=z, label=torch.tensor([0, 1, 2, 0])), scale)
+        return AutoguidanceLoss(strong, weak, scale)(net, dict(z=z, label=torch.tensor([0, 1, 2, 0])))
     assert max(loss(strong, 1.), loss(weak, 0.)) < 1e-10 < 1e-4 < loss(strong, 0.)
-    assert_close(loss(strong, 3.), 4 * loss(strong, 0.))  # old - (young + 3 (old - young)) is twice young - old
-    loss(net := make_denoiser(classes=3, awake=.2), 2.).backward()
-    assert all(p.grad is None for m in (weak, strong) for p in m.parameters()) and any(p.grad is not None for p in net.parameters())
+    assert_close(loss(strong, 3.), 4 * loss(strong, 0.))  # strong - (weak + 3 (strong - weak)) is twice weak - strong
+    net = make_denoiser(classes=3, awake=.2)
+    loss(net, 2.).backward()
+    assert all(p.grad is None for m in (weak, strong) for p in m.parameters())
+    assert any(p.grad is not None for p in net.parameters())
 
 def test_guidance(make_denoiser):
-    denoiser, z_t, t, label = make_denoiser(classes=3).eval(), torch.randn(2, 4, 8, 6), torch.tensor([300, 700]), torch.tensor([0, 2])
-    decoder_input, untold = denoiser(z_t, t, label=label), denoiser(z_t, t)
-    assert_close(cfg_denoiser(denoiser, label, scale=1.)(z_t, t), decoder_input, atol=1e-4, rtol=1e-4)
-    assert_close(cfg_denoiser(denoiser, label, scale=0.)(z_t, t), untold, atol=1e-4, rtol=1e-4)
-    assert_close(cfg_denoiser(denoiser, label, scale=3.)(z_t, t), untold + 3 * (decoder_input - untold), atol=1e-4, rtol=1e-4)
+    denoiser, z_t = make_denoiser(classes=3).eval(), torch.randn(2, 4, 8, 6)
+    t, label = torch.tensor([300, 700]), torch.tensor([0, 2])
+    conditioned, unknown = denoiser(z_t, t, label=label), denoiser(z_t, t)
+    assert_close(cfg_denoiser(denoiser, label, scale=1.)(z_t, t), conditioned, atol=1e-4, rtol=1e-4)
+    assert_close(cfg_denoiser(denoiser, label, scale=0.)(z_t, t), unknown, atol=1e-4, rtol=1e-4)
+    assert_close(cfg_denoiser(denoiser, label, scale=3.)(z_t, t), unknown + 3 * (conditioned - unknown), atol=1e-4, rtol=1e-4)
 
 # windows
 
@@ -150,7 +157,7 @@ def test_windows_that_disagree_fade_into_each_other():
     assert (out[:8] == 0).all() and (out[16:] == 1).all()
     assert (out.diff() >= 0).all() and out.diff().max() < .15
 
-def test_a_denoiser_in_windows_is_near_its_answer_on_the_whole(make_denoiser):
+def test_a_denoiser_in_windows_is_near_its_output_on_the_whole(make_denoiser):
     denoiser = make_denoiser(awake=.02, attn=(), prediction_type='v', schedule='cosine').eval()
     z = torch.nn.functional.interpolate(torch.randn(1, 4, 6, 6), (48, 48), mode='bilinear')
     t = torch.tensor([300])
