@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PHOTOS', 'TITLES', 'DATA', 'DistinctDrawings', 'evaluation_photos', 'compare_upscaled', 'measure_photos',
-           'measure_drawings', 'first_stage_figures', 'commit', 'measure', 'write_sheets', 'growing', 'write_hero',
-           'card', 'write_card', 'ship']
+           'measure_drawings', 'first_stage_figures', 'commit', 'measure', 'sheet', 'write_sheets', 'growing',
+           'write_hero', 'markdown_table', 'card', 'write_card', 'ship']
 
 # %% ../../nbs/lab/05_cards.ipynb #73a0282e
 import json, platform, shutil, subprocess
@@ -16,9 +16,8 @@ import torch
 from PIL import Image
 import arsr
 from ..coords import resize
-from ..data import Drawings, downsample, load_image, atomic_write
-from ..apps.demo import sheet
-from ..field import sample_bicubic
+from ..data import Drawings, atomic_write, downsample, load_image
+from ..field import sample_bicubic, to_bytes
 from .metrics import first_stage_psnr, nearest, psnr, sharpness
 from ..pipeline import ARSR, PARTS
 
@@ -36,10 +35,9 @@ class DistinctDrawings:
         return self.drawings.view(self.index[i], *args)
 
     def small(self, i, side:int=32): # (3,side,side): drawn four times larger and shrunk
-        "The input of super-resolution."
+        "The LR input of super-resolution."
         return downsample(self.view(i, 4 * side), 4)
 
-# %% ../../nbs/lab/05_cards.ipynb #af1e2c52
 PHOTOS = ('astronaut', 'chelsea', 'coffee', 'rocket')  # of scikit-image; for evaluation only
 
 def evaluation_photos()->dict: # name -> (3,h,w) in [0,1]
@@ -51,16 +49,17 @@ def evaluation_photos()->dict: # name -> (3,h,w) in [0,1]
 # %% ../../nbs/lab/05_cards.ipynb #d01c7b1a
 def compare_upscaled(
     pipe:ARSR, # the model
-    lr, # (3,h,w) small picture
-    truth, # (3,H,W) what it should become
+    lr, # (3,h,w) LR input
+    truth, # (3,H,W) ground truth
     seed:int=0,
-)->dict: # PSNR and sharpness (relative to the truth's) of ours and of bicubic
-    "One clean picture, enlarged to the size of the truth by the model and by bicubic interpolation."
+)->dict: # PSNR and sharpness (relative to the ground truth's) of ours and of bicubic
+    "One clean picture, enlarged to the size of the ground truth by the model's defaults and by bicubic interpolation."
     size = tuple(truth.shape[-2:])
-    ours, bicubic = pipe.upscale(lr, seed=seed, restore=0).render(size=size)[0], sample_bicubic(lr[None], size)[0].clamp(0, 1)
-    lines = {'psnr': psnr(ours, truth), 'psnr bicubic': psnr(bicubic, truth),
-             'sharpness': sharpness(ours) / sharpness(truth), 'sharpness bicubic': sharpness(bicubic) / sharpness(truth)}
-    return {k: round(v.item(), 3) for k, v in lines.items()}
+    outputs = {'': pipe.upscale(lr, seed=seed, restore=0).render(size=size)[0],
+               ' bicubic': sample_bicubic(lr[None], size)[0].clamp(0, 1)}
+    decibels = {f'psnr{name}': psnr(x, truth) for name, x in outputs.items()}
+    ratios = {f'sharpness{name}': sharpness(x) / sharpness(truth) for name, x in outputs.items()}
+    return {k: round(v.item(), 3) for k, v in (decibels | ratios).items()}
 
 # %% ../../nbs/lab/05_cards.ipynb #a2417e36
 def _with_mean(rows:dict)->dict:
@@ -68,44 +67,51 @@ def _with_mean(rows:dict)->dict:
     figures = next(iter(rows.values()))
     return rows | {'mean': {k: round(sum(r[k] for r in rows.values()) / len(rows), 3) for k in figures}}
 
-# %% ../../nbs/lab/05_cards.ipynb #14c9fbe4
 def measure_photos(pipe:ARSR)->dict: # name -> figures, and their mean
     "x4 from bicubic-shrunk photographs, whole pictures."
     return _with_mean({name: compare_upscaled(pipe, downsample(x, 4), x) for name, x in evaluation_photos().items()})
 
-# %% ../../nbs/lab/05_cards.ipynb #0c8562dd
 def measure_drawings(pipe:ARSR, scale:int=4, limit:int=40)->dict:
     "Held-out drawings of 32 pixels, enlarged and compared with the drawing rendered at the larger size."
     held = DistinctDrawings()
-    rows = {str(i): compare_upscaled(pipe, held.small(i), held.view(i, 32 * scale)) for i in range(min(limit, len(held)))}
+    drawings = range(min(limit, len(held)))
+    rows = {str(i): compare_upscaled(pipe, held.small(i), held.view(i, 32 * scale)) for i in drawings}
     return {'mean': _with_mean(rows)['mean'], 'drawings': len(rows)}
 
-
-
-# %% ../../nbs/lab/05_cards.ipynb #e44a8451
-def first_stage_figures(pipe:ARSR)->dict: # size -> PSNR of the field, of its own 128-px output enlarged, of the input enlarged
+def first_stage_figures(pipe:ARSR)->dict: # size -> PSNR of the field, of its own 128 px enlarged, of the input enlarged
     "The first stage on held-out drawings at 128 px."
     rows = first_stage_psnr(pipe.first, DistinctDrawings())
     heads = ('field', 'bicubic of own 128 px', 'bicubic of input')
-    return {size: {head: round(v, 2) for head, v in zip(heads, row) if isfinite(v)} for size, row in rows.items()}  # the input is its own truth
+    def named(row): return {head: round(v, 2) for head, v in zip(heads, row) if isfinite(v)}  # not of equal pictures
+    return {size: named(row) for size, row in rows.items()}
 
 # %% ../../nbs/lab/05_cards.ipynb #a37c458d
 def commit()->str:
     "The commit the code is at, if it is a checkout."
-    found = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=Path(arsr.__file__).parent, capture_output=True, text=True)
+    command = ['git', 'rev-parse', '--short', 'HEAD']
+    found = subprocess.run(command, cwd=Path(arsr.__file__).parent, capture_output=True, text=True)
     return found.stdout.strip() or 'none'
 
-# %% ../../nbs/lab/05_cards.ipynb #8e7e1e65
 def measure(pipe:ARSR)->dict:
     "The validation figures of a model, with what is needed to make them again."
-    out = {'measured': str(date.today()), 'torch': torch.__version__, 'machine': platform.machine(), 'threads': torch.get_num_threads(),
-           'commit': commit(), 'seed': 0}
+    out = {'measured': str(date.today()), 'torch': torch.__version__, 'machine': platform.machine(),
+           'threads': torch.get_num_threads(), 'commit': commit(), 'seed': 0}
     if pipe.meta['name'] == 'photo': return out | {'photographs x4': measure_photos(pipe)}
     out['first stage, held-out drawings'] = first_stage_figures(pipe)
     if pipe.upscaler: out |= {f'held-out drawings x{s}': measure_drawings(pipe, s) for s in (4, 16)}
     return out
 
 # %% ../../nbs/lab/05_cards.ipynb #765b4425
+def sheet(
+    pictures:torch.Tensor, # (n,3,h,w) in [0,1]
+    columns:int=4, # pictures in a row
+)->Image.Image:
+    "Pictures side by side."
+    n, _, h, w = pictures.shape
+    blank = pictures.new_ones(-n % columns, 3, h, w)
+    rows = torch.cat([pictures, blank]).unflatten(0, (-1, columns))
+    return Image.fromarray(to_bytes(rows.permute(2, 0, 3, 1, 4).reshape(3, -1, columns * w)))
+
 def write_sheets(
     pipe:ARSR, # a model that generates
     folder:Path, # where seeds.png and nearest.png go
@@ -122,60 +128,56 @@ def write_sheets(
     sheet(resize(pairs, side * 3 // 4).clamp(0, 1), columns=16).save(folder/'nearest.png')
 
 # %% ../../nbs/lab/05_cards.ipynb #093b0c5e
-def growing(
-    field, # an `ImageField`; its first image is drawn
-    sizes, # long sides in pixels
-    gap:int=8, # pixels between pictures
-)->Image.Image:
-    "One image at several sizes on one base line, pixel for pixel."
-    pictures = [field.to_pil(size=s) for s in sizes]
-    canvas = Image.new('RGB', (sum(p.width + gap for p in pictures) - gap, max(p.height for p in pictures)), 'white')
-    x = 0
-    for p in pictures:
-        canvas.paste(p, (x, canvas.height - p.height))
-        x += p.width + gap
+def _canvas(width:int, height:int, places)->Image.Image: # white, with pictures at their (left, top)
+    canvas = Image.new('RGB', (width, height), 'white')
+    for picture, left, top in places: canvas.paste(picture, (left, top))
     return canvas
 
-# %% ../../nbs/lab/05_cards.ipynb #ae4bfcb5
-def write_hero(
-    emoji:ARSR, photo:ARSR, # the two shipped models
-    path, # the picture to write
-    seeds:tuple=tuple(range(9)), # what is drawn
-    hero:int=7, # which of them is shown at many sizes
-):
-    "Generated drawings above; below, one of them and an enlarged photograph at several sizes."
+def growing(field, sizes, gap:int=8)->Image.Image: # an `ImageField`, long sides in pixels, pixels between pictures
+    "The first image of a field at several sizes on one base line, pixel for pixel."
+    places, left, height = [], 0, max(field.output_size(size=s)[0] for s in sizes)
+    for p in (field.to_pil(size=s) for s in sizes):
+        places.append((p, left, height - p.height))
+        left += p.width + gap
+    return _canvas(left - gap, height, places)
+
+def write_hero(emoji:ARSR, photo:ARSR, path, seeds:tuple=tuple(range(9)), hero:int=7):
+    "Generated drawings above; below, the `hero`-th of them and an enlarged photograph at several sizes."
     drawings = torch.cat([emoji.generate(1, seed=s).render(size=152) for s in seeds])
-    rows = [sheet(drawings, columns=len(seeds)), growing(emoji.generate(1, seed=seeds[hero]), (16, 32, 64, 128, 256))]
     lr = downsample(evaluation_photos()['chelsea'], 4)
-    rows.append(growing(photo.upscale(lr, seed=0), (lr.shape[-1], 240, 380)))
-    canvas = Image.new('RGB', (rows[0].width, rows[0].height + max(r.height for r in rows[1:]) + 24), 'white')
-    canvas.paste(rows[0], (0, 0))
-    for row, x in ((rows[1], 0), (rows[2], canvas.width - rows[2].width)): canvas.paste(row, (x, canvas.height - row.height))
-    canvas.save(path)
+    above = sheet(drawings, columns=len(seeds))
+    left = growing(emoji.generate(1, seed=seeds[hero]), (16, 32, 64, 128, 256))
+    right = growing(photo.upscale(lr, seed=0), (lr.shape[-1], 240, 380))
+    height = above.height + max(left.height, right.height) + 24
+    below = (left, 0, height - left.height), (right, above.width - right.width, height - right.height)
+    _canvas(above.width, height, [(above, 0, 0), *below]).save(path)
 
 # %% ../../nbs/lab/05_cards.ipynb #a0e6f003
-def _table(rows:dict)->str:
+def markdown_table(rows:dict)->str:
     "A Markdown table of a dictionary of dictionaries."
     heads = list(dict.fromkeys(head for row in rows.values() for head in row))
-    lines = [['', *heads], ['---'] * (len(heads) + 1)] + [[k, *(row.get(h, '') for h in heads)] for k, row in rows.items()]
+    lines = [['', *heads], ['---'] * (len(heads) + 1)]
+    for name, row in rows.items(): lines.append([name, *(row.get(h, '') for h in heads)])
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
 # %% ../../nbs/lab/05_cards.ipynb #c82d4b79
 TITLES = {'emoji': 'Drawings: generation and super-resolution', 'photo': 'Photographs: super-resolution'}
 DATA = {
     'emoji': 'The 3,819 vector drawings of Noto Emoji (Google, Apache-2.0), less 5% held out by group.',
-    'photo': 'Random crops of photographs and photographic textures from the Debian packages `plasma-workspace-wallpapers`, '
-             '`mate-backgrounds`, `lomiri-wallpapers-16.04` and `supertuxkart-data` (free licences), less those held out by name.',
+    'photo': 'Random crops of photographs and photographic textures from the Debian packages '
+             '`plasma-workspace-wallpapers`, `mate-backgrounds`, `lomiri-wallpapers-16.04` and `supertuxkart-data` '
+             '(free licences), less those held out by name.',
 }
 
-# %% ../../nbs/lab/05_cards.ipynb #2ec56e85
 def card(name:str, log:dict, results:dict, remarks:str='')->str: # Markdown
     "The card of a model: data, training log, validation figures, remarks."
     where = ', '.join(f'{k} {results[k]}' for k in ('commit', 'seed', 'torch', 'threads', 'machine', 'measured'))
     log = dict(sorted(log.items(), key=lambda row: row[0] != 'first'))
-    parts = [f'# {TITLES[name]}', DATA[name], '## Training', _table(log), '## Validation', f'Measured with `arsr.lab.cards.measure` ({where}).']
+    parts = [f'# {TITLES[name]}', DATA[name], '## Training', markdown_table(log)]
+    parts += ['## Validation', f'Measured with `arsr.lab.cards.measure` ({where}).']
     for title, rows in results.items():
-        if isinstance(rows, dict): parts += [f'### {title}', _table({k: v for k, v in rows.items() if isinstance(v, dict)})]
+        if not isinstance(rows, dict): continue
+        parts += [f'### {title}', markdown_table({k: v for k, v in rows.items() if isinstance(v, dict)})]
     return '\n\n'.join(parts + [remarks] * bool(remarks)) + '\n'
 
 # %% ../../nbs/lab/05_cards.ipynb #110622ed
@@ -189,7 +191,6 @@ def write_card(
     atomic_write(folder/'results.json', lambda part: part.write_text(json.dumps(results, indent=1)))
     atomic_write(folder/'README.md', lambda part: part.write_text(card(pipe.meta['name'], log, results, remarks)))
 
-# %% ../../nbs/lab/05_cards.ipynb #fc7dfe81
 def ship(
     run, # folder that `arsr train` wrote
     folder, # where the model goes, such as arsr/weights/emoji
@@ -198,7 +199,7 @@ def ship(
     "Leave the checkpoints behind: copy weights, configuration and logs, measure, and write the card."
     run, folder = Path(run), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [part for part in json.loads((run/'config.json').read_text()) if part in PARTS]
-    for name in ('config.json', 'training.json', 'alignment-generator.json', 'alignment-upscaler.json', *(f'{part}.safetensors' for part in parts)):
+    parts = [f'{part}.safetensors' for part in json.loads((run/'config.json').read_text()) if part in PARTS]
+    for name in ('config.json', 'training.json', 'alignment-generator.json', 'alignment-upscaler.json', *parts):
         if (run/name).exists(): shutil.copy(run/name, folder/name)
     write_card(folder, remarks)
