@@ -14,12 +14,8 @@ from einops import rearrange
 # %% ../nbs/00_coords.ipynb #8d579607
 FULL = (0., 0., 1., 1.)  # the window that is the whole picture: top, left, bottom, right
 
-def on_grid(
-    n:int, # pixels between lo and hi
-    lo:float, # where the window starts, as a fraction of the side
-    hi:float, # where it ends
-)->tuple: # pixels on the whole side, and the index of the window's first one
-    "The pixel grid that a window belongs to; whole numbers where only a hundred-thousandth is missing."
+def on_grid(n:int, lo:float, hi:float)->tuple: # pixels on the whole side, and the index of the window's first one
+    "The grid of `n` pixels between `lo` and `hi`; whole numbers where only a hundred-thousandth is missing."
     whole = n / (hi - lo)
     return tuple(round(x) if abs(x - round(x)) < 1e-5 else x for x in (whole, lo * whole))
 
@@ -33,9 +29,7 @@ def pixel_centres(
     return (2 * (torch.arange(n, dtype=torch.float64) + start + .5) / whole - 1).float()
 
 # %% ../nbs/00_coords.ipynb #0d5e2664
-def check_window(
-    window, # top, left, bottom, right as fractions of the picture
-)->tuple: # the same four numbers, as floats
+def check_window(window)->tuple: # top, left, bottom, right as fractions of the picture
     "Return `window` as four floats; `ValueError` unless 0 <= top < bottom <= 1 and 0 <= left < right <= 1."
     try: t, l, b, r = map(float, window)
     except (TypeError, ValueError): t = l = b = r = 0.
@@ -61,12 +55,8 @@ def split_range(n:int, step:int)->list: # slices
     step = -(-n // -(-n // step))
     return [slice(k, min(n, k + step)) for k in range(0, n, step)]
 
-def tiles(
-    size:tuple, # (h, w) of the picture
-    tile:int, # side of a tile
-    overlap:int=0, # how far a tile reaches into its neighbours
-)->list: # (top, left, bottom, right) of each tile in pixels, row by row
-    "Square tiles that cover a picture; those at its lower and right border may be smaller."
+def tiles(size:tuple, tile:int, overlap:int=0)->list: # (top, left, bottom, right) of each in pixels, row by row
+    "Squares of side `tile` that cover a picture; with `overlap`, they reach into their neighbours."
     (H, W), o = size, overlap
     return [(max(0, y - o), max(0, x - o), min(H, y + tile + o), min(W, x + tile + o))
             for y in range(0, H, tile) for x in range(0, W, tile)]
@@ -93,18 +83,12 @@ def make_coord(
     return rearrange(torch.stack([rows, cols]), 'k h w -> (h w) k')
 
 # %% ../nbs/00_coords.ipynb #48c67dcb
-def cell_size(
-    size, # pixels wanted: (h, w), or one number for a square
-    window=FULL, # which part of the picture they cover
-)->tuple: # (height, width) of one pixel in coordinate units
-    "Height and width of one pixel: the pixel pitch, so that a window's cell is that of the whole."
+def cell_size(size, window=FULL)->tuple: # (height, width) of one pixel in coordinate units
+    "The pixel pitch of `window` at `size`, so that a window's cell is that of the whole."
     (h, w), (t, l, b, r) = check_size(size), check_window(window)
     return 2 / on_grid(h, t, b)[0], 2 / on_grid(w, l, r)[0]
 
-def make_cell(
-    size, # pixels wanted: (h, w), or one number for a square
-    window=FULL, # which part of the picture they cover
-)->Tensor: # (h*w, 2) height and width of each pixel
+def make_cell(size, window=FULL)->Tensor: # (h*w, 2) height and width of each pixel
     "The size of every queried pixel, beside `make_coord`."
     h, w = check_size(size)
     return torch.tensor(cell_size(size, window)).expand(h * w, 2)

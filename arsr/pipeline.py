@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'DEFAULTS', 'PAPER', 'build_config', 'read_config', 'save_weights', 'load_weights',
            'load_if_exists', 'find_weights', 'seeded_noise', 'sample_labels', 'register_part', 'check_number',
-           'check_options', 'find_device', 'tiled_denoiser', 'cast_once', 'correct', 'back_project', 'in_batches',
+           'check_options', 'tiled_denoiser', 'cast_once', 'correct', 'back_project', 'in_batches', 'find_device',
            'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
@@ -29,14 +29,13 @@ from .unet import Denoiser, DenoiserConfig, cfg_denoiser, tiled_apply
 
 # %% ../nbs/09_pipeline.ipynb #5e7cb4ff
 def build_config(cls, entries:dict): # a dataclass, and its entry in config.json -> an instance of it
-    "A configuration from JSON: dataclasses within dataclasses, tuples where JSON has lists. `TypeError` for unknown names."
+    "A configuration from JSON: dataclasses in dataclasses, tuples for lists. `TypeError` for unknown names."
     types = {f.name: f.type for f in fields(cls)}
     def value(name, x):
         if is_dataclass(types.get(name)): return build_config(types[name], x)
         return tuple(x) if isinstance(x, list) else x
     return cls(**{name: value(name, x) for name, x in entries.items()})
 
-# %% ../nbs/09_pipeline.ipynb #72ea90a8
 def read_config(
     folder:Path, # with a config.json
     build, # makes something of what JSON says
@@ -62,11 +61,10 @@ def load_weights(module:nn.Module, path:Path):
     except Exception as e:
         raise ValueError(f"{path} is not a complete safetensors file ({e}); fetch or train it again") from None
     own = module.state_dict()
-    other_names = sorted(own.keys() ^ tensors.keys())
-    wrong = other_names + [k for k in own.keys() & tensors.keys() if own[k].shape != tensors[k].shape]
-    if wrong:
-        raise ValueError(f"{path} does not fit its config.json: {len(wrong)} tensors differ in name or shape, "
-                         f"the first is '{wrong[0]}'")
+    wrong = [k for k in sorted(own.keys() | tensors.keys())
+             if k not in own or k not in tensors or own[k].shape != tensors[k].shape]
+    if wrong: raise ValueError(f"{path} does not fit its config.json: {len(wrong)} tensors differ in name or shape, "
+                               f"the first is '{wrong[0]}'")
     module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
 
 def load_if_exists(module:nn.Module, path:Path)->nn.Module: # `module`
@@ -88,7 +86,7 @@ def find_weights(
     known = [*sorted(p.parent.name for p in WEIGHTS.glob('*/config.json')), 'a folder with a config.json']
     raise ValueError(f"no weights called '{name}': use {', '.join(known)}, or a hub id OWNER/NAME")
 
-def _snapshot(repo_id, **hub)->Path:
+def _snapshot(repo_id, **hub):
     "Weights fetched from the hub, or found in its cache."
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -103,86 +101,78 @@ def seeded_noise(
     seed:int|None=None, # picture k gets the noise of seed + k; None: any noise
     generator:torch.Generator|None=None, # or the generator that all of it is sampled with
 )->Tensor: # (n,c,h,w) from N(0,I)
-    "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3. `ValueError` for seed and generator at once."
+    "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3. `ValueError` for seed and generator."
     if generator and seed is not None: raise ValueError("give seed or generator, not both")
     if generator: return torch.randn(shape, generator=generator, device=generator.device)
-    n, *rest = shape
     if seed is None: seed = int(torch.randint(2**31, ()))
-    generators = [torch.Generator().manual_seed(seed + k) for k in range(n)]
-    return torch.stack([torch.randn(rest, generator=g) for g in generators])
+    generators = [torch.Generator().manual_seed(seed + k) for k in range(shape[0])]
+    return torch.stack([torch.randn(shape[1:], generator=g) for g in generators])
 
 # %% ../nbs/09_pipeline.ipynb #bd5ca80d
 def sample_labels(
-    categories:list, shares:list, # 'Food & Drink / food-fruit', ..., and how frequent each is
+    meta:dict, # categories, such as 'Food & Drink / food-fruit', and shares: how frequent each is
     n:int, # labels
-    seed:int|None=None, # label k is that of seed + k
+    seed:int|None=None, generator:torch.Generator|None=None, # label k is that of seed + k; or as `seeded_noise`
     category:str|None=None, # one that has to match, such as 'Food & Drink' or 'food-fruit'; None: any
-    generator:torch.Generator|None=None, # in place of a seed
 )->Tensor: # (n,)
     "Classes, sampled as often as they occur in the data. `ValueError` for an unknown category."
-    names, weights = [name.split(' / ') for name in categories], torch.tensor(shares)
+    names, weights = [name.split(' / ') for name in meta['categories']], torch.tensor(meta['shares'])
     if category is not None: weights = weights * torch.tensor([category in name for name in names])
-    if not weights.any():
-        known = ', '.join(dict.fromkeys(name[0] for name in names))
-        raise ValueError(f"unknown category '{category}'; choose one of {known}")
+    known = ', '.join(dict.fromkeys(name[0] for name in names))
+    if not weights.any(): raise ValueError(f"unknown category '{category}'; choose one of {known}")
     if generator: return torch.multinomial(weights.to(generator.device), n, replacement=True, generator=generator)
-    seeds = [None] * n if seed is None else [seed + k for k in range(n)]
-    generators = [None if s is None else torch.Generator().manual_seed(s) for s in seeds]
+    if seed is None: return torch.multinomial(weights, n, replacement=True)
+    generators = [torch.Generator().manual_seed(seed + k) for k in range(n)]
     return torch.cat([torch.multinomial(weights, 1, generator=g) for g in generators])
 
 # %% ../nbs/09_pipeline.ipynb #a15dad17
 PARTS = {}  # what a model may consist of, and how each part is built from its entry in config.json
 
 def register_part(
-    name:str, # of the entry in config.json, the file of weights and the attribute
+    name:str, # of the entry in config.json, of the file of weights, and of the attribute
     build, # entry -> nn.Module with a `cfg`
 ):
     "Let models have a part of this name."
     PARTS[name] = build
 
-register_part('first', lambda entries: FirstStage(build_config(FirstStageConfig, entries)))
+register_part('first', lambda entry: FirstStage(build_config(FirstStageConfig, entry)))
 for _name in ('generator', 'upscaler'):
-    register_part(_name, lambda entries: Denoiser(build_config(DenoiserConfig, entries)))
+    register_part(_name, lambda entry: Denoiser(build_config(DenoiserConfig, entry)))
 
 # %% ../nbs/09_pipeline.ipynb #optdef01
-DEFAULTS = {  # options, where neither the call nor the weights say more; refine and restore: where there is such a part
+DEFAULTS = {  # options that neither the call nor the weights say; refine and restore: where there is such a part
     'generate': dict(steps=10, sampler='dpmpp_2m', guidance=2.),
     'upscale': dict(steps=2, sampler='dpmpp_2m', refine=None, latent_weight=1., restore=None, back_project=True)}
 PAPER = dict(refine=False, restore=0., back_project=False)  # `upscale(refine=False)`: the method of the paper alone
 
-def check_number(name:str, value, low=-math.inf, high=math.inf, whole:bool=False):
-    "`ValueError` in one line unless `value` is a finite number, or a whole one, from `low` to `high`."
-    kind = Integral if whole else Real
+def check_number(name:str, value, low=-math.inf, high=math.inf, kind=Real):
+    "`ValueError` in one line unless `value` is a finite number, or a whole one (`Integral`), from `low` to `high`."
     if isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high: return
     span = f" between {low} and {high}" if high < math.inf else f" of at least {low}" if low > -math.inf else ''
-    raise ValueError(f"{name} must be a {'whole ' * whole}number{span}, not {value!r}")
+    raise ValueError(f"{name} must be a {'whole ' * (kind is Integral)}number{span}, not {value!r}")
 
 def check_options(options:dict, T:int): # T: timesteps of the training
     "`ValueError` in one line for an option of the wrong kind or range."
     find_sampler(options['sampler'])
-    check_number('steps', options['steps'], 1, T, whole=True)
-    if 'guidance' in options: check_number('guidance', options['guidance'])
-    if 'latent_weight' in options: check_number('latent_weight', options['latent_weight'], 0, 1)
-    if options.get('restore', 'auto') != 'auto': check_number("restore, unless 'auto',", options['restore'], 0, 1)
-    for name in options.keys() & {'refine', 'back_project'}:
-        if not isinstance(options[name], bool): raise ValueError(f"{name} must be True or False, not {options[name]!r}")
+    check_number('steps', options['steps'], 1, T, Integral)
+    check_number('guidance', options.get('guidance', 1))
+    check_number('latent_weight', options.get('latent_weight', 1), 0, 1)
+    if options.get('restore') != 'auto': check_number("restore, unless 'auto',", options.get('restore', 0), 0, 1)
+    for name in ('refine', 'back_project'):
+        given = options.get(name, False)
+        if not isinstance(given, bool): raise ValueError(f"{name} must be True or False, not {given!r}")
 
 # %% ../nbs/09_pipeline.ipynb #tiledden1
-def find_device()->str:
-    "A GPU if there is one: CUDA's, else Apple's."
-    if torch.cuda.is_available(): return 'cuda'
-    return 'mps' if torch.backends.mps.is_available() else 'cpu'
-
 def tiled_denoiser(
     net:Denoiser, # conditional
     cond:Tensor, # (n,c,h,w) encoded LR inputs
 ): # (z_t, t) -> estimate of the clean latent, in windows where it is large
-    "A denoiser of one condition, for samplers."
+    "A denoiser with its condition, for samplers."
+    def predict(z_t, cond, t): return net(z_t, t[:1].expand(len(z_t)), cond)
     def denoise(z_t, t):
-        return tiled_apply(lambda z, c: net(z, t[:1].expand(len(z)), c), z_t, cond, window=64, overlap=16, what='denoising')
+        return tiled_apply(lambda z, c: predict(z, c, t), z_t, cond, window=64, overlap=16, what='denoising')
     return denoise
 
-# %% ../nbs/09_pipeline.ipynb #a4ee2c3c
 @contextmanager
 def cast_once(net:nn.Module):
     "Within `no_grad`: let autocast convert frozen weights once, and not at every call."
@@ -199,34 +189,29 @@ def correct(
     correction:Tensor, # (n,3,h,w) what is added so far
     rounds:int, # comparisons
 )->Tensor: # (n,3,h,w) what is to be added
-    "Add what the shrunk prediction lacks, interpolated bicubically, again and again."
+    "Add what the downsampled prediction lacks, interpolated bicubically, again and again."
     size, factor = tuple(rgb.shape[-2:]), rgb.shape[-1] // lr.shape[-1]
     for _ in range(rounds):
-        shrunk = downsample(to_image(rgb + sample_bicubic(correction, size)), factor)
-        correction = correction + 2 * (lr - shrunk)
+        missing = lr - downsample(to_image(rgb + sample_bicubic(correction, size)), factor)
+        correction = correction + 2 * missing
     return correction
 
 def back_project(
     field:ImageField, # predicted from `lr`
     lr:Tensor, # (n,3,h,w) LR inputs in [0,1]
-    factor:int=4, # the field is rendered so many times larger, shrunk again, and compared
+    factor:int=4, # the field is rendered so many times larger, downsampled, and compared
     rounds:int=3, # comparisons
     tile:int=256, # pixels of `lr` a side that are treated together
 )->ImageField: # the same field plus a smooth correction
-    """Correct a field until it shrinks to its LR input (iterative back-projection, Irani and Peleg 1991).
-
-    The difference is interpolated bicubically and added to the field, so that the correction holds at every size.
-    """
-    h, w = lr.shape[-2:]
-    margin = 6 * rounds  # a round reaches less than six pixels
+    "Correct a field until it downsamples to its LR input (iterative back-projection, Irani and Peleg 1991)."
+    (h, w), margin = lr.shape[-2:], 6 * rounds  # a round reaches less than six pixels
     start = torch.zeros_like(lr) if field.correction is None else field.correction
     fixed = field[:]
     fixed.correction = torch.empty_like(lr)
     for t, l, b, r in progress(tiles((h, w), tile), 'back-projecting'):
         ys, xs = slice(max(0, t - margin), min(h, b + margin)), slice(max(0, l - margin), min(w, r + margin))
-        size = factor * (ys.stop - ys.start), factor * (xs.stop - xs.start)
-        with fast_arithmetic(lr.device.type):
-            rgb = field.renderer.render(field.feat, size, subwindow(FULL, (h, w), ys, xs))
+        size, window = (factor * (ys.stop - ys.start), factor * (xs.stop - xs.start)), subwindow(FULL, (h, w), ys, xs)
+        with fast_arithmetic(lr.device.type): rgb = field.renderer.render(field.feat, size, window)
         change = correct(rgb, lr[..., ys, xs], start[..., ys, xs], rounds)
         fixed.correction[..., t:b, l:r] = change[..., t-ys.start:b-ys.start, l-xs.start:r-xs.start]
     return fixed
@@ -240,24 +225,26 @@ def in_batches(
     several = isinstance(images, (list, tuple)) or getattr(images, 'ndim', 0) == 4
     loaded = [load_image(x) for x in (images if several else [images])]
     if not loaded: raise ValueError("the list of images is empty; give one at least")
-    groups:dict = {}
-    for k, x in enumerate(loaded): groups.setdefault(x.shape, []).append(k)
-    fields = [make(torch.stack([loaded[k] for k in members])) for members in groups.values()]
-    if len(fields) == 1: return fields[0]
-    each, n = {}, sum(map(len, fields)) // len(loaded)
-    for field, members in zip(fields, groups.values()):
-        for j, k in enumerate(members): each[k] = field[j*n:(j+1)*n]
-    return [each[k] for k in range(len(loaded))]
+    sizes = list(dict.fromkeys(x.shape for x in loaded))
+    fields = [make(torch.stack([x for x in loaded if x.shape == size])) for size in sizes]
+    if len(sizes) == 1: return fields[0]
+    n = sum(map(len, fields)) // len(loaded)
+    rest = {size: iter([field[k:k+n] for k in range(0, len(field), n)]) for size, field in zip(sizes, fields)}
+    return [next(rest[x.shape]) for x in loaded]
+
+def find_device()->str:
+    "A GPU if there is one: CUDA's, else Apple's."
+    return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 # %% ../nbs/09_pipeline.ipynb #7dcb5dcc
 class ARSR(nn.Module, ModelHubMixin):
-    """First stage and denoisers as one model (Kim & Kim 2024, figure 3): pictures as fields, from noise or from LR inputs.
+    """First stage and denoisers as one model (Kim & Kim 2024, figure 3): fields from noise, or from LR inputs.
 
-    The constructor takes modules as they are. Options that are None are those of the weights (`config.json`,
-    `meta.defaults`), or of `DEFAULTS`. Every wrong option is a `ValueError` of one line.
+    Options that are None are those of the weights (`config.json`, `meta.defaults`), or of `DEFAULTS`. Whatever is wrong
+    with them is a `ValueError` of one line.
     """
     def __init__(self,
-        first:FirstStage, # encoder, decoder and LIIF
+        first:FirstStage, # encoder, decoder and LIIF; modules are taken as they are, but for their evaluation mode
         generator:Denoiser|None=None, # unconditional, or by category
         upscaler:Denoiser|None=None, # conditioned on the encoded LR input
         meta:dict|None=None, # name, size (of generated pictures), factor, defaults; categories and their shares
@@ -266,9 +253,10 @@ class ARSR(nn.Module, ModelHubMixin):
         super().__init__()
         self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4} | (meta or {})
         given = dict(first=first, generator=generator, upscaler=upscaler) | parts
-        unknown = given.keys() - PARTS.keys()
-        if unknown: raise ValueError(f"unknown parts {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        unknown = ', '.join(sorted(given.keys() - PARTS.keys()))
+        if unknown: raise ValueError(f"there is no part called {unknown}; there are {', '.join(PARTS)}")
         for name in PARTS: self.register_module(name, given.get(name))
+        self.eval()
 
     @property
     def parts(self)->dict[str, Any]:
@@ -281,16 +269,18 @@ class ARSR(nn.Module, ModelHubMixin):
     @property
     def dtype(self)->torch.dtype: return next(self.parameters()).dtype
 
+    def _apply(self, fn, recurse=True): # behind `to`, `half`, `cuda`, ...
+        schedules = [(net, net.alphas_cumprod) for net in self.modules() if isinstance(net, Denoiser)]
+        super()._apply(fn, recurse)
+        for net, alphas_cumprod in schedules: net.alphas_cumprod = alphas_cumprod.to(self.device)  # still in float32
+        return self
+
     @classmethod
     def from_pretrained(cls,
         name='emoji', # 'emoji' or 'photo', a folder, or a hub id 'owner/name'
-        device=None, # 'cpu', 'cuda', 'mps', ...; None: a GPU if there is one
-        dtype:torch.dtype|None=None, # of the weights; None: float32
-        revision:str|None=None, # branch, tag or commit on the hub
-        cache_dir=None, # of the hub's client
-        token=None, # for private repositories
-        local_files_only:bool=False, # take what is in the cache
-    )->'ARSR': # frozen, in evaluation mode
+        device=None, dtype:torch.dtype|None=None, # 'cpu', 'cuda', 'mps', ...: a GPU if there is one; float32
+        revision:str|None=None, cache_dir=None, token=None, local_files_only:bool=False, # of the hub's client
+    )->'ARSR': # frozen
         "Load a model. `ValueError` for an unknown name, weights of another shape or a damaged file."
         hub = dict(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = find_weights(name, **hub)
@@ -299,12 +289,12 @@ class ARSR(nn.Module, ModelHubMixin):
             return {k: PARTS[k](config[k]) for k in names}, config['meta']
         parts, meta = read_config(folder, build)
         for k, module in parts.items(): load_weights(module, folder/f'{k}.safetensors')
-        model = cls(**parts, meta=meta).eval().requires_grad_(False)
+        model = cls(**parts, meta=meta).requires_grad_(False)
         return model.to(device=device or find_device(), dtype=dtype, memory_format=torch.channels_last)
 
     def save_pretrained(self,
         folder, # where to; made if missing
-        **_, # what `push_to_hub` passes on: a model card is yours to write
+        **_, # what `push_to_hub` says of a model card: write one yourself
     )->Path: # `folder`
         "Write config.json and half-precision weights, each file all or nothing."
         folder = Path(folder)
@@ -313,23 +303,6 @@ class ARSR(nn.Module, ModelHubMixin):
         config = {'meta': self.meta, **{k: asdict(module.cfg) for k, module in self.parts.items()}}
         atomic_write(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
         return folder
-
-    def _apply(self, fn, recurse=True): # behind `to`, `half`, `cuda`, ...
-        schedules = [(m, m.alphas_cumprod) for m in self.modules() if isinstance(m, Denoiser)]
-        super()._apply(fn, recurse)
-        for denoiser, alphas_cumprod in schedules: denoiser.alphas_cumprod = alphas_cumprod.to(self.device)  # in float32
-        return self
-
-    @contextmanager
-    def _inference(self):
-        "No gradients, evaluation mode, arithmetic of the weights where they are in half precision."
-        training = [m for m in self.modules() if m.training]
-        half = self.dtype in (torch.float16, torch.bfloat16)
-        self.eval()
-        try:
-            with torch.no_grad(), torch.autocast(self.device.type, self.dtype) if half else nullcontext(): yield
-        finally:
-            for m in training: m.training = True
 
     def _part(self, name:str, task:str)->Any:
         "A network of this model; `ValueError` if it has none for the task."
@@ -342,16 +315,23 @@ class ARSR(nn.Module, ModelHubMixin):
         if given['sampler'] == 'ddpm': options['steps'] = T
         if given.get('refine') is False: options |= PAPER
         options |= {k: v for k, v in given.items() if v is not None}
-        if options.get('refine', True) is None: options['refine'] = 'refiner' in self.parts
-        if options.get('restore', 0) is None: options['restore'] = 'auto' if 'restorer' in self.parts else 0.
+        if options.get('refine', 0) is None: options['refine'] = 'refiner' in self.parts
+        if options.get('restore', 0) is None: options['restore'] = 'auto' if 'restorer' in self.parts else 0
         check_options(options, T)
         if given.get('latent_weight') is not None and not options['refine']:
-            raise ValueError("latent_weight is the refiner's: give refine=True, or leave it away")
+            raise ValueError("latent_weight is an option of the refiner: give refine=True, or leave it away")
         return options
 
-    def _sample(self, net:Denoiser, denoise, noise:Tensor, options:dict, generator, callback)->Tensor: # latents for `decode`
-        "Noise to latents, with a bar over the steps."
-        bar, schedule = progress(range(options['steps']), 'denoising'), spaced_schedule(net.alphas_cumprod, options['steps'])
+    @contextmanager
+    def _inference(self):
+        "No gradients; half-precision arithmetic where the weights are in half precision."
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        with torch.no_grad(), torch.autocast(self.device.type, self.dtype) if half else nullcontext(): yield
+
+    def _sample(self, net:Denoiser, denoise, noise:Tensor, options:dict, generator, callback)->Tensor: # (n,c,h,w)
+        "Noise to latents as `decode` takes them."
+        schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
+        bar = progress(range(options['steps']), 'denoising')
         next(bar)
         def report(step, x0):
             next(bar, None)
@@ -363,10 +343,9 @@ class ARSR(nn.Module, ModelHubMixin):
 
     def generate(self,
         n:int=1, # pictures
-        size=None, # the field's own size in pixels: (h, w), or one number; None: the training size
+        size=None, # the field's own size in pixels, (h, w) or one number; None: the training size
         seed:int|None=None, # picture k is that of seed + k
-        steps:int|None=None, # network evaluations
-        sampler=None, # 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
+        steps:int|None=None, sampler=None, # evaluations of 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
         category:str|None=None, # such as 'Food & Drink' or 'food-fruit', of meta['categories']; None: by chance
         guidance:float|None=None, # 1: as trained; above: more typical of the category
         distilled:bool=False, # take the few steps of the distilled generator, which has its own sampler and guidance
@@ -374,91 +353,75 @@ class ARSR(nn.Module, ModelHubMixin):
         callback=None, # called with (step, x0) after each evaluation; x0 as `decode` takes it
     )->ImageField: # n pictures
         "New pictures from noise."
-        net, f, given = self._part('generator', 'generate'), self.first.cfg.f, dict(steps=steps, sampler=sampler, guidance=guidance)
-        check_number('n', n, 1, whole=True)
-        h, w = (max(1, round(side / f)) for side in check_size(self.meta['size'] if size is None else size))
+        net, given = self._part('generator', 'generate'), dict(steps=steps, sampler=sampler, guidance=guidance)
+        check_number('n', n, 1, kind=Integral)
+        h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
+        if category and not net.cfg.unet.classes:
+            raise ValueError(f"the weights '{self.meta['name']}' know no categories")
+        if distilled:
+            student, extra = self._part('distilled', 'take few steps'), [k for k in given if given[k] is not None]
+            if extra: raise ValueError(f"distilled=True has its own {' and '.join(extra)}: leave one or the other away")
+            net, options = student.merge(net), dict(steps=student.cfg.steps, sampler='ddim', guidance=1.)
+        else: options = self._options('generate', len(net.alphas_cumprod), **given)
         with self._inference():
-            if distilled: net, options = self._student(net, given)
-            else: options = self._options('generate', len(net.alphas_cumprod), **given)
-            noise = seeded_noise((n, net.cfg.z, h, w), seed, generator)
-            denoise = cfg_denoiser(net, self._labels(net, n, seed, category, generator), options['guidance'])
-            z = self._sample(net, denoise, noise, options, generator, callback)
-            return self.decode(z, (h * f, w * f))
-
-    def _student(self, net:Denoiser, given:dict)->tuple: # the generator with few steps, and its options
-        student = self._part('distilled', 'generate with distilled=True')
-        extra = [k for k, v in given.items() if v is not None]
-        if extra: raise ValueError(f"distilled=True has its own {' and '.join(extra)}: leave one or the other away")
-        return student.merge(net), dict(steps=student.cfg.steps, sampler='ddim', guidance=1.)
-
-    def _labels(self, net:Denoiser, n:int, seed, category, generator)->Tensor|None: # (n,)
-        if net.cfg.unet.classes:
-            return sample_labels(self.meta['categories'], self.meta['shares'], n, seed, category, generator).to(self.device)
-        if category is not None: raise ValueError(f"the weights '{self.meta['name']}' know no categories")
-        return None
+            noise, label = seeded_noise((n, net.cfg.z, h, w), seed, generator), None
+            if net.cfg.unet.classes: label = sample_labels(self.meta, n, seed, generator, category).to(self.device)
+            z = self._sample(net, cfg_denoiser(net, label, options['guidance']), noise, options, generator, callback)
+            return self.decode(z, (h * self.first.cfg.f, w * self.first.cfg.f))
 
     def upscale(self,
         image, # path, URL, open file, PIL image, array or tensor; or a list of them
-        seed:int|None=None, # answer k is that of seed + k
-        n:int=1, # different predictions for each input
-        steps:int|None=None, # network evaluations
-        sampler=None, # 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
+        seed:int|None=None, # prediction k is that of seed + k
+        n:int=1, # predictions for each input
+        steps:int|None=None, sampler=None, # evaluations of 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
         generator:torch.Generator|None=None, # in place of a seed
         callback=None, # called with (step, x0) after each evaluation; x0 as `decode` takes it
-        refine:bool|None=None, # False: the paper's path, and nothing else unless it is given; True: a refiner reads the latents
+        refine:bool|None=None, # let a refiner read the latents; False: the paper's path, and nothing else unless given
         latent_weight:float|None=None, # of the sampled latents in the refiner; 0: regression, nothing is sampled
         restore:float|str|None=None, # share of the restorer's change to the input, from 0 to 1, or 'auto': as predicted
-        back_project:bool|None=None, # correct the field until it shrinks to the input
+        back_project:bool|None=None, # correct the field until it downsamples to the input
     )->ImageField: # n pictures for each input, of its size; where sizes differ, a list of fields, one for each input
         "LR inputs as fields. Where nothing is sampled, seed, steps and sampler change nothing."
         net = self._part('upscaler', 'upscale')
-        check_number('n', n, 1, whole=True)
+        check_number('n', n, 1, kind=Integral)
         options = self._options('upscale', len(net.alphas_cumprod), steps=steps, sampler=sampler, refine=refine,
                                 latent_weight=latent_weight, restore=restore, back_project=back_project)
-        with self._inference():
-            return in_batches(image, lambda lr: self._upscale(lr.to(self.device), n, options, seed, generator, callback))
+        def predict(lr): return self._upscale(lr.to(self.device), n, options, seed, generator, callback)
+        with self._inference(): return in_batches(image, predict)
 
-    def _upscale(self, lr:Tensor, n:int, options:dict, seed, generator, callback)->ImageField:
-        "LR inputs (m,3,h,w) of one size to a field of m * n pictures."
-        net, refine = self.upscaler, options['refine']
+    def _upscale(self, lr:Tensor, n:int, options:dict, seed, generator, callback)->ImageField: # of m * n, from (m,3,h,w)
+        net, refine, weight = self.upscaler, options['refine'], options['latent_weight']
         if options['restore']:
             strength = None if options['restore'] == 'auto' else options['restore']
             lr = self._part('restorer', 'restore').restore(lr, strength)
         cond, lr = self.condition(lr).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
-        if refine and not options['latent_weight']: z = torch.zeros_like(cond)  # regression
+        if refine and weight == 0: z = torch.zeros_like(cond)  # regression
         else:
             noise = seeded_noise((n, *cond.shape[1:]), seed, generator).repeat(len(cond) // n, 1, 1, 1)
             z = self._sample(net, tiled_denoiser(net, cond), noise, options, generator, callback)
-        if refine:
-            weight, fast = options['latent_weight'], self.parts.get('refiner_fast')
-            field = self._part('refiner', 'refine').to_field(z, cond * net.scaling_factor, lr, weight, fast)
-        else: field = self.decode(z, lr.shape[-2:])
+        if not refine: field = self.decode(z, lr.shape[-2:])
+        else:
+            refiner, fast = self._part('refiner', 'refine'), self.parts.get('refiner_fast')
+            field = refiner.to_field(z, cond * net.scaling_factor, lr, weight, fast)
         return back_project(field, lr, self.meta['factor']) if options['back_project'] else field
 
-    def condition(self,
-        lr:Tensor, # (n,3,h,w) LR inputs in [0,1]
-    )->Tensor: # (n,c,h*factor/f,w*factor/f), unit variance
+    def condition(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> (n,c,h*factor/f,w*factor/f), unit variance
         "What the upscaler is conditioned on: LR inputs, enlarged with bicubic interpolation and encoded."
-        factor = self.meta['factor']
+        factor, f = self.meta['factor'], self.first.cfg.f
         def encode(x):
-            size = tuple(factor * side for side in x.shape[-2:])
-            return self.first.encode(to_model(resize(x, size).clamp(0, 1)))
+            enlarged = resize(x, tuple(factor * side for side in x.shape[-2:])).clamp(0, 1)
+            return self.first.encode(to_model(enlarged))
         with self._inference(), fast_arithmetic(self.device.type):
-            z = tiled_apply(encode, lr, window=64, overlap=16, batch=4, grow=factor // self.first.cfg.f, what='encoding')
+            z = tiled_apply(encode, lr, window=64, overlap=16, batch=4, grow=factor // f, what='encoding')
         return z.float() / self.upscaler.scaling_factor
 
-    def decode(self,
-        z:Tensor, # (n,c,h,w) latents, as the encoder makes them
-        size, # (h, w): what `scale=1` of the field means
-    )->ImageField:
+    def decode(self, z:Tensor, size)->ImageField: # (n,c,h,w) latents as the encoder makes them, what `scale=1` means
         "Latents to a field."
         with self._inference(), fast_arithmetic(self.device.type):
             feat = tiled_apply(self.first.decoder, z, window=64, overlap=16, batch=4, what='decoding')
         return ImageField(feat, self.first.liif, size, fast=self.parts.get('fast'))
 
-    def encode(self,
-        image, # as `upscale`
-    )->ImageField: # of the pictures' size; where sizes differ, a list of fields
-        "The first stage alone: pictures made continuous."
+    def encode(self, image)->ImageField: # image or images as in `upscale`
+        "The first stage alone: pictures made continuous, a list of fields where their sizes differ."
         with self._inference():
             return in_batches(image, lambda x: encode_field(self.first, x.to(self.device), self.parts.get('fast')))

@@ -1,4 +1,4 @@
-import shutil, zipfile
+import io, shutil, sys, zipfile
 from collections import Counter
 import huggingface_hub, pytest, numpy as np, torch
 from hypothesis import given, strategies as st
@@ -6,8 +6,9 @@ from PIL import Image
 from torch.testing import assert_close
 import arsr.data
 from arsr.coords import resize
-from arsr.data import (Drawings, GroupSampler, Images, PUBLIC, RandomScaleCrops, Renders, downsample, drawing_group, held_out, hub_images,
-                       load_image, open_source, public_set, random_queries, random_window, render_svg, view)
+from arsr.data import (PUBLIC, Drawings, GroupSampler, Images, RandomScaleCrops, Renders, SeededDataset, downsample,
+                       drawing_group, held_out, hub_images, load_image, open_source, progress, public_set, random_queries,
+                       random_window, render_svg, view)
 
 # any image in
 
@@ -74,6 +75,27 @@ def test_exif_rotation(orientation, turn, tmp_path):
     exif[0x0112] = orientation
     x = reopened(Image.fromarray(a), tmp_path/'a.png', exif=exif)
     assert_close(x, torch.from_numpy(turn(a).copy()).permute(2, 0, 1) / 255)
+
+def test_open_files_and_urls_of_files(tmp_path, refuses):
+    path, a = tmp_path/'a b.png', pixels(5, 6, 3)
+    truth = reopened(Image.fromarray(a), path)
+    assert_close(load_image(io.BytesIO(path.read_bytes())), truth)
+    with path.open('rb') as f: assert_close(load_image(f), truth)
+    assert_close(load_image(path.as_uri()), truth)
+    with refuses('this open file is not an image'): load_image(io.BytesIO(b'hello'))
+    with refuses('file:///no/where.png could not be fetched'): load_image('file:///no/where.png')
+
+def test_urls_are_fetched_and_failures_are_one_line(monkeypatch, refuses, tmp_path):
+    Image.fromarray(pixels(5, 6, 3)).save(tmp_path/'a.png')
+    asked = []
+    def fetch(request, timeout):
+        asked.append(request.full_url)
+        if 'gone' in request.full_url: raise OSError('HTTP Error 404: Not Found')
+        return (tmp_path/'a.png').open('rb')
+    monkeypatch.setattr(arsr.data, 'urlopen', fetch)
+    assert_close(load_image('https://example.org/a.png?size=large'), load_image(tmp_path/'a.png'))
+    assert asked == ['https://example.org/a.png?size=large']
+    with refuses('http://example.org/gone could not be fetched', '404'): load_image('http://example.org/gone')
 
 # wrong images
 
@@ -261,7 +283,7 @@ def test_open_source(folder):
 # low from high
 
 @pytest.mark.parametrize('size, scale, small', [((16, 24), 4, (4, 6)), ((37, 50), 4, (9, 12)), ((10, 10), 2.5, (4, 4)), ((3, 3), 8, (1, 1))])
-def test_degrade_is_antialiased_bicubic(size, scale, small):
+def test_downsampling_is_antialiased_bicubic(size, scale, small):
     hr = torch.rand(2, 3, *size)
     assert_close(downsample(hr, scale), resize(hr, small).clamp(0, 1))
     assert downsample(hr[0], scale).shape == (3, *small)
@@ -315,7 +337,7 @@ def test_renders_come_back_from_their_file(renders, few, tmp_path):
     a, b = (RandomScaleCrops(r, 16, 8)[5] for r in (renders, back))
     for k in a: assert_close(a[k], b[k], atol=0, rtol=0)
 
-def test_a_training_crop_and_what_is_asked_about_it(few):
+def test_a_training_crop_and_its_queries(few):
     crops = RandomScaleCrops(Renders(few, base=32, sizes=(32, 32)), crop=16, queries=40)
     for k in range(5):
         item = crops[k]
@@ -324,7 +346,7 @@ def test_a_training_crop_and_what_is_asked_about_it(few):
         assert_close(item['image'][:, row, col].T, item['rgb'])
         assert_close(item['cell'], torch.full((40, 2), 2 / 16))
 
-def test_crop_k_is_the_same_whenever_it_is_asked_for(renders):
+def test_crop_k_is_the_same_whenever_it_is_drawn(renders):
     a, b, c = RandomScaleCrops(renders, 16, 8), RandomScaleCrops(renders, 16, 8), RandomScaleCrops(renders, 16, 8, seed=1)
     b[3]
     assert torch.equal(a[7]['coord'], b[7]['coord']) and not torch.equal(a[7]['coord'], a[8]['coord']) and not torch.equal(a[7]['coord'], c[7]['coord'])
@@ -336,3 +358,33 @@ def test_square_training_data_do_not_squash(tmp_path):
     images = Images(tmp_path)
     assert images.square(0) == (0, .25, 1, .75)
     assert (Renders(images, base=16, sizes=(8, 8), per=1).base == 255).all()
+
+def test_a_seeded_data_set_is_endless_and_repeatable():
+    class Dice(SeededDataset):
+        def sample(self, rng): return rng.integers(1, 7, 9).tolist()
+    a, b = Dice(), Dice(seed=1)
+    assert len(a) == 2**40 and a[2**39] == Dice()[2**39] != a[0] != b[0]
+    assert a[5] == np.random.default_rng((0, 5)).integers(1, 7, 9).tolist()
+
+# progress
+
+class Terminal(io.StringIO):
+    def isatty(self): return True
+
+def test_a_bar_is_shown_after_a_while_on_the_error_stream_of_a_terminal(monkeypatch):
+    out, err = io.StringIO(), Terminal()
+    monkeypatch.setattr(sys, 'stdout', out); monkeypatch.setattr(sys, 'stderr', err)
+    assert list(progress([1, 2, 3])) == [1, 2, 3] and err.getvalue() == ''  # over within a second
+    for _ in progress(range(4), 'writing', delay=0): print('said by the loop')
+    assert '50.00% [2/4' in err.getvalue() and 'writing' in err.getvalue()
+    assert out.getvalue() == 'said by the loop\n' * 4
+
+def test_a_log_has_no_bar_and_an_interrupt_passes(monkeypatch):
+    err = io.StringIO()
+    monkeypatch.setattr(sys, 'stderr', err)
+    assert list(progress(range(3), delay=0)) == [0, 1, 2] and list(progress([])) == []
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    with pytest.raises(KeyboardInterrupt):
+        for k in progress(range(5), delay=0):
+            if k == 2: raise KeyboardInterrupt
+    assert err.getvalue() == ''

@@ -1,9 +1,12 @@
-"The fast renderer: its grid form is its readable form, it is continuous, and a field can be told to use it."
+"The fast renderer: its grid form is its readable form, it is continuous, and a field uses it where it should."
 import numpy as np, pytest, torch
+import arsr.beyond.streaming
 from hypothesis import given, strategies as st
+from PIL import Image
 from torch.testing import assert_close
 from arsr.coords import make_cell, make_coord, pixel_centres
-from arsr.beyond.fast import FastConfig, FastRenderer, neighbourhood, render_fast
+from arsr.beyond.fast import DistillationLoss, FastConfig, FastRenderer, neighbourhood, render_fast
+from arsr.beyond.streaming import TileSource, strips
 from arsr.field import ImageField
 from arsr.liif import LIIF
 from conftest import crops
@@ -43,26 +46,72 @@ def make_field(**kwargs):
     torch.manual_seed(1)
     return ImageField(torch.randn(3, 6, 5, 7), LIIF(6, hidden=(8,)), (20, 28), **kwargs)
 
-def test_a_field_uses_it_when_told():
+def test_a_field_uses_it_when_bound_to_it():
     field = make_field(fast=make(), correction=torch.randn(3, 3, 5, 7) / 9)
     exact, fast = field.render(scale=2), field.render(scale=2, renderer='fast')
     assert exact.shape == fast.shape and (exact - fast).abs().mean() > .01
     assert torch.equal(field.with_renderer('fast').render(scale=2), fast) and torch.equal(field.with_renderer('fast').with_renderer('exact').render(scale=2), exact)
     assert_close(field[1].render(scale=2, renderer='fast'), fast[1:2]); assert_close(field.with_renderer('fast')[1:].render(scale=2), fast[1:])
 
-def test_a_large_field_keeps_no_grid_and_answers_alike(monkeypatch):
-    field, query = make_field(fast=make()), dict(size=(31, 22), window=(.2, .3, .75, .7))
-    kept = field.with_renderer('fast')
-    monkeypatch.setattr(ImageField, 'kept_cells', 100)
-    free = make_field(fast=field.fast).with_renderer('fast')
-    assert kept.grid is not None and free.grid is None
-    assert_close(free.render(**query), kept.render(**query), atol=1e-5, rtol=0)
+def test_a_large_field_keeps_no_grid_and_renders_alike(monkeypatch):
+    field, query = make_field(fast=make()).with_renderer('fast'), dict(size=(31, 22), window=(.2, .3, .75, .7))
+    kept = field.render(**query)
+    assert field.fast.kept is not None
+    monkeypatch.setattr(FastRenderer, 'kept_cells', 100)
+    free = make_field(fast=make()).with_renderer('fast')
+    assert_close(free.render(**query), kept, atol=1e-5, rtol=0)
+    assert free.fast.kept is None
+
+def test_the_grid_is_prepared_once_and_anew_after_a_change(monkeypatch):
+    fast, calls = make(), []
+    field, real = make_field(fast=fast).with_renderer('fast'), FastRenderer.grid
+    monkeypatch.setattr(FastRenderer, 'grid', lambda self, feat: calls.append(1) or real(self, feat))
+    def fresh():
+        fast.kept = None
+        return field.render(scale=2)
+    for _ in range(3): a = field.render(scale=2)
+    assert len(calls) == 1
+    for k in (0, 1): field[k].render(scale=2), field[k].render(scale=3)
+    assert len(calls) == 3  # a view of the same features is recognised
+    field.feat.mul_(2)
+    b = field.render(scale=2)
+    assert not torch.equal(a, b) and torch.equal(b, fresh())
+    fast.prepare[0].weight.mul_(2)
+    c = field.render(scale=2)
+    assert not torch.equal(b, c) and torch.equal(c, fresh())
+
+def test_auto_is_exact_up_to_a_limit_and_decided_once_for_a_file(tmp_path, monkeypatch):
+    assert ImageField.exact_pixels == 1024**2
+    monkeypatch.setattr(ImageField, 'exact_pixels', 2000)
+    field = make_field(fast=make())
+    exact, fast = field.with_renderer('exact'), field.with_renderer('fast')
+    assert torch.equal(field.render(size=(40, 50)), exact.render(size=(40, 50)))
+    assert torch.equal(field.render(size=(40, 51)), fast.render(size=(40, 51)))
+    assert torch.equal(field.render(size=(40, 51), renderer='exact'), exact.render(size=(40, 51)))
+    assert torch.equal(fast.render(size=(40, 50), renderer='auto'), exact.render(size=(40, 50)))
+    assert torch.equal(make_field().render(size=(40, 51)), exact.render(size=(40, 51)))  # no fast renderer: exact
+    monkeypatch.setattr(TileSource, 'at_once', 0)
+    for name in ('a.png', 'a.bmp'):
+        for size in ((40, 50), (40, 51)):  # in tiles that are all below the limit
+            monkeypatch.setattr(arsr.beyond.streaming, 'strips', lambda size: strips(size, 500))
+            file = np.array(Image.open(field.save(tmp_path/name, size=size)))
+            assert (file == np.array((fast if size == (40, 51) else exact).to_pil(size=size))).all()
+
+def test_autocast_changes_the_precision_of_neither(monkeypatch):
+    field = make_field(fast=make())
+    with torch.autocast('cpu', torch.bfloat16): inside = field.render(scale=2, renderer='fast')
+    assert torch.equal(inside, make_field(fast=make()).render(scale=2, renderer='fast'))
+
+def test_the_distillation_loss_is_the_distance_from_the_teacher_and_reaches_the_student_alone():
+    teacher, student, feat = LIIF(6, hidden=(8,)), make().requires_grad_(True), torch.randn(2, 6, 5, 7)
+    DistillationLoss(teacher, lambda batch: batch['feat'], queries=50)(student, dict(feat=feat)).backward()
+    assert all(p.grad.abs().sum() > 0 for p in student.parameters()) and all(p.grad is None for p in teacher.parameters())
+    assert DistillationLoss(student, lambda batch: batch, queries=50)(student, feat) == 0
 
 def test_a_field_without_one_says_so(refuses):
     with refuses('no fast renderer'): make_field().render(renderer='fast')
-    with refuses("'exact' or 'fast', not 'quick'"): make_field(fast=make()).with_renderer('quick')
+    with refuses("'auto', 'exact' or 'fast', not 'quick'"): make_field(fast=make()).with_renderer('quick')
 
 def test_a_file_is_written_with_the_renderer_of_the_field(tmp_path):
     field = make_field(fast=make()).with_renderer('fast')
-    from PIL import Image
     assert (np.array(Image.open(field.save(tmp_path/'a.png', scale=3))) == np.array(field.to_pil(scale=3))).all()

@@ -2,9 +2,10 @@ import pytest, numpy as np, torch
 from hypothesis import given, strategies as st
 from PIL import Image
 from torch.testing import assert_close
-import arsr.field, arsr.beyond.streaming
+import arsr.beyond.streaming
 from arsr.coords import make_cell, make_coord, resize
-from arsr.field import FirstStage, FirstStageConfig, ImageField, encode_field, first_stage_loss, sample_bicubic, to_multiple
+from arsr.field import (WRITERS, Bicubic, FirstStage, FirstStageConfig, FirstStageLoss, ImageField, encode_field, output_size,
+                        register_writer, sample_bicubic, to_multiple, write_pillow)
 from arsr.liif import LIIF
 from conftest import crops
 
@@ -42,7 +43,7 @@ def test_a_norm_latent_has_unit_variance_and_noise_only_in_training():
 
 def test_loss_is_l1_and_reaches_encoder_decoder_and_liif():
     first, batch = make_first('plain'), make_batch()
-    loss = first_stage_loss(first, batch)
+    loss = FirstStageLoss()(first, batch)
     assert_close(loss, (first(batch['image'], batch['coord'], batch['cell']) - batch['rgb']).abs().mean())
     loss.backward()
     for part in (first.encoder, first.decoder, first.liif): assert all(p.grad.abs().sum() > 0 for p in part.parameters())
@@ -53,10 +54,10 @@ def test_loss_of_a_gaussian_latent_has_its_kl():
     posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0, 1)).sum((1, 2, 3)).mean()
     losses = []
-    for weight in (0, 1): torch.manual_seed(0); losses.append(first_stage_loss(first, batch, kl=weight))
+    for weight in (0, 1): torch.manual_seed(0); losses.append(FirstStageLoss(kl=weight)(first, batch))
     assert_close(losses[1] - losses[0], kl, atol=0, rtol=1e-3)
 
-# asking a field
+# rendering a field
 
 @pytest.fixture
 def field():
@@ -90,21 +91,21 @@ def test_a_field_is_a_batch(field):
 def test_the_correction_is_added_and_goes_with_its_image():
     field = ImageField(torch.zeros(2, 8, 5, 6), LIIF(8, hidden=(16,)), (20, 24))
     correction = torch.stack([torch.full((3, 4, 4), v) for v in (.1, .3)])
-    corrected = ImageField(field.feat, field.liif, field.size, correction)
+    corrected = ImageField(field.feat, field.renderer, field.size, correction)
     assert_close(corrected.render() - field.render(), correction[:, :1, :1, :1].expand(2, 3, 20, 24) / 2)  # [-1,1] is twice as wide as [0,1]
     assert_close(corrected[1].render(), corrected.render()[1:])
 
 @pytest.mark.parametrize('query, words', [
-    (dict(scale=0), 'above zero'), (dict(scale=-2), 'above zero'), (dict(scale=float('nan')), 'above zero'), (dict(scale=float('inf')), 'above zero'),
+    (dict(scale=0), 'above zero'), (dict(scale=-2), 'above zero'), (dict(scale=float('nan')), 'above zero'), (dict(scale=float('inf')), 'above zero'), (dict(scale='2'), "not '2'"), (dict(size='64'), "not '64'"), (dict(window=3), 'not 3'),
     (dict(size=0), 'at least 1'), (dict(size=(4, -1)), 'at least 1'), (dict(size=2.5), 'whole number'), (dict(size=float('inf')), 'whole number'),
     (dict(size=4, scale=2), 'size or scale, not both'), (dict(window=(0, 0, 2, 1)), 'bottom <= 1'), (dict(scale=1e4), '67,108,864 pixels'),
 ])
-def test_wrong_questions_refused(field, query, words, refuses):
+def test_wrong_arguments_refused(field, query, words, refuses):
     with refuses(words): field.render(**query)
 
 def test_the_limit_can_be_moved(field, refuses, monkeypatch):
     monkeypatch.setattr(ImageField, 'max_pixels', 100)
-    with refuses('limit of 100 pixels', 'ask for windows'): field.render(size=(11, 10))
+    with refuses('limit of 100 pixels', 'render windows'): field.render(size=(11, 10))
     assert field.render(size=(10, 10)).shape == (3, 3, 10, 10)
 
 # files
@@ -130,14 +131,14 @@ def test_an_encoder_that_fails_midway_leaves_nothing_half_written(field, tmp_pat
     path = tmp_path/'a.png'
     if there: field.save(path, scale=.2)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    def fail(part, pieces):
+    def fail(part, pixels):
         part.write_bytes(b'half a picture')
         raise OSError('disk full')
     monkeypatch.setattr(arsr.beyond.streaming, 'write_png', fail)
     with pytest.raises(OSError, match='disk full'): field.save(path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
-def test_a_wrong_question_leaves_no_file(field, tmp_path, refuses):
+def test_a_wrong_argument_leaves_no_file(field, tmp_path, refuses):
     with refuses('above zero'): field.save(tmp_path/'a.png', scale=-1)
     assert not list(tmp_path.iterdir())
 
@@ -166,9 +167,9 @@ def test_a_small_first_stage_learns_a_picture():
     query = lambda f: f((16, 16))[None]
     batch = dict(image=x * 2 - 1, coord=query(make_coord), cell=query(make_cell), rgb=(x * 2 - 1).flatten(2).transpose(1, 2))
     opt = torch.optim.Adam(first.parameters(), 3e-3)
-    losses = []
+    criterion, losses = FirstStageLoss(), []
     for _ in range(60):
-        loss = first_stage_loss(first, batch)
+        loss = criterion(first, batch)
         opt.zero_grad(); loss.backward(); opt.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 3

@@ -54,7 +54,7 @@ def test_without_the_private_functions_it_is_the_same(monkeypatch, dtype):
     assert_close(render_grid(liif, feat, (20, 30), dtype=dtype), fast, atol=1e-5 if dtype == torch.float32 else 1e-2, rtol=0)
 
 def literal(liif, feat, x, cell):
-    "METHOD section 1 for one point of one feature map, word by word."
+    "The definition for one point of one feature map, word by word."
     size = torch.tensor(feat.shape[-2:])
     centres = [-1 + (2 * torch.arange(n) + 1) / n for n in size]
     preds, areas = [], []

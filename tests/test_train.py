@@ -1,5 +1,6 @@
 import math, time
-import pytest, matplotlib.pyplot as plt, numpy as np, torch
+from unittest.mock import MagicMock
+import fastprogress.fastprogress, pytest, matplotlib.pyplot as plt, numpy as np, torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
@@ -7,10 +8,11 @@ from torch.testing import assert_close
 import arsr.train
 from arsr.coords import resize, to_model
 from arsr.data import Renders, downsample
-from arsr.field import first_stage_loss
-from arsr.lab.recipes import KINDS
-from arsr.train import EMA, Latents, Report, Settings, count_flops, encode_renders, fit, hardware, learning_rate, load_checkpoint, low_resolution, save_checkpoint
-from arsr.unet import denoising_loss
+from arsr.field import FirstStageLoss
+from arsr.train import (
+    EMA, Latents, Report, Settings, count_flops, encode_renders, fit, hardware, learning_rate, load_checkpoint,
+    low_resolution, notebook_bar, save_checkpoint)
+from arsr.unet import DenoisingLoss
 
 # pieces
 
@@ -24,19 +26,19 @@ def test_ema_is_the_weighted_sum_of_all_weights_so_far():
     ema, expected = EMA(model, decay=.15), values[0]
     for step, value in enumerate(values[1:]):
         model.weight.data.fill_(value)
-        ema.update(model, step)
+        ema.update_parameters(model)
         decay = min(.15, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
-    assert ema.state['weight'].item() == pytest.approx(expected, rel=1e-5)
+    assert ema.module.weight.item() == pytest.approx(expected, rel=1e-5)
     assert model.weight.item() == 8.  # the model itself is left alone
 
 def test_ema_settles_on_weights_that_do_not_move_and_copies_counters():
     model = nn.BatchNorm2d(2)
     ema = EMA(model, decay=.9)
     model(torch.randn(4, 2, 3, 3) + 5)
-    for step in range(200): ema.update(model, step)
-    for k, v in model.state_dict().items(): assert_close(ema.state[k], v, atol=1e-4, rtol=0)
-    assert ema.state['num_batches_tracked'] == 1
+    for step in range(200): ema.update_parameters(model)
+    for k, v in model.state_dict().items(): assert_close(ema.module.state_dict()[k], v, atol=1e-4, rtol=0)
+    assert ema.module.num_batches_tracked == 1
 
 def test_learning_rate_warms_up_and_falls_on_a_cosine_to_zero():
     assert [learning_rate(0, step, warmup=4) for step in (0, 1, 3, 9)] == [.25, .5, 1, 1]
@@ -87,7 +89,7 @@ def trained_pieces():
     opt, ema = torch.optim.AdamW(model.parameters(), 1e-2), EMA(model)
     for step in range(2):
         noisy_loss(model, torch.randn(4, 4)).backward()
-        opt.step(); opt.zero_grad(); ema.update(model, step)
+        opt.step(); opt.zero_grad(); ema.update_parameters(model)
     return model, ema, opt
 
 def test_a_checkpoint_brings_everything_back(tmp_path):
@@ -96,7 +98,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     other = make_model()
     other_ema, other_opt = EMA(other), torch.optim.AdamW(other.parameters(), 1e-2)
     assert load_checkpoint(tmp_path, other, other_ema, other_opt) == dict(step=2, seconds=1.5, loss=None)
-    for a, b in ((model.state_dict(), other.state_dict()), (ema.state, other_ema.state)):
+    for a, b in ((model.state_dict(), other.state_dict()), (ema.module.state_dict(), other_ema.module.state_dict())):
         for k in a: assert torch.equal(a[k], b[k])
     for a, b in zip(opt.state_dict()['state'].values(), other_opt.state_dict()['state'].values()):
         for k in a: assert torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k]))
@@ -204,7 +206,7 @@ def test_looking_on_changes_nothing(make_denoiser):
     def gradients(look):
         net, z = make_denoiser(classes=3), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         torch.manual_seed(1)
-        work = lambda: denoising_loss(net, dict(z=z, label=torch.tensor([0, 2]))).backward()
+        work = lambda: DenoisingLoss()(net, dict(z=z, label=torch.tensor([0, 2]))).backward()
         assert not look or count_flops(work)[1] > 0
         if not look: work()
         return [p.grad for p in net.parameters() if p.grad is not None]
@@ -230,7 +232,7 @@ def test_it_trains_inside_the_wrapper_that_several_devices_need(monkeypatch, mak
     class Latents(Toy):
         def __getitem__(self, k): return dict(z=torch.full((4, 8, 8), k / 8))
     def run(name):
-        fit(make_denoiser(), denoising_loss, Latents(), tmp_path/name, SETTINGS, steps=2)
+        fit(make_denoiser(), DenoisingLoss(), Latents(), tmp_path/name, SETTINGS, steps=2)
         return load_file(tmp_path/name/'checkpoint.safetensors')
     bare = run('bare')
     monkeypatch.setattr(Accelerator, 'prepare_model', lambda self, model, **kwargs: nn.parallel.DistributedDataParallel(model))
@@ -242,24 +244,38 @@ def test_it_trains_inside_the_wrapper_that_several_devices_need(monkeypatch, mak
 
 class FakeBar:
     "Stands in for fastprogress's bar in a notebook, and notes what it is told."
-    def __init__(self, gen, names): self.main_bar, self.bars, self.graphs, self.shown = self, [], [], 0
-    def on_iter_begin(self): self.shown += 1
-    def on_update(self, value, text): self.bars.append((value, text))
-    def update_graph(self, graphs, figsize):
-        self.graphs.append(graphs[0])
-        self.graph_fig = plt.figure(num='loss')
+    def __init__(self): self.main_bar, self.shown, self.graphs, self.lines = self, [], [], []
+    def update(self, value): self.shown.append((value, self.comment))
+    def update_graph(self, graphs, figsize): self.graphs.append(graphs[0])
+    def write(self, line): self.lines.append(line)
 
-@pytest.mark.parametrize('minutes, end', [(None, 1000), (30 / 60, 500)])
+@pytest.mark.parametrize('minutes, end', [(None, 999), (30 / 60, 500)])
 def test_in_a_notebook_there_is_one_bar_and_one_plot(train, monkeypatch, tmp_path, capsys, minutes, end):
     made = []
-    monkeypatch.setattr(arsr.train, 'IN_NOTEBOOK', True)
-    monkeypatch.setattr(arsr.train, 'master_bar', lambda *args, **kwargs: made.append(FakeBar(*args, **kwargs)) or made[0])
+    monkeypatch.setattr(arsr.train, 'notebook_bar', lambda: made.append(FakeBar()) or made[0])
     state, _ = train(tmp_path, steps=60, minutes=minutes)
     bar, = made
-    assert bar.shown == 1 and capsys.readouterr().out == ''
-    assert bar.bars[-1][0] == end and f"step {state['step']}, loss {state['loss']:.4f}" in bar.bars[-1][1]
+    assert capsys.readouterr().out == ''
+    assert bar.shown[-2][0] == end and bar.shown[-1][0] == 1000  # full, so that it goes
+    line, = bar.lines
+    assert f"step {state['step']:6d}  loss {state['loss']:.4f}" in line and line == bar.shown[-2][1]
     assert len(bar.graphs[0][0]) == 2 and bar.graphs[-1][0][-1] == state['step'] and len(bar.graphs[-1][0]) > 10
-    assert not plt.fignum_exists('loss')  # an open one would be shown again
+
+def test_fastprogress_shows_bar_and_plot_and_closes_the_figure(monkeypatch):
+    shown = []
+    class Handle:
+        def update(self, what): shown.append(what)
+    monkeypatch.setattr('IPython.display.display', lambda *args, **kwargs: shown.append(args) or Handle())
+    monkeypatch.setattr('IPython.get_ipython', MagicMock)
+    monkeypatch.setattr('fastprogress.fastprogress.master_bar', fastprogress.fastprogress.NBMasterBar)
+    report = Report(batch=8, every=0)
+    report.every = 0
+    for step in range(1, 5): report(torch.tensor(1.), dict(step=step, seconds=1), step / 8)
+    before = len(plt.get_fignums())
+    report.close(dict(step=4, seconds=8), .5)
+    assert len(shown) > 6 and before == 1 and not plt.get_fignums()  # an open one would be shown again
+
+def test_outside_a_notebook_there_is_no_bar(): assert notebook_bar() is None
 
 def test_it_learns(clock, tmp_path):
     model = nn.Linear(4, 1)
@@ -304,15 +320,15 @@ def test_a_mirrored_latent_is_asked_about_the_mirrored_picture(renders):
         mirrors.add(mirror)
     assert mirrors == {0, 1}
 
-def test_first_and_second_stage_go_through_fit(renders, first, make_denoiser, tmp_path):
-    from arsr.alignment import alignment_loss, freeze
+def test_first_and_second_stage_go_through_fit(renders, first, drawings, make_denoiser, tmp_path):
+    from arsr.alignment import AlignmentLoss, freeze
     from arsr.data import RandomScaleCrops
     settings = Settings(batch=2, warmup=1)
-    state = fit(first, first_stage_loss, RandomScaleCrops(renders, 16, 8), tmp_path/'first', settings, steps=2)
+    state = fit(first, FirstStageLoss(), RandomScaleCrops(renders, 16, 8), tmp_path/'first', settings, steps=2)
     freeze(first)
     cache = dict(z=encode_renders(first, renders), cond=encode_renders(first, renders, low_resolution))
-    denoiser = make_denoiser(conditional=True, classes=KINDS)
-    latent = fit(denoiser, denoising_loss, Latents(renders, cache, labels=True), tmp_path/'latent', settings, steps=2)
-    align = fit(denoiser, lambda net, batch: alignment_loss(net, first, batch, w_max=3.), Latents(renders, cache, labels=True, queries=8),
+    denoiser = make_denoiser(conditional=True, classes=len(drawings.classes))
+    latent = fit(denoiser, DenoisingLoss(), Latents(renders, cache, labels=True), tmp_path/'latent', settings, steps=2)
+    align = fit(denoiser, AlignmentLoss(first, w_max=3.), Latents(renders, cache, labels=True, queries=8),
                 tmp_path/'align', settings, steps=2)
     assert all(math.isfinite(s['loss']) and s['step'] == 2 for s in (state, latent, align))
