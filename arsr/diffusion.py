@@ -158,16 +158,15 @@ def sample_dpmpp_2m(
     generator:torch.Generator|None=None, # not used: there is no fresh noise
 )->Tensor: # (n,c,h,w) clean latents
     "DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): a second-order step in log(m/s) from two successive estimates."
-    a, last, h_last = schedule.alphas_cumprod, None, None
-    lam = (a.sqrt() / (1 - a).sqrt()).log()
+    a, last = schedule.alphas_cumprod, z
+    h = (a.sqrt() / (1 - a).sqrt()).log().diff()
     for i, t in enumerate(schedule.timesteps.to(z.device)):
         x0 = denoise(z, t.expand(len(z)))
         if callback: callback(i, x0)
         if i == len(a) - 1: break
-        h = lam[i + 1] - lam[i]
-        d = x0 if last is None else x0 + (x0 - last) * h / (2 * h_last)
-        z = ((1 - a[i + 1]) / (1 - a[i])).sqrt() * z - a[i + 1].sqrt() * torch.expm1(-h) * d
-        last, h_last = x0, h
+        d = x0 if i == 0 else x0 + (x0 - last) * h[i] / (2 * h[i - 1])
+        z = ((1 - a[i + 1]) / (1 - a[i])).sqrt() * z - a[i + 1].sqrt() * torch.expm1(-h[i]) * d
+        last = x0
     return x0
 
 # %% ../nbs/05_diffusion.ipynb #dd2e25b6

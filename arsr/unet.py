@@ -147,11 +147,10 @@ class DenoiserConfig:
 
 # %% ../nbs/06_unet.ipynb #8121eb53
 class Denoiser(nn.Module):
-    """A network, its schedule and its parameterisation: `denoiser(z_t, t, cond, label)` estimates the clean latent.
+    "A network, its schedule and its prediction type; for the first stage's latents divided by `scaling_factor`."
+    alphas_cumprod:Tensor # (T,)
+    scaling_factor:Tensor # ()
 
-    It works on latents of unit variance: those of the first stage divided by `scaling_factor`. `ValueError` for an
-    unknown `prediction_type`.
-    """
     def __init__(self, cfg:DenoiserConfig):
         super().__init__()
         if cfg.prediction_type not in ('eps', 'x0', 'v'):
@@ -273,10 +272,10 @@ def tiled_apply(
     if max(h, w) <= window: return f(*maps)
     def cut(x, top, left, g=1): return x[..., g * top:g * (top + window), g * left:g * (left + window)]
     windows = list(product(*(blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))))
-    out, per = None, max(1, batch // n)
+    out, per = torch.empty(0), max(1, batch // n)
     for group in progress([windows[i:i + per] for i in range(0, len(windows), per)], what):
         parts = f(*(torch.cat([cut(x, top, left) for (top, _), (left, _) in group]) for x in maps))
-        if out is None: out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w)
+        if not len(out): out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w)
         for ((top, rows), (left, cols)), part in zip(group, parts.chunk(len(group))):
             cut(out, top, left, grow).add_(part * (rows[:, None] * cols))
     return out
