@@ -1,4 +1,5 @@
 import math, time
+from unittest.mock import MagicMock
 import fastprogress.fastprogress, pytest, matplotlib.pyplot as plt, numpy as np, torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -265,7 +266,7 @@ def test_fastprogress_shows_bar_and_plot_and_closes_the_figure(monkeypatch):
     class Handle:
         def update(self, what): shown.append(what)
     monkeypatch.setattr('IPython.display.display', lambda *args, **kwargs: shown.append(args) or Handle())
-    monkeypatch.setattr('IPython.get_ipython', lambda: type('Shell', (), {'kernel': None})())
+    monkeypatch.setattr('IPython.get_ipython', MagicMock)
     monkeypatch.setattr('fastprogress.fastprogress.master_bar', fastprogress.fastprogress.NBMasterBar)
     report = Report(batch=8, every=0)
     report.every = 0

