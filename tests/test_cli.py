@@ -8,7 +8,8 @@ from arsr.apps.cli import main, parse_size, parser
 from arsr.beyond.fast import FastConfig, FastRenderer
 from arsr.field import FirstStage, FirstStageConfig, ImageField
 from arsr.pipeline import ARSR
-from arsr.lab.recipes import PRESETS, Preset, train_stage
+from arsr.lab.recipes import PRESETS, Preset
+from arsr.lab.stages import train_stage
 from arsr.train import Settings
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 

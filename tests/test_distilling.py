@@ -7,7 +7,8 @@ from arsr.data import load_image
 from arsr.diffusion import cosine_schedule, linear_schedule, sample_ddim, sample_dpmpp_2m, spaced_schedule
 from arsr.beyond.distilling import LoRAConfig, LoRAStudent, StudentLoss, Trajectories, alphas_sigmas, ddim_coefficients, trajectory
 from arsr.pipeline import ARSR
-from arsr.lab.recipes import PRESETS, Preset, change_of, train_stage
+from arsr.lab.recipes import PRESETS, Preset
+from arsr.lab.stages import stamp, train_stage
 from arsr.train import Settings
 from arsr.unet import DenoiserConfig, UNetConfig
 from test_refining import CONFIG, UP, write_pictures
@@ -166,7 +167,7 @@ def test_a_generator_that_has_moved_on_is_not_given_the_change_of_its_past(train
     run.mkdir()
     for p in (trained/'run').iterdir():
         if p.is_file(): (run/p.name).write_bytes(p.read_bytes())
-    assert (run/f"{change_of(run/'generator-latent.safetensors')}.safetensors").exists()
+    assert (run/f"distilled-{stamp((run/'generator-latent.safetensors').read_bytes())}.safetensors").exists()
     train_stage('toy-make', 'latent', run, data=str(trained/'pictures'), steps=4)
     assert 'distilled' not in ARSR.from_pretrained(run, 'cpu').parts
 
