@@ -41,7 +41,8 @@ def test_noise_replaces_signal_and_the_variance_stays_one():
 
 # conversions
 
-@given(prediction_type=PREDICTION_TYPES, t=st.integers(0, 950), name=st.sampled_from([*SCHEDULES]), seed=st.integers(0, 99))
+@given(prediction_type=PREDICTION_TYPES, t=st.integers(0, 950), name=st.sampled_from([*SCHEDULES]),
+       seed=st.integers(0, 99))
 def test_conversions_round_trip(prediction_type, t, name, seed):
     torch.manual_seed(seed)
     z, eps, alphas_cumprod = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3), SCHEDULES[name]

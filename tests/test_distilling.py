@@ -138,10 +138,10 @@ def test_a_category_counts_for_them_too(pipe):
 def test_they_need_one_network_evaluation_a_step(pipe, monkeypatch):
     UNet, sizes = type(pipe.generator.unet), []
     forward = UNet.forward
-    def counted(self, x, *args):
+    def noted(self, x, *args):
         sizes.append(len(x))
         return forward(self, x, *args)
-    monkeypatch.setattr(UNet, 'forward', counted)
+    monkeypatch.setattr(UNet, 'forward', noted)
     pipe.generate(2, seed=0, distilled=True)
     assert sizes == [2] * 8
 
