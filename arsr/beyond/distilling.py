@@ -20,8 +20,7 @@ from ..unet import Denoiser, DenoiserConfig
 @torch.no_grad()
 def trajectory(
     denoise, # (z_t, t) -> estimate of the clean latent
-    z:Tensor, # (n,c,h,w) noise from N(0,I)
-    alphas_cumprod:Tensor, # (T,) schedule of the training
+    z:Tensor, alphas_cumprod:Tensor, # (n,c,h,w) noise from N(0,I), (T,) schedule of the training
     steps:int=8, # steps of the student, at whose noise levels the path is kept
     substeps:int=2, # network evaluations of the teacher for each of them
 )->Tensor: # (n,steps+1,c,h,w), from the noise to the clean latent
@@ -39,11 +38,8 @@ def alphas_sigmas(schedule:Schedule)->tuple: # m and s, each (k+1,)
     a = torch.cat([schedule.alphas_cumprod, schedule.alphas_cumprod.new_ones(1)])
     return a.sqrt(), (1 - a).sqrt()
 
-def ddim_coefficients(
-    m:Tensor, s:Tensor, # (k+1,) of `alphas_sigmas`
-    step:Tensor, # (n,) steps, from 0
-)->tuple: # what DDIM keeps of z_t, and how much it adds of the estimate; each (n,1,1,1)
-    "The two factors of a DDIM step."
+def ddim_coefficients(m:Tensor, s:Tensor, step:Tensor)->tuple: # of `alphas_sigmas`, (n,) from 0 -> each (n,1,1,1)
+    "What a DDIM step keeps of z_t, and how much it adds of the estimate."
     keep = s[step + 1] / s[step]
     return keep[:, None, None, None], (m[step + 1] - keep * m[step])[:, None, None, None]
 
@@ -90,8 +86,7 @@ class Trajectories(SeededDataset):
     "Single steps of recorded trajectories."
     def __init__(self,
         trajectories:Tensor, # (n,steps+1,c,h,w) of `trajectory`
-        classes:Tensor|None=None, # (n,) categories; None: not known
-        seed:int=0, # sample k is the same on every machine
+        classes:Tensor|None=None, seed:int=0, # (n,) categories, where known
     ):
         super().__init__(seed)
         self.trajectories, self.classes = trajectories, classes
