@@ -1,4 +1,4 @@
-"The published configurations, as METHOD.md sections 1 and 2 give them, built without memory on the meta device."
+"The configurations of Kim & Kim 2024 (sections 3.1, 3.2 and 4.1), built without memory on the meta device."
 import pytest, torch
 from arsr.field import FirstStage, FirstStageConfig
 from arsr.lab.recipes import PRESETS
@@ -35,9 +35,9 @@ def test_denoiser(name):
     *_, (_, latent), cfg, n = PUBLISHED[name]
     with torch.device('meta'):
         denoiser, z = Denoiser(cfg), torch.empty(1, cfg.z, latent, latent)
-        answer = denoiser.predict(z, torch.empty(1, dtype=torch.long), z if cfg.conditional else None)
+        prediction = denoiser.predict(z, torch.empty(1, dtype=torch.long), z if cfg.conditional else None)
     assert count(denoiser) == n
-    assert answer.shape == z.shape and len(denoiser.alphas_cumprod) == 1000
+    assert prediction.shape == z.shape and len(denoiser.alphas_cumprod) == 1000
 
 def test_defaults_are_the_published_ones():
     assert FirstStageConfig() == PUBLISHED['paper-gen-256'][0]
@@ -59,4 +59,5 @@ def test_every_preset_constructs_and_its_parts_fit_together(name):
     assert first.cfg.z == denoiser.cfg.z and preset.crop % first.cfg.f == 0
 
 def test_our_generators_know_every_kind_of_drawing(drawings):
-    assert {p.denoiser.unet.classes for p in PRESETS.values() if p.task == 'generator' and p.data == 'emoji'} == {len(drawings.classes)}
+    ours = [p for p in PRESETS.values() if p.task == 'generator' and p.data == 'emoji']
+    assert {p.denoiser.unet.classes for p in ours} == {len(drawings.classes)}
