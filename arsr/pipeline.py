@@ -276,9 +276,9 @@ class ARSR(nn.Module, ModelHubMixin):
     def dtype(self)->torch.dtype: return next(self.parameters()).dtype
 
     def _apply(self, fn, recurse=True): # behind `to`, `half`, `cuda`, ...
-        schedules = [(net, net.alphas_cumprod) for net in self.modules() if isinstance(net, Denoiser)]
+        buffers = [(module, name, x) for module in self.modules() for name, x in module.named_buffers(recurse=False)]
         super()._apply(fn, recurse)
-        for net, alphas_cumprod in schedules: net.alphas_cumprod = alphas_cumprod.to(self.device)  # still in float32
+        for module, name, x in buffers: setattr(module, name, x.to(self.device))  # schedules, statistics: still float32
         return self
 
     @classmethod

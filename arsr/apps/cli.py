@@ -70,7 +70,8 @@ def upscale(args):
     pipe = ARSR.from_pretrained(args.weights, check_device(args.device))
     options = {k: getattr(args, k) for k in ('steps', 'refine', 'latent_weight', 'restore', 'back_project')}
     restore = pipe.options('upscale', **options)['restore']
-    if restore == 'auto': restore = pipe.restorer.predict_strength(image[None].to(pipe.device)).item()
+    if restore == 'auto' and pipe.restorer:
+        restore = pipe.restorer.predict_strength(image[None].to(pipe.device)).item()
     field = pipe.upscale(image, seed=args.seed, **options | dict(restore=restore)).with_renderer(args.renderer)
     path, restored = field.save(out, size=size), f', restored by {restore:.0%}' if restore else ''
     print(path, 'x'.join(map(str, size)) + restored)
