@@ -8,7 +8,7 @@ import arsr.data
 from arsr.coords import resize
 from arsr.data import (PUBLIC, Drawings, GroupSampler, Images, RandomScaleCrops, Renders, SeededDataset, downsample,
                        drawing_group, held_out, hub_images, load_image, open_source, progress, public_set,
-                       random_queries,                        random_window, render_svg, view)
+                       random_queries, random_window, render_svg, view)
 
 # any image in
 
