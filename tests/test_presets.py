@@ -7,15 +7,24 @@ from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 NATURAL = UNetConfig(ch=160, mult=(1, 2, 2, 4), n_res=2, attn=(3,))     # attention at the lowest level
 FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), n_res=2, attn=(0, 1, 2))  # at full, half and quarter latent resolution
 
-PUBLISHED = {  # name: first stage, (encoder, decoder, LIIF) parameters, sides of (image, latent), denoiser, its parameters
-    'paper-gen-256': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (256, 64),
-        DenoiserConfig(NATURAL, z=3, prediction_type='eps', schedule='linear', betas=(.0015, .0155)), 113_618_243),
-    'paper-sr-faces-8x': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian'), (22_622_720, 30_141_856, 232_195), (128, 32),
-        DenoiserConfig(FACES, z=32, conditional=True, prediction_type='eps', schedule='linear', betas=(.0001, .015)), 411_075_104),
-    'paper-sr-div2k': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (192, 48),
-        DenoiserConfig(NATURAL, z=3, conditional=True, prediction_type='eps', schedule='linear', betas=(.0015, .0155)), 113_622_563),
-    'paper-sr-lsun-16x': (FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian'), (34_425_856, 44_306_848, 232_195), (256, 32),
-        DenoiserConfig(NATURAL, z=32, conditional=True, prediction_type='eps', schedule='linear', betas=(.0015, .0155)), 113_747_872),
+LINEAR = dict(prediction_type='eps', schedule='linear', betas=(.0015, .0155))
+
+# name: first stage, (encoder, decoder, LIIF) parameters, sides of (image, latent), denoiser, its parameters
+PUBLISHED = {
+    'paper-gen-256': (
+        FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (256, 64),
+        DenoiserConfig(NATURAL, z=3, **LINEAR), 113_618_243),
+    'paper-sr-faces-8x': (
+        FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian'),
+        (22_622_720, 30_141_856, 232_195), (128, 32),
+        DenoiserConfig(FACES, z=32, conditional=True, **LINEAR | dict(betas=(.0001, .015))), 411_075_104),
+    'paper-sr-div2k': (
+        FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (192, 48),
+        DenoiserConfig(NATURAL, z=3, conditional=True, **LINEAR), 113_622_563),
+    'paper-sr-lsun-16x': (
+        FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian'),
+        (34_425_856, 44_306_848, 232_195), (256, 32),
+        DenoiserConfig(NATURAL, z=32, conditional=True, **LINEAR), 113_747_872),
 }
 
 def count(module): return sum(p.numel() for p in module.parameters())
@@ -43,7 +52,8 @@ def test_defaults_are_the_published_ones():
     assert FirstStageConfig() == PUBLISHED['paper-gen-256'][0]
     assert DenoiserConfig() == PUBLISHED['paper-gen-256'][3]
 
-SIZES = {'paper-gen-256': (64, 256), 'paper-sr-faces-8x': (32, 128), 'paper-sr-div2k': (48, 192), 'paper-sr-lsun-16x': (32, 256)}
+SIZES = {'paper-gen-256': (64, 256), 'paper-sr-faces-8x': (32, 128), 'paper-sr-div2k': (48, 192),
+         'paper-sr-lsun-16x': (32, 256)}
 
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_the_presets_are_the_published_configurations(name):

@@ -13,7 +13,8 @@ from arsr.unet import DenoiserConfig, UNetConfig
 from test_refining import write_pictures
 
 CONFIG = FirstStageConfig(ch=8, mult=(1, 2, 2), n_res=1, z=4, latent='norm', noise=.1, hidden=(16, 16))
-NET = DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=(), dropout=.1), z=4, schedule='cosine', prediction_type='v')
+UNET = UNetConfig(ch=8, mult=(1,), n_res=1, attn=(), dropout=.1)
+NET = DenoiserConfig(UNET, z=4, schedule='cosine', prediction_type='v')
 NAMES = list(dict.fromkeys(row.name for row in PAPER + EXTRAS))
 ORDER = {'generator': ['first', 'latent', 'align', 'control', 'guide', 'distill', 'decoder', 'finish', 'fast'],
          'upscaler': ['first', 'latent', 'align', 'control', 'guide', 'refine', 'finish', 'fast', 'restore', 'decoder']}
@@ -28,8 +29,9 @@ def root(tmp_path_factory, drawings):
     "Two toys, each after all of its stages."
     root = tmp_path_factory.mktemp('stages')
     write_pictures(root/'pictures', drawings, 8)
+    plain = dict(mixed_precision='no', layout=torch.contiguous_format, workers=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0))
+        patch.setattr(arsr.train, 'hardware', lambda: plain)
         for task, stages in ORDER.items():
             patch.setitem(PRESETS, f'toy-{task}', preset(task))
             for stage in stages:
@@ -55,7 +57,9 @@ def test_no_stage_twice():
 def test_an_unknown_stage_refused(refuses):
     with refuses("unknown stage 'paint'", f"choose one of {', '.join(NAMES)}"): find_stage('paint', 'generator')
 
-@pytest.mark.parametrize('stage, task, other', [('distill', 'upscaler', 'emoji-generate'), ('refine', 'generator', 'emoji-upscale'), ('restore', 'generator', 'emoji-upscale')])
+@pytest.mark.parametrize('stage, task, other', [
+    ('distill', 'upscaler', 'emoji-generate'), ('refine', 'generator', 'emoji-upscale'),
+    ('restore', 'generator', 'emoji-upscale')])
 def test_a_stage_of_the_other_task_refused(stage, task, other, refuses):
     with refuses(f"have a stage '{stage}'", f'use a preset such as {other}'): find_stage(stage, task)
 
@@ -74,7 +78,9 @@ def test_every_stage_leaves_its_weights_its_checkpoint_and_its_line(root, task):
         assert all(x.isfinite().all() for x in load_file(run.file(output)).values())
     assert not list(root.rglob('*.part*'))
 
-@pytest.mark.parametrize('task, parts', [('generator', {'first', 'generator', 'distilled', 'fast'}), ('upscaler', {'first', 'upscaler', 'refiner', 'refiner_fast', 'restorer'})])
+@pytest.mark.parametrize('task, parts', [
+    ('generator', {'first', 'generator', 'distilled', 'fast'}),
+    ('upscaler', {'first', 'upscaler', 'refiner', 'refiner_fast', 'restorer'})])
 def test_a_model_is_put_together(root, task, parts):
     pipe = ARSR.from_pretrained(root/task, 'cpu')
     assert {*pipe.parts} == parts and pipe.meta['name'] == 'toy'
@@ -83,8 +89,9 @@ def test_a_model_is_put_together(root, task, parts):
 
 def test_the_model_has_the_weights_of_the_latest_stage(root):
     for task in ORDER:
-        model, guided, aligned = (load_file(root/task/f'{name}.safetensors') for name in (task, f'{task}-guide', f'{task}-align'))
-        assert all(torch.equal(model[k], guided[k]) for k in model)
+        files = [root/task/f'{name}.safetensors' for name in (task, f'{task}-guide', f'{task}-align')]
+        model, latest, aligned = map(load_file, files)
+        assert all(torch.equal(model[k], latest[k]) for k in model)
         assert any(not torch.equal(model[k], aligned[k]) for k in model)
 
 def test_a_student_of_another_generator_is_left_out(root, tmp_path):
@@ -102,13 +109,15 @@ def test_decoders_alone_change_in_finish_and_decoder(root):
 
 def test_snapshots_double(root):
     run = Run(PRESETS['toy-generator'], root/'generator')
-    assert sorted(p.name for p in run.out.glob('generator-after-*')) == ['generator-after-1.safetensors', 'generator-after-9.safetensors']
+    names = sorted(p.name for p in run.out.glob('generator-after-*'))
+    assert names == ['generator-after-1.safetensors', 'generator-after-9.safetensors']
 
 def test_the_curve_tells_every_stage_on_held_out_pictures(root):
     for task in ORDER:
         curve = json.loads((root/task/f'alignment-{task}.json').read_text())
         assert set(curve) == {'alphas_cumprod', 'pictures', 'latent', 'align', 'control'}
-        assert curve['pictures'] >= 1 and len(curve['latent']) == len(curve['align']) == len(curve['alphas_cumprod']) == 20
+        assert curve['pictures'] >= 1
+        assert len(curve['latent']) == len(curve['align']) == len(curve['alphas_cumprod']) == 20
 
 def test_no_held_out_picture_no_curve(root, tmp_path):
     preset = replace(PRESETS['toy-generator'], held_out=0., data=str(root/'pictures'))

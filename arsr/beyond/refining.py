@@ -10,6 +10,7 @@ __all__ = ['HARMONICS', 'GRID_WEIGHT', 'Refiner', 'refiner_from', 'Enlargements'
 # %% ../../nbs/beyond/03_refining.ipynb #9d421673
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from einops import rearrange
@@ -73,11 +74,11 @@ def refiner_from(first:FirstStage)->Refiner: # trained
     for part in ('decoder', 'liif'):
         for name, value in getattr(first, part).state_dict().items():
             if own[f'{part}.{name}'].shape == value.shape: own[f'{part}.{name}'].copy_(value)
-    conv_z, conv_in = refiner.decoder.layers[:2]
+    conv_z, conv_in, *_ = list[Any](refiner.decoder.layers)
     nn.init.dirac_(conv_z.weight)
     for zero in (conv_z.bias, conv_in.weight, *refiner.liif.mlp[-1].parameters()): nn.init.zeros_(zero)
-    conv_z.weight[:n, :n], conv_z.bias[:n] = first.decoder.layers[0].weight, first.decoder.layers[0].bias
-    conv_in.weight[:, :n] = first.decoder.layers[1].weight
+    old_z, old_in, *_ = list[Any](first.decoder.layers)
+    conv_z.weight[:n, :n], conv_z.bias[:n], conv_in.weight[:, :n] = old_z.weight, old_z.bias, old_in.weight
     return refiner
 
 # %% ../../nbs/beyond/03_refining.ipynb #33084e78
@@ -192,7 +193,7 @@ def patch_loss(
 )->Tensor: # scalar
     "L1, and a perceptual distance of the patches with a penalty on the periodic artefact that it invites."
     error = prediction - batch['rgb']
-    if not weight: return error.abs().mean()
+    if not (weight and perceptual_distance): return error.abs().mean()
     side = round(error.shape[1]**.5)
     patches = [to_image(rearrange(x, 'n (h w) c -> n c h w', h=side)) for x in (prediction, batch['rgb'])]
     perceptual = perceptual_distance(*patches) + GRID_WEIGHT * grid_artifact_loss(error, batch['coord'], cells)

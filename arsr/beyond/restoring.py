@@ -130,8 +130,8 @@ class Restorer(nn.Module):
     )->Tensor: # (n,3,h,w) in [0,1]
         "LR inputs with less blur, noise and JPEG."
         clean = self.tiled(lr)
-        if strength is None: strength = self.predict_strength(lr, clean)[:, None, None, None]
-        return (lr + strength * (clean - lr)).clamp(0, 1)
+        share = self.predict_strength(lr, clean)[:, None, None, None] if strength is None else strength
+        return (lr + share * (clean - lr)).clamp(0, 1)
 
     def tiled(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> the same with all of the change, not clamped
         with fast_arithmetic(lr.device.type): return tiled_apply(self, lr, window=256, overlap=64, batch=4).float()
