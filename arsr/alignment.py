@@ -57,8 +57,7 @@ def freeze(module:torch.nn.Module)->torch.nn.Module:
 def image_error(
     denoiser:Denoiser, first:FirstStage, # the models
     batch:dict, # as for `AlignmentLoss`
-    steps, # timesteps at which to measure
-    seed:int=0, # of the noise, the same for every timestep and model
+    steps, seed:int=0, # timesteps at which to measure; of the noise, the same at each of them
 )->Tensor: # (len(steps),) mean squared error of pixels in [-1,1]
     "How far the decoded single-step prediction is from the ground truth, at each noise level."
     eps, errors = noise_like(batch['z'], torch.Generator().manual_seed(seed)), []

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'DEFAULTS', 'PAPER', 'build_config', 'read_config', 'save_weights', 'load_weights',
-           'load_if_exists', 'find_weights', 'seeded_noise', 'sample_labels', 'register_part', 'check_number',
-           'check_options', 'tiled_denoiser', 'cast_once', 'correct', 'back_project', 'in_batches', 'find_device',
-           'ARSR']
+           'load_if_exists', 'find_weights', 'seeded_noise', 'sample_labels', 'register_part', 'build_parts',
+           'check_number', 'check_options', 'tiled_denoiser', 'cast_once', 'correct', 'back_project', 'in_batches',
+           'find_device', 'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json, math
@@ -134,6 +134,12 @@ def register_part(
 ):
     "Let models have a part of this name."
     PARTS[name] = build
+
+def build_parts(config:dict)->tuple: # all of config.json -> the parts by name, and the rest, `meta`
+    "The networks of a model, with random weights. `ValueError` for parts that are not registered."
+    others = ', '.join(sorted(config.keys() - PARTS.keys() - {'meta'}))
+    if others: raise ValueError(f"the model has {others}, which nobody registered: import arsr.beyond, or ARSR from arsr")
+    return {k: build(config[k]) for k, build in PARTS.items() if k == 'first' or k in config}, config['meta']
 
 register_part('first', lambda entry: FirstStage(build_config(FirstStageConfig, entry)))
 for _name in ('generator', 'upscaler'):
@@ -270,9 +276,9 @@ class ARSR(nn.Module, ModelHubMixin):
     def dtype(self)->torch.dtype: return next(self.parameters()).dtype
 
     def _apply(self, fn, recurse=True): # behind `to`, `half`, `cuda`, ...
-        schedules = [(net, net.alphas_cumprod) for net in self.modules() if isinstance(net, Denoiser)]
+        buffers = [(module, name, x) for module in self.modules() for name, x in module.named_buffers(recurse=False)]
         super()._apply(fn, recurse)
-        for net, alphas_cumprod in schedules: net.alphas_cumprod = alphas_cumprod.to(self.device)  # still in float32
+        for module, name, x in buffers: setattr(module, name, x.to(self.device))  # schedules, statistics: still float32
         return self
 
     @classmethod
@@ -284,10 +290,7 @@ class ARSR(nn.Module, ModelHubMixin):
         "Load a model. `ValueError` for an unknown name, weights of another shape or a damaged file."
         hub = dict(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = find_weights(name, **hub)
-        def build(config):
-            names = [k for k in PARTS if k == 'first' or k in config]
-            return {k: PARTS[k](config[k]) for k in names}, config['meta']
-        parts, meta = read_config(folder, build)
+        parts, meta = read_config(folder, build_parts)
         for k, module in parts.items(): load_weights(module, folder/f'{k}.safetensors')
         model = cls(**parts, meta=meta).requires_grad_(False)
         return model.to(device=device or find_device(), dtype=dtype, memory_format=torch.channels_last)
@@ -309,16 +312,21 @@ class ARSR(nn.Module, ModelHubMixin):
         if name in self.parts: return self.parts[name]
         raise ValueError(f"the weights '{self.meta['name']}' cannot {task}: they have no {name}")
 
-    def _options(self, task:str, T:int, **given)->dict: # 'generate' or 'upscale', timesteps of the training
-        "What is given, and the defaults for what is None."
+    def options(self,
+        task:str, # 'generate' or 'upscale'
+        **given, # its options; None: not given
+    )->dict: # all of them
+        "What the task does: what is given, and the defaults for the rest."
         options = DEFAULTS[task] | self.meta.get('defaults', {}).get(task, {})
-        if given['sampler'] == 'ddpm': options['steps'] = T
+        T = len(self._part('generator' if task == 'generate' else 'upscaler', task).alphas_cumprod)
+        if given.get('sampler') == 'ddpm': options['steps'] = T
         if given.get('refine') is False: options |= PAPER
         options |= {k: v for k, v in given.items() if v is not None}
         if options.get('refine', 0) is None: options['refine'] = 'refiner' in self.parts
         if options.get('restore', 0) is None: options['restore'] = 'auto' if 'restorer' in self.parts else 0
         check_options(options, T)
-        if given.get('latent_weight') is not None and not options['refine']:
+        if not options.get('refine'): options.pop('latent_weight', None)
+        if given.get('latent_weight') is not None and 'latent_weight' not in options:
             raise ValueError("latent_weight is an option of the refiner: give refine=True, or leave it away")
         return options
 
@@ -362,7 +370,7 @@ class ARSR(nn.Module, ModelHubMixin):
             student, extra = self._part('distilled', 'take few steps'), [k for k in given if given[k] is not None]
             if extra: raise ValueError(f"distilled=True has its own {' and '.join(extra)}: leave one or the other away")
             net, options = student.merge(net), dict(steps=student.cfg.steps, sampler='ddim', guidance=1.)
-        else: options = self._options('generate', len(net.alphas_cumprod), **given)
+        else: options = self.options('generate', **given)
         with self._inference():
             noise, label = seeded_noise((n, net.cfg.z, h, w), seed, generator), None
             if net.cfg.unet.classes: label = sample_labels(self.meta, n, seed, generator, category).to(self.device)
@@ -382,24 +390,25 @@ class ARSR(nn.Module, ModelHubMixin):
         back_project:bool|None=None, # correct the field until it downsamples to the input
     )->ImageField: # n pictures for each input, of its size; where sizes differ, a list of fields, one for each input
         "LR inputs as fields. Where nothing is sampled, seed, steps and sampler change nothing."
-        net = self._part('upscaler', 'upscale')
+        self._part('upscaler', 'upscale')
         check_number('n', n, 1, kind=Integral)
-        options = self._options('upscale', len(net.alphas_cumprod), steps=steps, sampler=sampler, refine=refine,
-                                latent_weight=latent_weight, restore=restore, back_project=back_project)
+        options = self.options('upscale', steps=steps, sampler=sampler, refine=refine, latent_weight=latent_weight,
+                               restore=restore, back_project=back_project)
         def predict(lr): return self._upscale(lr.to(self.device), n, options, seed, generator, callback)
         with self._inference(): return in_batches(image, predict)
 
-    def _upscale(self, lr:Tensor, n:int, options:dict, seed, generator, callback)->ImageField: # of m * n, from (m,3,h,w)
-        net, refine, weight = self.upscaler, options['refine'], options['latent_weight']
+    def _upscale(self, lr:Tensor, n:int, options:dict, seed, generator, callback)->ImageField:
+        "LR inputs (m,3,h,w) of one size to a field of m * n pictures."
+        net, weight = self.upscaler, options.get('latent_weight')  # None: not refined
         if options['restore']:
             strength = None if options['restore'] == 'auto' else options['restore']
             lr = self._part('restorer', 'restore').restore(lr, strength)
         cond, lr = self.condition(lr).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
-        if refine and weight == 0: z = torch.zeros_like(cond)  # regression
+        if weight == 0: z = torch.zeros_like(cond)  # regression
         else:
             noise = seeded_noise((n, *cond.shape[1:]), seed, generator).repeat(len(cond) // n, 1, 1, 1)
             z = self._sample(net, tiled_denoiser(net, cond), noise, options, generator, callback)
-        if not refine: field = self.decode(z, lr.shape[-2:])
+        if weight is None: field = self.decode(z, lr.shape[-2:])
         else:
             refiner, fast = self._part('refiner', 'refine'), self.parts.get('refiner_fast')
             field = refiner.to_field(z, cond * net.scaling_factor, lr, weight, fast)

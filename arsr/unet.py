@@ -19,10 +19,7 @@ from .data import progress
 from .diffusion import alpha_sigma, cosine_schedule, linear_schedule, make_target, q_sample, to_x0
 
 # %% ../nbs/06_unet.ipynb #d2b82d9a
-def time_features(
-    t:Tensor, # (n,) timesteps
-    c:int, # features of a timestep
-)->Tensor: # (n,c)
+def time_features(t:Tensor, c:int)->Tensor: # (n,) timesteps -> (n,c)
     "Sinusoidal timestep embedding: cosines and sines at geometrically spaced frequencies."
     freq = torch.exp(-math.log(10_000) * torch.arange(c // 2, device=t.device) / (c // 2))
     angle = t[:, None].float() * freq
@@ -162,10 +159,8 @@ class Denoiser(nn.Module):
         self.register_buffer('scaling_factor', torch.ones(()))
 
     def predict(self,
-        z_t:Tensor, # (n,z,h,w) noisy latent
-        t:Tensor, # (n,) timesteps
-        cond:Tensor|None=None, # (n,z,h,w) encoded LR input, in the same units
-        label:Tensor|None=None, # (n,) categories
+        z_t:Tensor, t:Tensor, # (n,z,h,w) noisy latent, (n,) timesteps
+        cond:Tensor|None=None, label:Tensor|None=None, # (n,z,h,w) encoded LR input in the same units, (n,) categories
     )->Tensor: # (n,z,h,w) eps, x0 or v
         "The network's own prediction."
         return self.unet(z_t if cond is None else torch.cat([z_t, cond], 1), t, label)
@@ -182,8 +177,7 @@ class DenoisingLoss:
     drop:float = .1  # share of labels replaced by 'unknown', for classifier-free guidance
 
     def __call__(self,
-        denoiser:Denoiser, # the model
-        batch:dict, # z (n,z,h,w), and where the model takes them cond (n,z,h,w) and label (n,)
+        denoiser:Denoiser, batch:dict, # the model; z (n,z,h,w), and where it takes them cond (n,z,h,w) and label (n,)
     )->Tensor: # scalar
         inputs, eps = training_inputs(denoiser, batch, self.drop)
         m, s = alpha_sigma(denoiser.alphas_cumprod, inputs[1])
@@ -193,8 +187,7 @@ class DenoisingLoss:
 def training_inputs(denoiser:Denoiser, batch:dict, drop:float)->tuple: # (z_t, t, cond, label) and eps (n,z,h,w)
     "Inputs of a denoiser in training, at random timesteps, and the noise in them."
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
-    t = torch.randint(len(denoiser.alphas_cumprod), (len(z),), device=z.device)
-    eps = torch.randn_like(z)
+    t, eps = torch.randint(len(denoiser.alphas_cumprod), (len(z),), device=z.device), torch.randn_like(z)
     return (q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label), eps
 
 def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None:
@@ -226,10 +219,7 @@ class AutoguidanceLoss:
     scale:float = 2.5     # 1: the strong model alone
     drop:float = .1       # share of labels replaced by 'unknown'
 
-    def __call__(self,
-        denoiser:Denoiser, # learns to predict alone what the two predict together
-        batch:dict, # as for `DenoisingLoss`
-    )->Tensor: # scalar
+    def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # the student, a batch as for `DenoisingLoss` -> scalar
         inputs, _ = training_inputs(denoiser, batch, self.drop)
         with torch.no_grad():
             weak, strong = self.weak.predict(*inputs).float(), self.strong.predict(*inputs).float()
@@ -244,8 +234,7 @@ def _starts(n:int, window:int, overlap:int)->list:
 
 def blend_weights(
     n:int, window:int, overlap:int, # cells along one side, of a window, and shared by neighbours at least
-    grow:int=1, # output cells for each input cell
-    device=None,
+    grow:int=1, device=None, # output cells for each input cell
 )->list: # (start, (grow*window,) weights) of each window
     "Where windows start along one side, and the weights of their outputs, which sum to one in every output cell."
     starts, side = _starts(n, window, overlap), grow * min(n, window)

@@ -20,7 +20,7 @@ def seed(): torch.manual_seed(0)
 
 def shipped(name):
     "The pipeline that ships under a name, loaded once for all tests; they leave it as they find it."
-    from arsr.pipeline import ARSR
+    from arsr import ARSR
     return ARSR.from_pretrained(name, device='cpu')
 
 @pytest.fixture(autouse=True)

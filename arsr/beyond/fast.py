@@ -16,6 +16,7 @@ from einops import rearrange
 from ..autoencoder import conv3
 from ..coords import FULL, cell_size, check_size, check_window, pixel_centres, split_range, subwindow
 from ..liif import LIIF, linears, mlp, no_autocast, packed_linear
+from ..pipeline import build_config, register_part
 
 # %% ../../nbs/beyond/01_fast.ipynb #b82bddbb
 @dataclass(frozen=True)
@@ -26,23 +27,20 @@ class FastConfig:
     hidden: tuple = (32, 32, 32) # widths of the MLP of the pixels; the first is what the grid holds
     split: int = 2               # the grid is so many times finer than the cells
 
+# %% ../../nbs/beyond/01_fast.ipynb #92126a20
 class FastRenderer(nn.Module):
-    "Features to colours with most of the work per cell, in the manner of the Latent Modulated Function (He and Jin 2024)."
+    "Features to colours with most work per cell, in the manner of the Latent Modulated Function (He and Jin 2024)."
     kept_cells = 2**16  # cells up to which the grid of the last features is kept, 4 kB each
 
     def __init__(self, cfg:FastConfig):
         super().__init__()
-        self.cfg, (k, *hidden) = cfg, cfg.hidden
-        self.prepare = nn.Sequential(conv3(cfg.n_feat, cfg.wide), nn.SiLU(), nn.Conv2d(cfg.wide, cfg.wide, 1), nn.SiLU(),
-                                     nn.Conv2d(cfg.wide, k * cfg.split**2, 1), nn.PixelShuffle(cfg.split))
+        self.cfg, (k, *hidden), wide = cfg, cfg.hidden, cfg.wide
+        self.prepare = nn.Sequential(conv3(cfg.n_feat, wide), nn.SiLU(), nn.Conv2d(wide, wide, 1), nn.SiLU(),
+                                     nn.Conv2d(wide, k * cfg.split**2, 1), nn.PixelShuffle(cfg.split))
         self.cell, self.mlp = nn.Linear(2, k), mlp(k, 3, tuple(hidden))
-        self.kept = None  # what the last grid was made from, that grid, and the features, whose memory is still in use
+        self.kept = None  # what the last grid was made from, that grid, and the features, so that their memory stays
 
-    def forward(self,
-        feat:Tensor, # (n,c,h,w) features, one vector per latent cell
-        coord:Tensor, # (n,q,2) query points in [-1,1], order (row, column)
-        cell:Tensor, # (n,q,2) size of the queried pixels
-    )->Tensor: # (n,q,3)
+    def forward(self, feat:Tensor, coord:Tensor, cell:Tensor)->Tensor: # (n,c,h,w), (n,q,2), (n,q,2) -> (n,q,3)
         "Predict the colour at `coord` of pixels as large as `cell`, as `LIIF` does."
         points = coord.flip(-1)[:, None]
         read = F.grid_sample(self.prepare(feat), points, mode='bilinear', padding_mode='border', align_corners=False)
@@ -62,31 +60,35 @@ class FastRenderer(nn.Module):
         return self.kept[1]
 
     @torch.no_grad()
-    def render(self,
-        feat:Tensor, # (n,c,h,w) features
-        size, # (h, w) of the output in pixels
-        window=FULL, # top, left, bottom, right in [0,1]
-    )->Tensor: # (n,3,h,w) in [-1,1] or beyond
-        "The pixels of a window; with one grid for all of few cells, with a grid for one part at a time of many."
+    def render(self, feat:Tensor, size, window=FULL)->Tensor: # (n,c,h,w) -> (n,3,H,W) in [-1,1] or beyond
+        "The pixels of a window: from one grid where there are few cells, else from a grid for one part at a time."
         with no_autocast(feat.device.type):
             if feat[:, 0].numel() > self.kept_cells: return render_by_parts(self, feat, size, window)
             return render_fast(self, self.kept_grid(feat), feat.shape[-2:], size, window)
 
+for _name in ('fast', 'refiner_fast'):
+    register_part(_name, lambda entry: FastRenderer(build_config(FastConfig, entry)))
+
 # %% ../../nbs/beyond/01_fast.ipynb #ae4c3430
 def _between(n_out, n, lo, hi, device):
-    "For one axis: the grid points below and above each pixel and the share of the upper one, (n_out,) each; the span read."
+    "For one axis: grid points below and above each pixel, and the share of the upper one; the slice that they index."
     x = ((pixel_centres(n_out, lo, hi) + 1) * n / 2 - .5).clamp(0, n - 1)
     low = x.floor().long().clamp(max=max(0, n - 2))
     high, span = (low + 1).clamp(max=n - 1), slice(int(low[0]), int(low[-1]) + 2)
     return *(t.to(device) for t in (low - span.start, high - span.start, x - low)), span
 
+def _layers(net, dtype, rows):
+    "The MLP after its first ReLU, one function a layer, for about `rows` vectors at a time."
+    *hidden, last = linears(net)
+    return [packed_linear(layer, dtype, rows) for layer in hidden] + [packed_linear(last, dtype, rows, relu=False)]
+
+# %% ../../nbs/beyond/01_fast.ipynb #b505ec18
 @torch.no_grad()
 def render_fast(
     fast:FastRenderer, # the function
     grid:Tensor, # (n,k,h,w): `fast.grid` of the features
     cells:tuple, # (rows, columns) of the latent, the unit of `cell`
-    size, # (h, w) of the output in pixels
-    window=FULL, # top, left, bottom, right in [0,1]
+    size, window=FULL, # (h, w) of the output in pixels, and what it covers
     block:int|None=None, # output pixels worked on at a time; None: 8,192 on a CPU, 2^20 on a GPU
 )->Tensor: # (n, 3, H, W)
     "`fast` on the pixels of a window."
@@ -98,13 +100,10 @@ def render_fast(
     grid = rearrange(grid[:, :, lines, columns], 'n k h w -> n h w k') + bias
     block = block or (8192 if grid.device.type == 'cpu' else 2**20)
     wide, high = min(W, block), min(H, max(1, block // W))
-    *hidden, last = linears(fast.mlp)
-    layers = [packed_linear(layer, grid.dtype, high * wide) for layer in hidden]
-    layers.append(packed_linear(last, grid.dtype, high * wide, relu=False))
-    out, y_share, x_share = grid.new_empty(n, H, W, last.out_features), y_share[:, None, None], x_share[:, None]
+    layers, out = _layers(fast.mlp, grid.dtype, high * wide), grid.new_empty(n, H, W, 3)
     for i, ys, xs in product(range(n), split_range(H, high), split_range(W, wide)):
-        line = torch.lerp(grid[i, top[ys]], grid[i, below[ys]], y_share[ys])
-        x = torch.lerp(line.index_select(1, left[xs]), line.index_select(1, right[xs]), x_share[xs]).relu_()
+        line = torch.lerp(grid[i, top[ys]], grid[i, below[ys]], y_share[ys, None, None])
+        x = torch.lerp(line.index_select(1, left[xs]), line.index_select(1, right[xs]), x_share[xs, None]).relu_()
         shape, x = x.shape[:2], x.flatten(0, 1)
         for layer in layers: x = layer(x)
         out[i, ys, xs] = x.view(*shape, -1)
@@ -117,12 +116,8 @@ def _cells_around(lo, hi, n, margin):
     inside = (min(1., max(0., (v * n - first) / (last - first))) for v in (lo, hi))
     return slice(first, last), *inside
 
-def neighbourhood(
-    feat:Tensor, # (n,c,h,w) features
-    window:tuple, # top, left, bottom, right in [0,1]
-    margin:int=2, # cells further on each side
-)->tuple: # features (n,c,h',w') of the cells around the window, and the window as a part of them
-    "What the pixels inside a window depend on."
+def neighbourhood(feat:Tensor, window:tuple, margin:int=2)->tuple: # (n,c,h,w) -> (n,c,h',w'), window in it
+    "The features of the cells that the pixels of a window depend on, and the window as a part of these cells."
     (t, l, b, r), (h, w) = window, feat.shape[-2:]
     (rows, top, bottom), (cols, left, right) = _cells_around(t, b, h, margin), _cells_around(l, r, w, margin)
     return feat[..., rows, cols], (top, left, bottom, right)
@@ -132,8 +127,7 @@ def neighbourhood(
 def render_by_parts(
     fast:FastRenderer, # the function
     feat:Tensor, # (n,c,h,w) features
-    size, # (h, w) of the output in pixels
-    window=FULL, # top, left, bottom, right in [0,1]
+    size, window=FULL, # (h, w) of the output in pixels, and what it covers
     side:int=128, # cells of a part
 )->Tensor: # (n,3,H,W)
     "`fast` on the pixels of a window, with a grid for one part of it at a time."
@@ -147,10 +141,7 @@ def render_by_parts(
     return out
 
 # %% ../../nbs/beyond/01_fast.ipynb #101da3d6
-def random_points(
-    feat:Tensor, # (n,c,h,w) features
-    q:int, # queries for each picture
-)->tuple: # coord and cell, (n,q,2) each
+def random_points(feat:Tensor, q:int)->tuple: # (n,c,h,w) features -> coord and cell, (n,q,2) each
     "Points anywhere, for pixels from a whole cell down to a sixteenth of one."
     pixels = 2**(4 * torch.rand(len(feat), 1, 1, device=feat.device))  # a side of a cell
     cell = 2 / (pixels * feat.new_tensor(feat.shape[-2:]))
@@ -158,15 +149,12 @@ def random_points(
 
 @dataclass(frozen=True)
 class DistillationLoss:
-    "Mean absolute difference between a student's predictions and its teacher's, at random points."
+    "Mean absolute difference between the student's predictions and the teacher's, at random points."
     teacher: LIIF       # what the student is to agree with
     features: Callable  # batch -> (n,c,h,w)
     queries: int = 2048 # points in a picture
 
-    def __call__(self,
-        fast:FastRenderer, # the student
-        batch, # what `features` needs
-    )->Tensor: # scalar
+    def __call__(self, fast:FastRenderer, batch)->Tensor: # the student, what `features` takes -> scalar
         with torch.no_grad():
             feat = self.features(batch)
             coord, cell = random_points(feat, self.queries)

@@ -22,7 +22,7 @@ class TileSource:
     at_once = 2**22  # pixels up to which the whole is computed in one go, and tiles are cut from it
 
     def __init__(self,
-        field:ImageField, # what is rendered; every tile with the renderer that 'auto' takes for the whole
+        field:ImageField, # what is rendered; every tile with the renderer that 'auto' is for the whole
         size:tuple, # (h, w) in pixels
         window=FULL, # the part of the picture that is `size` large
         shrink:int=1, # render so many times more pixels a side, and average them
@@ -64,24 +64,16 @@ def write_png(path, pixels:TileSource):
         f.write(_chunk(b'IDAT', packer.flush()) + _chunk(b'IEND', b''))
 
 # %% ../../nbs/beyond/02_streaming.ipynb #5f60c2a7
-def halvings(
-    size:tuple, # (h, w) of the largest
-    stop:int, # the last one is not larger
-)->list: # (h, w) of each level, the largest first
+def halvings(size:tuple, stop:int)->list: # (h, w) of each level, the largest first, the last one at most `stop`
     "Sizes of a pyramid, halved and rounded up."
     sizes = [tuple(size)]
     while max(sizes[-1]) > stop: sizes.append(tuple(-(-n // 2) for n in sizes[-1]))
     return sizes
 
-def levels(
-    field:ImageField, # what is rendered
-    size:tuple, # (h, w) of the largest level in pixels
-    window:tuple, # the part of the picture that is `size` large
-    stop:int, # side of the smallest level, at most
-)->list: # of TileSource, the largest first
-    """A pyramid of a window: every level is rendered, those below the field's own size are averaged from more pixels.
+def levels(field:ImageField, size:tuple, window, stop:int)->list: # of `TileSource`, the largest first
+    """A pyramid of a window: every level is rendered; those below the field's own size are averaged from more pixels.
 
-    One renderer, the one that 'auto' takes for the largest level, makes all of them.
+    One renderer makes them all: the one that 'auto' is for the largest.
     """
     (t, l, b, r), (h, w), field = window, field.size, field.bound(size)
     def shrink(size): return max(1, math.ceil(h * (b - t) / size[0]), math.ceil(w * (r - l) / size[1]))
@@ -89,10 +81,10 @@ def levels(
     return [TileSource(field, first, window)] + [TileSource(field, s, window, shrink(s)) for s in smaller]
 
 # %% ../../nbs/beyond/02_streaming.ipynb #38fb7762
-CLASSIC_TIFF = 2**31  # bytes of pixels from which on a TIFF is written as a BigTIFF
+CLASSIC_TIFF = 2**31  # bytes of pixels above which a TIFF is written as a BigTIFF
 
 def write_tiff(path, pyramid:list, tile:int=512):
-    "Write levels of `TileSource` as a tiled, compressed, pyramidal TIFF; a BigTIFF from `CLASSIC_TIFF` bytes on."
+    "Write levels of `TileSource` as a tiled, compressed, pyramidal TIFF; a BigTIFF above `CLASSIC_TIFF` bytes."
     from tifffile import TiffWriter
     (H, W), per_level = pyramid[0].size, [tiles(p.size, tile) for p in pyramid]
     done = iter(progress(range(sum(map(len, per_level))), 'writing'))
@@ -104,8 +96,8 @@ def write_tiff(path, pyramid:list, tile:int=512):
                    maxworkers=1, metadata=None)
     with TiffWriter(path, bigtiff=3 * H * W > CLASSIC_TIFF) as tiff:
         for depth, (p, places) in enumerate(zip(pyramid, per_level)):
-            below = dict(subifds=0, subfiletype=1) if depth else dict(subifds=len(pyramid) - 1, subfiletype=0)
-            tiff.write(padded(p, places), shape=(*p.size, 3), **options, **below)
+            kind = dict(subifds=0, subfiletype=1) if depth else dict(subifds=len(pyramid) - 1, subfiletype=0)
+            tiff.write(padded(p, places), shape=(*p.size, 3), **options, **kind)
     next(done, None)
 
 # %% ../../nbs/beyond/02_streaming.ipynb #c9ecd3bd
@@ -117,19 +109,15 @@ XML = '''<?xml version="1.0" encoding="UTF-8"?>
 def write_tiles(folder:Path, pyramid:list, tile:int, overlap:int):
     "A folder a level, the smallest called 0; a file a tile."
     jobs = []
-    for p, k in zip(pyramid, reversed(range(len(pyramid)))):
+    for k, p in enumerate(reversed(pyramid)):
         (folder/str(k)).mkdir(parents=True)
         jobs += [(p, folder/str(k), place) for place in tiles(p.size, tile, overlap)]
     for p, level, place in progress(jobs, 'writing'):
         file = level/f'{-(-place[1] // tile)}_{-(-place[0] // tile)}.jpg'
         Image.fromarray(p(*place)).save(file, quality=90, subsampling=0)
 
-def write_dzi(
-    path, # PATH.dzi; the tiles lie beside it in PATH_files
-    pyramid:list, # of `TileSource`, down to a single pixel
-    tile:int=254, overlap:int=1, # in pixels: side of a tile, and how far it reaches into its neighbours
-)->Path:
-    "Write a Deep Zoom image, all or nothing."
+def write_dzi(path, pyramid:list, tile:int=254, overlap:int=1)->Path: # PATH.dzi; its tiles lie beside it in PATH_files
+    "Write a Deep Zoom image from levels down to a single pixel, all or nothing; sides in pixels."
     path, (height, width) = Path(path), pyramid[0].size
     target, part = path.with_name(f'{path.stem}_files'), path.with_name(f'.{path.stem}_files.part')
     shutil.rmtree(part, ignore_errors=True)  # what a lost connection or a power cut has left

@@ -8,6 +8,7 @@ __all__ = ['NANO', 'SMALL', 'FAST', 'KINDS', 'BOUNDED', 'PHOTOS', 'OURS', 'NANO_
 
 # %% ../../nbs/lab/04_recipes.ipynb #c649ff7a
 from dataclasses import dataclass, field, replace
+from typing import Any
 from ..beyond.fast import FastConfig
 from ..field import FirstStageConfig
 from ..train import Settings
@@ -39,9 +40,9 @@ NANO = FirstStageConfig(ch=32, mult=(1, 2, 3), mult_d=(2, 2, 3), z=8, latent='no
 SMALL = FirstStageConfig(ch=64, mult=(1, 2, 4), mult_d=(2, 2, 4), z=8, latent='norm', noise=.1, hidden=(256,) * 3)
 FAST = FastConfig(wide=256, hidden=(64, 64, 64), split=4)
 KINDS = 78  # of drawings, in `Drawings.classes`
-BOUNDED = dict(schedule='cosine', prediction_type='v')
-PHOTOS = dict(data='photos.zip', held_out=.15, sizes=(64, 192))
-OURS = dict(w_max=3, equivariance=.25, settings={
+BOUNDED:dict[str, Any] = dict(schedule='cosine', prediction_type='v')
+PHOTOS:dict[str, Any] = dict(data='photos.zip', held_out=.15, sizes=(64, 192))
+OURS:dict[str, Any] = dict(w_max=3, equivariance=.25, settings={
     'first': Settings(),
     'latent': Settings(lr=6e-4, batch=32),
     'align': Settings(lr=1e-4, batch=16, warmup=50),

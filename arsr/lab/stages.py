@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 import torch
 from einops import rearrange
 from safetensors.torch import load_file, save_file
@@ -83,7 +84,7 @@ class Run:
         if self.file(stem).exists(): return self.file(stem)
         raise ValueError(f"{self.out} holds no {stem}.safetensors: run --stage {stage} into the same folder before")
 
-    def load(self, module:nn.Module, path:Path)->nn.Module: # frozen
+    def load(self, module:Any, path:Path)->Any: # the module, frozen
         load_weights(module, path)
         return freeze(module).to(self.device)
 
@@ -96,11 +97,11 @@ class Run:
     @cached_property
     def latents(self)->dict: # z and, for an upscaler, cond: (n,2,c,h,w), of the pictures and their mirror images
         "Kept under names that change with the encoder."
-        views, latents, suffix = {'z': None}, {}, encoder_stamp(self.require('first', 'first'))
+        views:dict = {'z': None}
+        latents, suffix = {}, encoder_stamp(self.require('first', 'first'))
         if self.preset.denoiser.conditional: views['cond'] = partial(low_resolution, factor=self.preset.factor)
-        for name, view in views.items():
-            def encode(): return {name: encode_renders(self.first, self.renders, view)}
-            latents |= cached(self.file(f'latents-{name}-{suffix}'), encode)
+        def encode(name): return {name: encode_renders(self.first, self.renders, views[name])}
+        for name in views: latents |= cached(self.file(f'latents-{name}-{suffix}'), partial(encode, name))
         return latents
 
     @cached_property
@@ -190,7 +191,7 @@ def alignment_curve(
     steps=range(0, 1000, 50), # timesteps
 )->dict: # alphas_cumprod, and the image error of each stage; empty if no picture is held out
     "Image error of the single-step prediction on held-out pictures, for each stage; left in alignment-TASK.json."
-    p, curve = run.preset, {}
+    p, curve = run.preset, dict[str, Any]()
     try: source = open_source(p.data, 'valid', p.held_out)
     except ValueError: return {}  # too few pictures to hold one out
     chosen = torch.linspace(0, len(source) - 1, min(limit, len(source)))
@@ -333,18 +334,19 @@ def random_quarter(z:Tensor)->Tensor: # (n,c,h,w) -> (n,c,h/2,w/2)
     return z[..., top:top + h, left:left + w]
 
 def distillation_loss(run:Run)->DistillationLoss:
+    teacher:Any = run.refiner or run.first
     def decoded(batch):
         z = random_quarter(batch['z'])
-        return run.first.decoder(z + run.preset.first.noise * torch.randn_like(z))
+        return teacher.decoder(z + run.preset.first.noise * torch.randn_like(z))
     def refined(batch):
         z, latent_weight = noise_augment(batch['z'], run.spread)
-        return run.refiner.features(z, batch['cond'], batch['lr'], latent_weight)
-    return DistillationLoss((run.refiner or run.first).liif, refined if run.refiner else decoded)
+        return teacher.features(z, batch['cond'], batch['lr'], latent_weight)
+    return DistillationLoss(teacher.liif, refined if run.refiner else decoded)
 
-def fast_renderer(run:Run)->FastRenderer:
+def fast_renderer(run:Run)->nn.Module:
     return load_if_exists(FastRenderer(replace(FAST, n_feat=run.first.decoder.n_feat)), run.file(run.fast))
 
-def student(run:Run)->LoRAStudent:
+def student(run:Run)->nn.Module:
     return load_if_exists(LoRAStudent(LoRAConfig(run.preset.denoiser)), run.file(f'distilled-{run.generator_stamp}'))
 
 # %% ../../nbs/lab/05_stages.ipynb #st000019
@@ -382,15 +384,15 @@ def find_stage(name:str, task:str)->Stage:
 def assemble(preset:Preset, out:Path, name:str)->ARSR:
     "Put what has been trained in `out` so far together as a model that `from_pretrained` opens."
     run, fast = Run(preset, out), replace(FAST, n_feat=FirstStage(preset.first).decoder.n_feat)
-    configs = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first}
+    configs:dict = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first}
     configs |= {preset.task: preset.denoiser, 'first': preset.first, 'refiner': preset.first,
                 'fast': fast, 'refiner_fast': fast, 'restorer': RestorerConfig()}
     run.require('first', 'first')
-    files = {k: run.latest(k) for k in configs}
-    if files.get('generator') and run.file(f'distilled-{run.generator_stamp}').exists():
+    files = {k: path for k in configs if (path := run.latest(k))}
+    if 'generator' in files and run.file(f'distilled-{run.generator_stamp}').exists():
         configs['distilled'] = LoRAConfig(configs['generator'])
         files['distilled'] = run.file(f'distilled-{run.generator_stamp}')
-    parts = {k: PARTS[k](asdict(configs[k])) for k, path in files.items() if path}
+    parts = {k: PARTS[k](asdict(configs[k])) for k in files}
     for k, part in parts.items(): load_weights(part, files[k])
     meta = {'name': name, 'size': preset.base, 'factor': preset.factor}
     if 'refiner' in parts: meta['defaults'] = {'upscale': {'latent_weight': preset.latent_weight}}
