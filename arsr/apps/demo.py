@@ -25,7 +25,8 @@ def peak_memory()->float:
 def row(task:str, size, seconds:float, ours=None, bicubic=None):
     "Print one line: decibels only where the ground truth is known."
     quality = f'{ours:5.2f} / {bicubic:5.2f} dB' if ours is not None else ''
-    print(f"{task:34s} {'x'.join(map(str, size)):>11s} {seconds:7.2f} s {peak_memory():7.0f} MB   {quality}", flush=True)
+    cost = f'{seconds:7.2f} s {peak_memory():7.0f} MB'
+    print(f"{task:34s} {'x'.join(map(str, size)):>11s} {cost}   {quality}", flush=True)
 
 # %% ../../nbs/apps/02_demo.ipynb #50761226
 def timed(make):

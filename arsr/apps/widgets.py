@@ -138,8 +138,8 @@ def caption(
     "One line of numbers, and the call that renders the same picture."
     (high, wide), (h, w) = view.full, view.size
     window = ', '.join(f'{v:.4g}' for v in view.window)
-    return (f"<b>scale {scale:.2f}</b>: the whole picture has {high:,} &times; {wide:,} pixels, {h} &times; {w} of them "
-            f"are on show, rendered in {ms:.0f} ms<br>"
+    return (f"<b>scale {scale:.2f}</b>: the whole picture has {high:,} &times; {wide:,} pixels, "
+            f"{h} &times; {w} of them are on show, rendered in {ms:.0f} ms<br>"
             f"<code>field[{index}].render(size=({h}, {w}), window=({window}), renderer='{renderer}')</code>")
 
 # %% ../../nbs/apps/03_widgets.ipynb #cfa766c9
@@ -178,7 +178,7 @@ def both_pictures(
 
 # %% ../../nbs/apps/03_widgets.ipynb #60ec338d
 class Explorer(ipw.VBox):
-    "The panel of `explore`. Controls: `scale`, `down`, `across`, `index`; pictures: `ours`, `theirs`, `map`; a `caption`."
+    "The panel of `explore`: `scale`, `down`, `across`, `index`; `ours`, `theirs`, `map`; and a `caption`."
     def __init__(self, field, scale, centre, index, most, scales):
         self.field, self.most, self.scale = field, most, scale_slider(scale, scales)
         self.down, self.across = (position_slider(name, at) for name, at in zip(('down', 'across'), centre))
