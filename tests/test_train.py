@@ -11,8 +11,8 @@ from arsr.coords import resize, to_model
 from arsr.data import Renders, downsample
 from arsr.field import FirstStageLoss
 from arsr.train import (
-    EMA, Latents, Report, Settings, count_flops, encode_renders, fit, hardware, learning_rate, load_checkpoint,
-    low_resolution, notebook_bar, save_checkpoint)
+    EMA, Latents, NotebookReport, Report, Settings, count_flops, encode_renders, fit, hardware, in_notebook,
+    learning_rate, load_checkpoint, low_resolution, save_checkpoint)
 from arsr.unet import DenoisingLoss
 
 # pieces
@@ -260,6 +260,7 @@ def test_it_trains_inside_the_wrapper_that_several_devices_need(monkeypatch, mak
 
 class FakeBar:
     "Stands in for fastprogress's bar in a notebook, and notes what it is told."
+    comment = ''
     def __init__(self): self.main_bar, self.shown, self.graphs, self.lines = self, [], [], []
     def update(self, value): self.shown.append((value, self.comment))
     def update_graph(self, graphs, figsize): self.graphs.append(graphs[0])
@@ -268,7 +269,8 @@ class FakeBar:
 @pytest.mark.parametrize('minutes, end', [(None, 999), (30 / 60, 500)])
 def test_in_a_notebook_there_is_one_bar_and_one_plot(train, monkeypatch, tmp_path, capsys, minutes, end):
     made = []
-    monkeypatch.setattr(arsr.train, 'notebook_bar', lambda: made.append(FakeBar()) or made[0])
+    monkeypatch.setattr(arsr.train, 'in_notebook', lambda: True)
+    monkeypatch.setattr(fastprogress.fastprogress, 'master_bar', lambda *_, **__: made.append(FakeBar()) or made[0])
     state, _ = train(tmp_path, steps=60, minutes=minutes)
     bar, = made
     assert capsys.readouterr().out == ''
@@ -282,16 +284,18 @@ def test_fastprogress_shows_bar_and_plot_and_closes_the_figure(monkeypatch):
     class Handle:
         def update(self, what): shown.append(what)
     monkeypatch.setattr('IPython.display.display', lambda *args, **kwargs: shown.append(args) or Handle())
-    monkeypatch.setattr('IPython.get_ipython', MagicMock)
     monkeypatch.setattr('fastprogress.fastprogress.master_bar', fastprogress.fastprogress.NBMasterBar)
-    report = Report(batch=8, every=0)
+    report = NotebookReport(8)
     report.every = 0
     for step in range(1, 5): report(torch.tensor(1.), dict(step=step, seconds=1), step / 8)
     before = len(plt.get_fignums())
     report.close(dict(step=4, seconds=8), .5)
     assert len(shown) > 6 and before == 1 and not plt.get_fignums()  # an open one would be shown again
 
-def test_outside_a_notebook_there_is_no_bar(): assert notebook_bar() is None
+def test_outside_a_notebook_there_is_no_bar(monkeypatch):
+    assert not in_notebook()
+    monkeypatch.setattr('IPython.get_ipython', MagicMock)
+    assert in_notebook()
 
 def test_it_learns(clock, tmp_path):
     model = nn.Linear(4, 1)

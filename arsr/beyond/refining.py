@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HARMONICS', 'GRID_WEIGHT', 'Refiner', 'refiner_from', 'Enlargements', 'Windows', 'patch_queries', 'Patches',
            'mix_noise', 'sample_latent_weight', 'noise_augment', 'grid_artifact_loss', 'patch_loss', 'RefiningLoss',
-           'cell_peak', 'sdedit', 'EditedLatents', 'DecoderLoss']
+           'DecoderLoss', 'cell_peak', 'sdedit', 'EditedLatents']
 
 # %% ../../nbs/beyond/03_refining.ipynb #9d421673
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from einops import rearrange
+from ..alignment import decode_queries
 from ..autoencoder import Decoder
 from ..coords import FULL, make_cell, make_coord, resize, subwindow, to_image, to_model
 from ..data import Renders, SeededDataset, downsample, random_queries, random_window
@@ -33,28 +34,18 @@ class Refiner(nn.Module):
         self.decoder = Decoder(cfg.ch, cfg.mult_d or cfg.mult, cfg.n_res, z=2 * cfg.z + 4)
         self.liif = LIIF(self.decoder.n_feat, hidden=cfg.hidden)
 
-    def features(self,
-        z:Tensor, cond:Tensor, # (n,z,h,w) noise-augmented latents, and the encoded LR inputs
-        lr:Tensor, # (n,3,h',w') LR inputs in [-1,1]
-        latent_weight:Tensor, # (n,) in [0,1]: 1 - noise augmentation level
-    )->Tensor: # (n,c,h,w)
+    def features(self, z:Tensor, cond:Tensor, lr:Tensor, latent_weight:Tensor)->Tensor: # -> (n,c,h,w)
+        "Of noise-augmented latents and encoded LR inputs (n,z,h,w), LR inputs (n,3,h',w') in [-1,1], weights (n,)."
         weight = latent_weight[:, None, None, None].expand(-1, 1, *z.shape[-2:])
         return self.decoder(torch.cat([z, cond, resize(lr, z.shape[-2:]), weight], 1))
 
-    def forward(self,
-        z:Tensor, cond:Tensor, lr:Tensor, latent_weight:Tensor, # as `features`
-        coord:Tensor, cell:Tensor, # (n,q,2) points and pixel sizes
-    )->Tensor: # (n,q,3) RGB in [-1,1]
+    def forward(self, z, cond, lr, latent_weight, coord:Tensor, cell:Tensor)->Tensor: # (n,q,2) -> (n,q,3) in [-1,1]
         bicubic = rearrange(read_bicubic(lr, coord[:, None]), 'n c 1 q -> n q c')
         return self.liif(self.features(z, cond, lr, latent_weight), coord, cell).float() + bicubic
 
     @torch.no_grad()
-    def to_field(self,
-        z:Tensor, cond:Tensor, # (n,z,h,w) sampled latents and encoded LR inputs, in the encoder's units
-        lr:Tensor, # (n,3,h',w') LR inputs in [0,1]
-        latent_weight:float, # of the sampled latents, from 0 (regression: they are ignored) to 1
-        fast=None, # a renderer that was distilled from the refiner's LIIF
-    )->ImageField: # of the LR inputs' size
+    def to_field(self, z:Tensor, cond:Tensor, lr:Tensor, latent_weight:float, fast=None)->ImageField: # of lr's size
+        "From latents and LR inputs in [0,1], by a weight from 0 (regression) to 1; `fast` was distilled from the LIIF."
         lr = to_model(lr)
         def features(z, cond, lr):
             weight = z.new_full((len(z),), latent_weight)
@@ -63,133 +54,101 @@ class Refiner(nn.Module):
             feat = tiled_apply(features, z, cond, resize(lr, z.shape[-2:]), window=64, overlap=16, batch=4)
         return ImageField(feat, self.liif, lr.shape[-2:], correction=lr, fast=fast)
 
+# %% ../../nbs/beyond/03_refining.ipynb #4148845a
 register_part('refiner', lambda entries: Refiner(build_config(FirstStageConfig, entries)))
 
-# %% ../../nbs/beyond/03_refining.ipynb #4148845a
 @torch.no_grad()
 def refiner_from(first:FirstStage)->Refiner: # trained
     "A refiner that begins with the first stage's features, and predicts bicubic enlargement."
-    refiner, n = Refiner(first.cfg), first.cfg.z
-    own = refiner.state_dict()
-    for part in ('decoder', 'liif'):
-        for name, value in getattr(first, part).state_dict().items():
-            if own[f'{part}.{name}'].shape == value.shape: own[f'{part}.{name}'].copy_(value)
-    conv_z, conv_in, *_ = list[Any](refiner.decoder.layers)
+    refiner, old, n = Refiner(first.cfg), first.state_dict(), first.cfg.z
+    for name, value in refiner.state_dict().items():
+        if value.shape == old[name].shape: value.copy_(old[name])
+    (conv_z, conv_in), (old_z, old_in) = (list[Any](net.decoder.layers)[:2] for net in (refiner, first))
     nn.init.dirac_(conv_z.weight)
     for zero in (conv_z.bias, conv_in.weight, *refiner.liif.mlp[-1].parameters()): nn.init.zeros_(zero)
-    old_z, old_in, *_ = list[Any](first.decoder.layers)
     conv_z.weight[:n, :n], conv_z.bias[:n], conv_in.weight[:, :n] = old_z.weight, old_z.bias, old_in.weight
     return refiner
 
 # %% ../../nbs/beyond/03_refining.ipynb #33084e78
 class Enlargements(SeededDataset):
     "LR inputs, the latents of them and of the HR images, and the ground truth at one of its sizes."
-    def __init__(self,
-        renders:Renders, # the pictures
-        latents:dict, # z and cond, (n,2,z,h',w') of `encode_renders`; h' is a multiple of the LR inputs' height
-        factor:int=4, # how many times smaller the LR inputs are
-        seed:int=0, # sample k is the same on every machine
-    ):
-        super().__init__(seed)
+    def __init__(self, renders:Renders, latents:dict, factor:int): # z and cond (n,2,z,h',w'), a multiple of lr's size
+        super().__init__()
         self.renders, self.latents = renders, latents
-        self.small = torch.stack([downsample(x / 255, factor) for x in renders.base])
+        self.lr = to_model(torch.stack([downsample(x / 255, factor) for x in renders.base]))
 
-    def pick(self, rng)->tuple: # LR (3,h,h) in [0,1]; latents (z,h',h') by name; ground truth (3,s,s) as bytes
+    def pick(self, rng)->tuple: # z, cond (z,h',h') and lr (3,h,h) in [-1,1]; ground truth (3,s,s) as bytes
         "A picture and one of its sizes, all mirrored or none."
         i, mirror = self.renders.pick(rng), int(rng.integers(2))
-        truth, lr = self.renders.any_size(i, rng), self.small[i]
-        if mirror: truth, lr = truth.flip(-1), lr.flip(-1)
-        return lr, {name: z[i, mirror].float() for name, z in self.latents.items()}, truth
+        truth, inputs = self.renders.any_size(i, rng), {name: z[i, mirror].float() for name, z in self.latents.items()}
+        if mirror: return inputs | dict(lr=self.lr[i].flip(-1)), truth.flip(-1)
+        return inputs | dict(lr=self.lr[i]), truth
 
 # %% ../../nbs/beyond/03_refining.ipynb #25e4cec4
 class Windows(Enlargements):
     "A window of an LR input and of its latents, and the ground truth at a few points of it."
-    def __init__(self, renders:Renders, latents:dict, factor:int=4, # as `Enlargements`
-        crop:int=16, queries:int=512, # side of the window in pixels of the LR input, and points in it
-        seed:int=0):
-        super().__init__(renders, latents, factor, seed)
+    def __init__(self, renders:Renders, latents:dict, factor:int=4, crop:int=16, queries:int=512): # crop: pixels of lr
+        super().__init__(renders, latents, factor)
         self.crop, self.queries = crop, queries
 
     def sample(self, rng)->dict: # z, cond (z,k,k), lr (3,crop,crop) in [-1,1]; coord, cell (q,2) and rgb (q,3)
-        lr, latents, truth = self.pick(rng)
-        top, left = random_window(lr.shape[-1], self.crop, rng)
+        inputs, truth = self.pick(rng)
+        side = inputs['lr'].shape[-1]
+        top, left = random_window(side, self.crop, rng)
         bottom, right = top + self.crop, left + self.crop
         def cut(x):
-            cells = x.shape[-1] // lr.shape[-1]
+            cells = x.shape[-1] // side
             return x[..., cells * top:cells * bottom, cells * left:cells * right]
-        window = [v / lr.shape[-1] for v in (top, left, bottom, right)]
-        item = {name: cut(z) for name, z in latents.items()} | dict(lr=to_model(cut(lr)))
-        return item | random_queries(truth, window, self.queries, rng)
+        window = [v / side for v in (top, left, bottom, right)]
+        return {name: cut(x) for name, x in inputs.items()} | random_queries(truth, window, self.queries, rng)
 
 # %% ../../nbs/beyond/03_refining.ipynb #2c525ca9
-def patch_queries(
-    truth:Tensor, # (3,s,s) bytes, a whole picture
-    side:int, # of the patch, in pixels
-    rng, # decides where
-)->dict: # coord, cell (side*side,2) and rgb (side*side,3) in [-1,1]
-    "All pixels of a square patch as queries, with the ground truth."
+def patch_queries(truth:Tensor, side:int, rng)->dict: # (3,s,s) bytes -> coord, cell (side*side,2), rgb (side*side,3)
+    "All pixels of a square patch of a picture as queries, with the ground truth in [-1,1]."
     ys, xs = (slice(k, k + side) for k in random_window(truth.shape[-1], side, rng))
     window = subwindow(FULL, truth.shape[-2:], ys, xs)
     rgb = to_model(rearrange(truth[:, ys, xs], 'c h w -> (h w) c') / 255)
     return dict(coord=make_coord(side, window), cell=make_cell(side, window), rgb=rgb)
 
 class Patches(Enlargements):
-    "An LR input, its latents, and a square patch of the ground truth at one of its sizes."
-    def __init__(self, renders:Renders, latents:dict, factor:int=4, # as `Enlargements`
-        side:int=64, # of the patch in pixels; no ground truth is smaller
-        seed:int=0):
-        super().__init__(renders, latents, factor, seed)
+    "An LR input, its latents, and a square patch of the ground truth at one of its sizes; none may be smaller."
+    def __init__(self, renders:Renders, latents:dict, factor:int=4, side:int=64): # side in pixels
+        super().__init__(renders, latents, factor)
         self.side = side
 
     def sample(self, rng)->dict: # as `Windows`, with side*side queries
-        lr, latents, truth = self.pick(rng)
-        return latents | dict(lr=to_model(lr)) | patch_queries(truth, self.side, rng)
+        inputs, truth = self.pick(rng)
+        return inputs | patch_queries(truth, self.side, rng)
 
 # %% ../../nbs/beyond/03_refining.ipynb #ad69b1e4
-def mix_noise(
-    z:Tensor, # (n,z,h,w) latents
-    noise, # (n,z,h,w) of the same standard deviation; or 0, its mean
-    latent_weight:Tensor, # (n,) in [0,1]: the latents' share of the variance
-)->Tensor: # (n,z,h,w)
-    "Noise conditioning augmentation of level 1 - latent_weight (Ho et al. 2022)."
+def mix_noise(z:Tensor, noise, latent_weight:Tensor)->Tensor: # (n,z,h,w), as z or 0 (its mean), (n,) in [0,1] -> as z
+    "Noise conditioning augmentation of level 1 - latent_weight, z's share of the variance (Ho et al. 2022)."
     latent_weight = latent_weight[:, None, None, None]
     return latent_weight.sqrt() * z + (1 - latent_weight).sqrt() * noise
 
 def sample_latent_weight(n:int)->Tensor: # (n,) in [0,1]; every fifth is 0
     return (torch.rand(n) * 1.25 - .25).clamp(min=0)
 
-def noise_augment(
-    z:Tensor, # (n,z,h,w) latents
-    spread:float=1., # their standard deviation
-)->tuple: # (n,z,h,w) noise-augmented latents, (n,) the weight of each
+def noise_augment(z:Tensor, spread:float=1.)->tuple: # (n,z,h,w), standard deviation -> as z, (n,) the weight of each
     latent_weight = sample_latent_weight(len(z)).to(z)
     return mix_noise(z, spread * torch.randn_like(z), latent_weight), latent_weight
 
 # %% ../../nbs/beyond/03_refining.ipynb #66190b28
 HARMONICS = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)]  # of the latent grid, by rows and columns
+GRID_WEIGHT = 200  # of the periodic artefact relative to the perceptual distance
 
-def grid_artifact_loss(
-    error:Tensor, # (n,q,3) prediction minus ground truth, on square patches
-    coord:Tensor, # (n,q,2) where
-    cells:tuple, # (rows, columns) of the latent
-    side:int=16, # pixels of a part
-)->Tensor: # (n,)
-    "Mean Fourier amplitude of the error at the harmonics of the latent grid, in overlapping parts of the patch."
+def grid_artifact_loss(error:Tensor, coord:Tensor, cells:tuple, side:int=16)->Tensor: # (n,q,3), (n,q,2) -> (n,)
+    "Mean Fourier amplitude, in overlapping parts of square patches, at the harmonics of a latent of (rows, columns)."
     phase = 2 * torch.pi * (coord + 1) / 2 * coord.new_tensor(cells) @ coord.new_tensor(HARMONICS).T
     waves = rearrange(torch.stack([phase.cos(), phase.sin()]), 't n q k -> n (t k) 1 q')
     products = waves * rearrange(error, 'n q c -> n 1 c q')
     products = rearrange(products, 'n k c (h w) -> n (k c) h w', h=round(error.shape[1]**.5))
     return F.avg_pool2d(products, side, side // 2).abs().mean((1, 2, 3))
 
-# %% ../../nbs/beyond/03_refining.ipynb #a3eb19dd
-GRID_WEIGHT = 200  # of the periodic artefact relative to the perceptual distance
-
 def patch_loss(
-    prediction:Tensor, # (n,q,3) in [-1,1]
-    batch:dict, # coord and rgb: where, and the ground truth; of square patches where there is a weight
+    prediction:Tensor, batch:dict, # (n,q,3) in [-1,1]; coord and rgb, of square patches where there is a weight
     cells:tuple, # (rows, columns) of the latent
-    perceptual_distance:Callable|None=None, # (n,3,s,s), (n,3,s,s) in [0,1] -> (n,)
-    weight:float=0., # of it; 0: only pixels
+    perceptual_distance:Callable|None=None, weight:float=0., # (n,3,s,s), (n,3,s,s) in [0,1] -> (n,); 0: only pixels
 )->Tensor: # scalar
     "L1, and a perceptual distance of the patches with a penalty on the periodic artefact that it invites."
     error = prediction - batch['rgb']
@@ -203,23 +162,29 @@ def patch_loss(
 @dataclass(frozen=True)
 class RefiningLoss:
     "`patch_loss` of a refiner's predictions from noise-augmented latents."
-    spread: float = 1.                            # standard deviation of the latents
-    perceptual_distance: Callable|None = None     # as `patch_loss`
+    spread: float = 1.                         # standard deviation of the latents
+    perceptual_distance: Callable|None = None  # as `patch_loss`
     weight: float = 0.
 
-    def __call__(self,
-        refiner:Refiner, # the model being trained
-        batch:dict, # of `Windows`, or of `Patches` where there is a weight
-    )->Tensor: # scalar
+    def __call__(self, refiner:Refiner, batch:dict)->Tensor: # of `Windows` or `Patches` -> scalar
         z, latent_weight = noise_augment(batch['z'], self.spread)
         prediction = refiner(z, batch['cond'], batch['lr'], latent_weight, batch['coord'], batch['cell'])
         return patch_loss(prediction, batch, z.shape[-2:], self.perceptual_distance, self.weight)
 
+@dataclass(frozen=True)
+class DecoderLoss:
+    "`patch_loss` of a first stage's decoder and LIIF on given latents."
+    noise: float = 0.                          # standard deviation of noise over the latents
+    perceptual_distance: Callable|None = None  # as `patch_loss`
+    weight: float = 0.
+
+    def __call__(self, first:FirstStage, batch:dict)->Tensor: # of `Latents` or `EditedLatents` -> scalar
+        z = batch['z'] + self.noise * torch.randn_like(batch['z'])
+        prediction = decode_queries(first, z, batch)
+        return patch_loss(prediction, batch, z.shape[-2:], self.perceptual_distance, self.weight)
+
 # %% ../../nbs/beyond/03_refining.ipynb #80d0b850
-def cell_peak(
-    x:Tensor, # (3,h,w) picture
-    period:float, # pixels of a cell
-)->float: # 1 if nothing repeats with the cells
+def cell_peak(x:Tensor, period:float)->float: # (3,h,w), pixels of a cell -> 1 if nothing repeats with the cells
     "Power at one wave a cell over the median of the frequencies beside it, mean over rows and columns."
     def along_rows(x):
         power, k = torch.fft.rfft(x - x.mean()).abs().square().mean(0), round(x.shape[-1] / period)
@@ -229,12 +194,9 @@ def cell_peak(
 # %% ../../nbs/beyond/03_refining.ipynb #0a0d04b9
 @torch.no_grad()
 def sdedit(
-    generator:Denoiser,
-    z:Tensor, # (n,c,h,w) latents as the encoder makes them
-    eps:Tensor, # (n,c,h,w) noise from N(0,I)
+    generator:Denoiser, z:Tensor, eps:Tensor, # (n,c,h,w) latents in the encoder's units, and noise from N(0,I)
     classes:Tensor, # (n,) of the pictures; not used by a generator without classes
-    level:int, # timesteps of noise over them, from 1 up to all of the generator's
-    steps:int, # network evaluations to remove it
+    level:int, steps:int, # timesteps of noise over them, from 1 up to all; network evaluations to remove it
 )->Tensor: # (n,c,h,w)
     "Latents with noise added up to a level and denoised by a generator (SDEdit, Meng et al. 2022)."
     t = torch.full((len(z),), level - 1)
@@ -242,17 +204,13 @@ def sdedit(
     schedule = spaced_schedule(generator.alphas_cumprod[:level], steps)
     return sample_dpmpp_2m(cfg_denoiser(generator, classes), z_t, schedule).float() * generator.scaling_factor
 
-# %% ../../nbs/beyond/03_refining.ipynb #4e0ae401
 class EditedLatents(SeededDataset):
     "Latents of a picture, encoded or edited by `sdedit`, and a square patch of the ground truth at one of its sizes."
     def __init__(self,
-        renders:Renders, # the pictures
-        z:Tensor, edited:Tensor, # (n,2,c,h,w) their latents, plain and mirrored, and the same edited
-        noise:float=0., # standard deviation of what is added to the encoder's
-        side:int=64, # of the patch in pixels; no ground truth is smaller
-        seed:int=0, # sample k is the same on every machine
+        renders:Renders, z:Tensor, edited:Tensor, # (n,2,c,h,w) the encoder's, plain and mirrored, and the same edited
+        noise:float=0., side:int=64, # standard deviation over the encoder's; pixels of a patch: no truth is smaller
     ):
-        super().__init__(seed)
+        super().__init__()
         self.renders, self.latents, self.noise, self.side = renders, (z, edited), noise, side
 
     def sample(self, rng)->dict: # z (c,h,w); coord, cell (side*side,2) and rgb (side*side,3)
@@ -260,19 +218,3 @@ class EditedLatents(SeededDataset):
         z, truth = self.latents[edited][i, mirror].float(), self.renders.any_size(i, rng)
         if not edited: z = z + self.noise * torch.from_numpy(rng.standard_normal(z.shape, np.float32))
         return dict(z=z, **patch_queries(truth.flip(-1) if mirror else truth, self.side, rng))
-
-# %% ../../nbs/beyond/03_refining.ipynb #4e0ae402
-@dataclass(frozen=True)
-class DecoderLoss:
-    "`patch_loss` of a first stage's decoder and LIIF on given latents."
-    noise: float = 0.                             # standard deviation of noise over the latents
-    perceptual_distance: Callable|None = None     # as `patch_loss`
-    weight: float = 0.
-
-    def __call__(self,
-        first:FirstStage, # decoder and LIIF are trained
-        batch:dict, # z, coord, cell and rgb, of `Latents` or `EditedLatents`
-    )->Tensor: # scalar
-        z = batch['z'] + self.noise * torch.randn_like(batch['z'])
-        prediction = first.liif(first.decoder(z), batch['coord'], batch['cell']).float()
-        return patch_loss(prediction, batch, z.shape[-2:], self.perceptual_distance, self.weight)

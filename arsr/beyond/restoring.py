@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['through_jpeg', 'degrade', 'random_degradation', 'DegradedPairs', 'RestorerConfig', 'Pair', 'even', 'centre_crop',
-           'Restorer', 'RestoringLoss']
+           'RestorerNet', 'Restorer', 'RestoringLoss']
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0005
 import io
@@ -20,21 +20,15 @@ from ..train import fast_arithmetic
 from ..unet import tiled_apply
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0009
-def through_jpeg(
-    x:Tensor, # (3,h,w) in [0,1]
-    quality:int, # 1 to 95, as libjpeg counts
-)->Tensor: # (3,h,w) in [0,1]
-    "Saved as JPEG, and opened again."
+def through_jpeg(x:Tensor, quality:int)->Tensor: # (3,h,w) in [0,1], 1 to 95 -> the same, saved as JPEG and opened again
     file, pixels = io.BytesIO(), rearrange((x.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c')
     Image.fromarray(pixels.cpu().numpy()).save(file, 'JPEG', quality=quality)
     return rearrange(torch.from_numpy(np.array(Image.open(file))), 'h w c -> c h w').to(x) / 255
 
 def degrade(
     x:Tensor, # (3,h,w) in [0,1]
-    blur:float=0., # standard deviation in pixels
-    noise:float=0., # standard deviation, of a range of 1
-    quality:int|None=None, # of JPEG; None: not saved as one
-    rng=None, # of the noise; np.random.Generator
+    blur:float=0., noise:float=0., # standard deviations, in pixels and of a range of 1
+    quality:int|None=None, rng=None, # of JPEG, None: not saved as one; np.random.Generator of the noise
 )->Tensor: # (3,h,w) in [0,1]
     "A picture after blur, noise and JPEG."
     if blur:
@@ -45,7 +39,6 @@ def degrade(
         x = x + noise * torch.from_numpy(grain).to(x)
     return through_jpeg(x, quality) if quality else x.clamp(0, 1)
 
-# %% ../../nbs/beyond/04_restoring.ipynb #7b0e0012
 def random_degradation(rng:np.random.Generator)->dict: # blur, noise and quality of `degrade`
     "One time in five nothing, else each of the three in a random degree, or not at all."
     if rng.random() < .2: return {}
@@ -54,13 +47,9 @@ def random_degradation(rng:np.random.Generator)->dict: # blur, noise and quality
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e000d
 class DegradedPairs(SeededDataset):
-    "Patches of degraded pictures, and the same patches of the clean ones."
-    def __init__(self,
-        renders:Renders, # the pictures
-        side:int=64, # of a patch in pixels; no picture is smaller
-        seed:int=0, # sample k is the same on every machine
-    ):
-        super().__init__(seed)
+    "Patches of degraded pictures, and the same patches of the clean ones; none may be smaller than `side` pixels."
+    def __init__(self, renders:Renders, side:int=64):
+        super().__init__()
         self.renders, self.side = renders, side
 
     def sample(self, rng)->dict: # degraded and clean, (3,side,side) in [0,1]
@@ -93,8 +82,8 @@ def centre_crop(x:Tensor, side:int=1024)->Tensor: # (n,c,h,w) -> the middle, no 
     return x[..., top:top + side, left:left + side]
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0011
-class Restorer(nn.Module):
-    "A blind restorer: a degraded picture to a cleaner one of the same size (after Zhang, Zuo and Zhang 2018)."
+class RestorerNet(nn.Module):
+    "What to change in a degraded picture (after Zhang, Zuo and Zhang 2018), and how much of the change it needs."
     def __init__(self, cfg:RestorerConfig=RestorerConfig()):
         super().__init__()
         self.cfg, c = cfg, cfg.ch
@@ -113,25 +102,22 @@ class Restorer(nn.Module):
         features = self.strength_features(even(torch.cat([x - .5, 10 * (clean - x)], 1)))
         return self.strength_head(features.mean((-2, -1)))[:, 0].sigmoid()
 
+# %% ../../nbs/beyond/04_restoring.ipynb #7b0e0013
+class Restorer(RestorerNet):
+    "A blind restorer: a degraded picture to a cleaner one of the same size."
     @torch.no_grad()
-    def predict_strength(self,
-        lr:Tensor, # (n,3,h,w) LR inputs in [0,1]
-        clean:Tensor|None=None, # the same with all of the change, if that has been computed
-    )->Tensor: # (n,) in [0,1]
-        "The share of the change that each LR input needs, predicted from its middle."
-        x = centre_crop(lr)
-        clean = self.tiled(x) if clean is None else centre_crop(clean)
-        with fast_arithmetic(lr.device.type): return self.strength(x, clean).float()
-
-    @torch.no_grad()
-    def restore(self,
-        lr:Tensor, # (n,3,h,w) LR inputs in [0,1]
-        strength:float|None=None, # share of the change, from 0 to 1; None: as predicted for each
-    )->Tensor: # (n,3,h,w) in [0,1]
-        "LR inputs with less blur, noise and JPEG."
+    def restore(self, lr:Tensor, strength:float|None=None)->Tensor: # (n,3,h,w) in [0,1] -> the same
+        "LR inputs with less blur, noise and JPEG; `strength`: share of the change, 0 to 1; None: as predicted."
         clean = self.tiled(lr)
         share = self.predict_strength(lr, clean)[:, None, None, None] if strength is None else strength
         return (lr + share * (clean - lr)).clamp(0, 1)
+
+    @torch.no_grad()
+    def predict_strength(self, lr:Tensor, clean:Tensor|None=None)->Tensor: # (n,3,h,w) in [0,1] -> (n,) in [0,1]
+        "The share of the change that LR inputs need, by their middle; `clean`: with all of it, if that was computed."
+        x = centre_crop(lr)
+        clean = self.tiled(x) if clean is None else centre_crop(clean)
+        with fast_arithmetic(lr.device.type): return self.strength(x, clean).float()
 
     def tiled(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> the same with all of the change, not clamped
         with fast_arithmetic(lr.device.type): return tiled_apply(self, lr, window=256, overlap=64, batch=4).float()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'FAST', 'KINDS', 'BOUNDED', 'PHOTOS', 'OURS', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
-           'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'Preset', 'find_preset', 'for_data']
+           'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'Preset', 'for_data', 'find_preset']
 
 # %% ../../nbs/lab/04_recipes.ipynb #c649ff7a
 from dataclasses import dataclass, field, replace
@@ -34,6 +34,12 @@ class Preset:
     trajectories: int = 4096                  # of the generator, that its student learns from
     latent_weight: float = .5                 # default of an upscaler with a refiner; 0: regression
     settings: dict = field(default_factory=dict)  # stage -> Settings
+
+def for_data(preset:Preset, data:str|None)->Preset: # what `open_source` opens; None: the preset's own
+    "The same for other data: only the drawings have classes, so a denoiser of other pictures is conditioned on none."
+    if data in (None, preset.data): return preset
+    unet = preset.denoiser.unet if data == 'emoji' else replace(preset.denoiser.unet, classes=0)
+    return replace(preset, data=str(data), denoiser=replace(preset.denoiser, unet=unet))
 
 # %% ../../nbs/lab/04_recipes.ipynb #6275e1d1
 NANO = FirstStageConfig(ch=32, mult=(1, 2, 3), mult_d=(2, 2, 3), z=8, latent='norm', noise=.1, hidden=(128,) * 3)
@@ -72,33 +78,21 @@ PRESETS = {
     'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, perceptual=.4, latent_weight=0., **PHOTOS, **OURS),
     'small-generate': Preset('generator', SMALL, SMALL_GENERATOR, **OURS),
     'small-upscale': Preset('upscaler', SMALL, SMALL_UPSCALER, **PHOTOS, **OURS),
-    'paper-gen-256': Preset(
-        'generator', FirstStageConfig(), DenoiserConfig(PAPER_UNET),
-        data='ffhq:data', base=256, sizes=(64, 256), crop=256),
+    'paper-gen-256': Preset('generator', FirstStageConfig(), DenoiserConfig(PAPER_UNET),
+                            data='ffhq:data', base=256, sizes=(64, 256), crop=256),
     'paper-sr-faces-8x': Preset(
         'upscaler', FirstStageConfig(z=32, latent='gaussian'),
         DenoiserConfig(PAPER_UNET_FACES, z=32, conditional=True, betas=(.0001, .015)),
         data='celeba-hq:data', base=128, sizes=(32, 128), crop=128, factor=8),
-    'paper-sr-div2k': Preset(
-        'upscaler', FirstStageConfig(), DenoiserConfig(PAPER_UNET, conditional=True),
-        data='div2k:data', base=192, sizes=(48, 192), crop=192),
+    'paper-sr-div2k': Preset('upscaler', FirstStageConfig(), DenoiserConfig(PAPER_UNET, conditional=True),
+                             data='div2k:data', base=192, sizes=(48, 192), crop=192),
     'paper-sr-lsun-16x': Preset(
         'upscaler', FirstStageConfig(mult=(1, 2, 4, 4), z=32, latent='gaussian'),
         DenoiserConfig(PAPER_UNET, z=32, conditional=True),
         data='lsun:data', base=256, sizes=(32, 256), crop=256, factor=16),
 }
 
-# %% ../../nbs/lab/04_recipes.ipynb #re00000b
 def find_preset(name:str)->Preset:
     "A preset by name; `ValueError` lists what there is."
     if name not in PRESETS: raise ValueError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
-
-def for_data(
-    preset:Preset, # made for its own data
-    data:str|None, # what `open_source` opens; None: its own
-)->Preset: # the same for these data
-    "Only the drawings have classes, so a denoiser of other pictures is conditioned on none."
-    if data in (None, preset.data): return preset
-    unet = preset.denoiser.unet if data == 'emoji' else replace(preset.denoiser.unet, classes=0)
-    return replace(preset, data=str(data), denoiser=replace(preset.denoiser, unet=unet))

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PAPER', 'LEVELS', 'DECODERS', 'EXTRAS', 'cached', 'open_renders', 'stamp', 'encoder_stamp', 'Folder', 'Run', 'Stage',
-           'latents', 'denoiser', 'snapshots', 'leave_snapshot', 'whole_image_queries', 'errors_of', 'alignment_curve',
-           'edit_latents', 'edited_patches', 'perceptual_loss', 'first_stage_decoder', 'windows', 'trained_refiner',
-           'early_checkpoint', 'autoguidance_loss', 'kind_shares', 'record_trajectories', 'trajectories',
-           'random_quarter', 'distillation_loss', 'fast_renderer', 'student', 'find_stage', 'assemble', 'log_stage',
-           'train_stage']
+           'latents', 'denoiser', 'trained_denoiser', 'snapshots', 'leave_snapshot', 'whole_image_queries', 'errors_of',
+           'alignment_curve', 'patch_side', 'latent_noise', 'edit_latents', 'edited_patches', 'perceptual_loss',
+           'first_stage_decoder', 'windows', 'early_checkpoint', 'autoguidance_loss', 'kind_shares',
+           'record_trajectories', 'trajectories', 'random_quarter', 'distillation_loss', 'fast_config',
+           'distilled_file', 'find_stage', 'assemble', 'log_stage', 'train_stage']
 
 # %% ../../nbs/lab/05_stages.ipynb #st000005
 import copy, hashlib, json
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from ..alignment import AlignmentLoss, freeze, image_error
 from ..beyond.distilling import LoRAConfig, LoRAStudent, StudentLoss, Trajectories, trajectory
-from ..beyond.fast import DistillationLoss, FastRenderer
+from ..beyond.fast import DistillationLoss, FastConfig, FastRenderer
 from ..beyond.refining import (
     DecoderLoss, EditedLatents, Patches, Refiner, RefiningLoss, Windows, noise_augment, refiner_from, sdedit)
 from ..beyond.restoring import DegradedPairs, Restorer, RestorerConfig, RestoringLoss
@@ -38,11 +38,7 @@ from ..train import (
 from ..unet import AutoguidanceLoss, Denoiser, DenoisingLoss, cfg_denoiser
 
 # %% ../../nbs/lab/05_stages.ipynb #st000007
-def cached(
-    path:Path, # of the file
-    make, # called for its content, if it is not there
-    save=save_file, load=load_file, # how it is written and read
-): # its content
+def cached(path:Path, make, save=save_file, load=load_file): # how its content is made, written and read -> its content
     "Load what an earlier run left at `path`, or make it and leave it there."
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,8 +62,8 @@ def encoder_stamp(path:Path)->str:
 
 # %% ../../nbs/lab/05_stages.ipynb #st000009
 class Folder:
-    "The weights that stages leave in a folder."
-    def __init__(self, out:Path): self.out, self.device = Path(out), accelerator().device
+    "The weights that the stages of a preset leave in a folder."
+    def __init__(self, preset:Preset, out): self.preset, self.out, self.device = preset, Path(out), accelerator().device
 
     def file(self, stem:str)->Path: return self.out/f'{stem}.safetensors'
 
@@ -85,41 +81,33 @@ class Folder:
         load_weights(module, path)
         return freeze(module).to(self.device)
 
-# %% ../../nbs/lab/05_stages.ipynb #st000021
-class Run(Folder):
-    "A preset and the folder it is trained in, with all that its stages share."
-    def __init__(self, preset:Preset, out:Path):
-        super().__init__(out)
-        self.preset, self.patch_side = preset, min(64, preset.sizes[0])  # no ground truth is smaller
-        self.latent_noise = preset.first.noise if preset.first.latent == 'norm' else 0.  # in the decoder's training
-
-    @cached_property
-    def renders(self)->Renders: return open_renders(self.preset, self.preset.data, self.out)
-
     @cached_property
     def first(self)->FirstStage: return self.load(FirstStage(self.preset.first), self.require('first', 'first'))
-
-    @cached_property
-    def latents(self)->dict: # z and, for an upscaler, cond: (n,2,c,h,w), of the pictures and their mirror images
-        "Kept under names that change with the encoder."
-        views:dict = {'z': None}
-        latents, suffix = {}, encoder_stamp(self.require('first', 'first'))
-        if self.preset.denoiser.conditional: views['cond'] = partial(low_resolution, factor=self.preset.factor)
-        def encode(name): return {name: encode_renders(self.first, self.renders, views[name])}
-        for name in views: latents |= cached(self.file(f'latents-{name}-{suffix}'), partial(encode, name))
-        return latents
-
-    @cached_property
-    def spread(self)->float:
-        "Standard deviation of the latents: 1 if they are normalised, else that of the first batch, in half precision."
-        n = self.preset.settings.get('latent', Settings()).batch
-        return 1. if self.preset.first.latent == 'norm' else self.latents['z'][:n].float().std().half().item()
 
     @cached_property
     def generator_file(self)->Path: return self.latest('generator') or self.require('latent', 'generator-latent')
 
     @cached_property
     def generator_stamp(self)->str: return stamp(self.generator_file.read_bytes())
+
+# %% ../../nbs/lab/05_stages.ipynb #st000021
+class Run(Folder):
+    "What the stages of a preset share: the pictures, their latents, generator and refiner."
+    @cached_property
+    def renders(self)->Renders: return open_renders(self.preset, self.preset.data, self.out)
+
+    @cached_property
+    def latents(self)->dict: # z and, for an upscaler, cond (n,2,c,h,w), of the pictures and their mirror images
+        views:dict = {'z': None, 'cond': partial(low_resolution, factor=self.preset.factor)}
+        if not self.preset.denoiser.conditional: del views['cond']
+        suffix = encoder_stamp(self.require('first', 'first'))  # so the names change with the encoder
+        def encode(k): return {k: encode_renders(self.first, self.renders, views[k])}
+        return {k: cached(self.file(f'latents-{k}-{suffix}'), partial(encode, k))[k] for k in views}
+
+    @cached_property
+    def spread(self)->float: # standard deviation: 1, or that of the first batch in half precision
+        n = self.preset.settings.get('latent', Settings()).batch
+        return 1. if self.preset.first.latent == 'norm' else self.latents['z'][:n].float().std().half().item()
 
     @cached_property
     def generator(self)->Denoiser: return self.load(Denoiser(self.preset.denoiser), self.generator_file)
@@ -137,14 +125,14 @@ class Run(Folder):
 class Stage:
     "One training. Functions take the `Run`; braces in `output` are filled in with {task} and attributes of {run}."
     name: str
-    needs: tuple            # stages whose output must be there
-    output: str             # weights file it leaves, without suffix
-    dataset: Callable       # run -> data set
-    loss: Callable          # run -> (model, batch) -> scalar
-    model: Callable         # run -> module
-    task: str = ''          # 'generator' or 'upscaler', if it is only for one
-    folder: str = ''        # of its checkpoint, if it is not called like the output
-    settings: str = ''      # the stage whose settings it takes, if not its own
+    needs: tuple                   # stages whose output must be there
+    output: str                    # weights file it leaves, without suffix
+    dataset: Callable              # run -> data set
+    loss: Callable                 # run -> (model, batch) -> scalar
+    model: Callable                # run -> module
+    task: str = ''                 # 'generator' or 'upscaler', if it is only for one
+    folder: str = ''               # of its checkpoint, if it is not called like the output
+    settings: str = ''             # the stage whose settings it takes, if not its own
     preview: Callable|None = None  # (run, model, averaged weights, step): called at checkpoints
     report: Callable|None = None   # (run): called at the end
 
@@ -152,13 +140,14 @@ class Stage:
 def latents(run:Run, queries:int=0)->Latents:
     return Latents(run.renders, run.latents, run.spread, run.preset.denoiser.unet.classes > 0, queries)
 
-def denoiser(run:Run, trained:bool=False, **unet)->Denoiser: # fields of its configuration that differ
-    "A new denoiser for the latents, or what the stage `latent` has left."
+def denoiser(run:Run, **unet)->Denoiser: # fields of its configuration that differ
     cfg = run.preset.denoiser
     net = Denoiser(replace(cfg, unet=replace(cfg.unet, **unet)))
     net.scaling_factor.fill_(run.spread)
-    if trained: load_weights(net, run.file(f'{run.preset.task}-latent'))
     return net
+
+def trained_denoiser(run:Run, **unet)->nn.Module: # by the stage `latent`
+    return load_if_exists(denoiser(run, **unet), run.file(f'{run.preset.task}-latent'))
 
 def snapshots(run:Run)->dict: # steps -> file
     return {int(p.stem.split('-')[-1]): p for p in run.out.glob(f'{run.preset.task}-after-*.safetensors')}
@@ -172,12 +161,8 @@ def leave_snapshot(run:Run, net:nn.Module, weights:dict, step:int):
 
 # %% ../../nbs/lab/05_stages.ipynb #2e458c56
 @torch.no_grad()
-def whole_image_queries(
-    first:FirstStage, # makes the latents
-    x:Tensor, # (n,3,s,s) pictures in [0,1]
-    factor:int|None=None, # also encode the pictures made so many times smaller, as the upscaler's condition
-)->dict: # z, coord, cell, rgb; cond with a factor
-    "Latents of whole pictures, every pixel as a query, and the ground truth."
+def whole_image_queries(first:FirstStage, x:Tensor, factor:int|None=None)->dict: # (n,3,s,s) in [0,1]
+    "z of pictures; coord, cell and rgb of all their pixels; with a factor cond, of the pictures so many times smaller."
     coord, cell = (make(x.shape[-1]).to(x.device).expand(len(x), -1, -1) for make in (make_coord, make_cell))
     rgb = rearrange(to_model(x), 'n c h w -> n (h w) c')
     queries = dict(z=first.encode(to_model(x)), rgb=rgb, coord=coord, cell=cell)
@@ -190,16 +175,12 @@ def errors_of(net:Denoiser, first:FirstStage, queries:dict, steps)->Tensor: # (l
     return image_error(net, first, own, steps)
 
 # %% ../../nbs/lab/05_stages.ipynb #st00001a
-def alignment_curve(
-    run, # of which `latent` and `align` are there, and perhaps `control`
-    limit:int=32, # pictures
-    steps=range(0, 1000, 50), # timesteps
-)->dict: # alphas_cumprod, and the image error of each stage; empty if no picture is held out
+def alignment_curve(run:Run)->dict: # alphas_cumprod, and the image error of each stage; empty if no picture is held out
     "Image error of the single-step prediction on held-out pictures, for each stage; left in alignment-TASK.json."
-    p, curve = run.preset, dict[str, Any]()
+    p, steps, curve = run.preset, range(0, 1000, 50), dict[str, Any]()
     try: source = open_source(p.data, 'valid', p.held_out)
     except ValueError: return {}  # too few pictures to hold one out
-    chosen = torch.linspace(0, len(source) - 1, min(limit, len(source)))
+    chosen = torch.linspace(0, len(source) - 1, min(32, len(source)))
     x = torch.stack([square_view(source, int(i), p.base) for i in chosen]).to(run.device)
     queries = whole_image_queries(run.first, x, p.factor if p.denoiser.conditional else None)
     for stage in ('latent', 'control', 'align'):
@@ -212,27 +193,26 @@ def alignment_curve(
     return curve
 
 # %% ../../nbs/lab/05_stages.ipynb #st000015
-PAPER = [
-    Stage('first', needs=(), output='first',
-          dataset=lambda run: RandomScaleCrops(run.renders, run.preset.crop, run.preset.queries),
-          loss=lambda run: FirstStageLoss(equivariance=run.preset.equivariance),
-          model=lambda run: load_if_exists(FirstStage(run.preset.first), run.file('init'))),
-    Stage('latent', needs=('first',), output='{task}-latent', preview=leave_snapshot,
-          dataset=latents,
-          loss=lambda run: DenoisingLoss(),
-          model=denoiser),
-    Stage('align', needs=('first', 'latent'), output='{task}-align', report=alignment_curve,
-          dataset=lambda run: latents(run, run.preset.queries),
-          loss=lambda run: AlignmentLoss(run.first, w_max=run.preset.w_max),
-          model=lambda run: denoiser(run, trained=True)),
-    Stage('control', needs=('first', 'latent'), output='{task}-control', settings='align', report=alignment_curve,
-          dataset=latents,
-          loss=lambda run: DenoisingLoss(),
-          model=lambda run: denoiser(run, trained=True)),
+PAPER = [  # name, needs, output, data set, loss, model
+    Stage('first', (), 'first',
+          lambda run: RandomScaleCrops(run.renders, run.preset.crop, run.preset.queries),
+          lambda run: FirstStageLoss(equivariance=run.preset.equivariance),
+          lambda run: load_if_exists(FirstStage(run.preset.first), run.file('init'))),
+    Stage('latent', ('first',), '{task}-latent', latents, lambda run: DenoisingLoss(), denoiser,
+          preview=leave_snapshot),
+    Stage('align', ('first', 'latent'), '{task}-align', lambda run: latents(run, run.preset.queries),
+          lambda run: AlignmentLoss(run.first, w_max=run.preset.w_max), trained_denoiser, report=alignment_curve),
+    Stage('control', ('first', 'latent'), '{task}-control', latents, lambda run: DenoisingLoss(), trained_denoiser,
+          settings='align', report=alignment_curve),
 ]
 
 # %% ../../nbs/lab/05_stages.ipynb #c6029472
 LEVELS = (100, 200, 300, 400)  # noise levels from which latents are edited for a decoder to learn from
+
+def patch_side(run:Run)->int: return min(64, run.preset.sizes[0])  # in pixels; no ground truth is smaller
+
+def latent_noise(run:Run)->float: # of the decoder's training
+    return run.preset.first.noise if run.preset.first.latent == 'norm' else 0.
 
 def edit_latents(run:Run, batch:int=64)->dict: # z (n,2,c,h,w)
     "The training latents, each with noise of one of LEVELS and denoised by the generator in two to six steps."
@@ -250,9 +230,9 @@ def edit_latents(run:Run, batch:int=64)->dict: # z (n,2,c,h,w)
 
 def edited_patches(run:Run)->EditedLatents:
     edited = cached(run.file(f'sdedit-{run.generator_stamp}'), partial(edit_latents, run))['z']
-    return EditedLatents(run.renders, run.latents['z'], edited, run.latent_noise, run.patch_side)
+    return EditedLatents(run.renders, run.latents['z'], edited, latent_noise(run), patch_side(run))
 
-# %% ../../nbs/lab/05_stages.ipynb #st00001b
+# %% ../../nbs/lab/05_stages.ipynb #st00001d
 def perceptual_loss(run:Run)->dict: # fields of a loss; none without a weight
     if not run.preset.perceptual: return {}
     return dict(perceptual_distance=efflite(run.device).perceptual_distance, weight=run.preset.perceptual)
@@ -265,29 +245,18 @@ def windows(run:Run)->Windows:
     p = run.preset
     return Windows(run.renders, run.latents, p.factor, p.crop // p.factor, p.queries)
 
-def trained_refiner(run:Run)->Refiner:
-    refiner = refiner_from(run.first)
-    load_weights(refiner, run.file('refiner-refine'))
-    return refiner
-
-# %% ../../nbs/lab/05_stages.ipynb #st00001d
 DECODERS = [
-    Stage('decoder', needs=('first',), output='first', folder='decoder',
-          dataset=lambda run: Latents(run.renders, {'z': run.latents['z']}, queries=4 * run.preset.queries),
-          loss=lambda run: DecoderLoss(run.latent_noise),
-          model=first_stage_decoder),
-    Stage('refine', needs=('first',), output='refiner-refine', task='upscaler',
-          dataset=windows,
-          loss=lambda run: RefiningLoss(run.spread),
-          model=lambda run: refiner_from(run.first)),
-    Stage('finish', needs=('first', 'refine'), output='refiner-finish', task='upscaler',
-          dataset=lambda run: Patches(run.renders, run.latents, run.preset.factor, run.patch_side),
-          loss=lambda run: RefiningLoss(run.spread, **perceptual_loss(run)),
-          model=trained_refiner),
-    Stage('finish', needs=('first',), output='first', task='generator', folder='generator-finish',
-          dataset=edited_patches,
-          loss=lambda run: DecoderLoss(**perceptual_loss(run)),
-          model=first_stage_decoder),
+    Stage('decoder', ('first',), 'first',
+          lambda run: Latents(run.renders, {'z': run.latents['z']}, queries=4 * run.preset.queries),
+          lambda run: DecoderLoss(latent_noise(run)), first_stage_decoder, folder='decoder'),
+    Stage('refine', ('first',), 'refiner-refine', windows, lambda run: RefiningLoss(run.spread),
+          lambda run: refiner_from(run.first), task='upscaler'),
+    Stage('finish', ('first', 'refine'), 'refiner-finish',
+          lambda run: Patches(run.renders, run.latents, run.preset.factor, patch_side(run)),
+          lambda run: RefiningLoss(run.spread, **perceptual_loss(run)),
+          lambda run: load_if_exists(refiner_from(run.first), run.file('refiner-refine')), task='upscaler'),
+    Stage('finish', ('first',), 'first', edited_patches, lambda run: DecoderLoss(**perceptual_loss(run)),
+          first_stage_decoder, task='generator', folder='generator-finish'),
 ]
 
 # %% ../../nbs/lab/05_stages.ipynb #st000018
@@ -342,39 +311,30 @@ def distillation_loss(run:Run)->DistillationLoss:
     teacher:Any = run.refiner or run.first
     def decoded(batch):
         z = random_quarter(batch['z'])
-        return teacher.decoder(z + run.preset.first.noise * torch.randn_like(z))
+        return teacher.decoder(z + teacher.cfg.noise * torch.randn_like(z))
     def refined(batch):
         z, latent_weight = noise_augment(batch['z'], run.spread)
         return teacher.features(z, batch['cond'], batch['lr'], latent_weight)
     return DistillationLoss(teacher.liif, refined if run.refiner else decoded)
 
-def fast_renderer(run:Run)->nn.Module:
-    return load_if_exists(FastRenderer(replace(FAST, n_feat=run.first.decoder.n_feat)), run.file(run.fast))
+def fast_config(run:Run)->FastConfig: return replace(FAST, n_feat=run.first.decoder.n_feat)
 
-def student(run:Run)->nn.Module:
-    return load_if_exists(LoRAStudent(LoRAConfig(run.preset.denoiser)), run.file(f'distilled-{run.generator_stamp}'))
+def distilled_file(run:Run)->Path: return run.file(f'distilled-{run.generator_stamp}')
 
 # %% ../../nbs/lab/05_stages.ipynb #st000019
 EXTRAS = DECODERS + [
-    Stage('guide', needs=('first', 'latent'), output='{task}-guide',
-          dataset=latents,
-          loss=autoguidance_loss,
-          model=lambda run: denoiser(run, trained=True, dropout=0.)),  # a student cannot overfit
-    Stage('distill', needs=(), output='distilled-{run.generator_stamp}', task='generator',
-          dataset=trajectories,
-          loss=lambda run: StudentLoss(run.generator),
-          model=student),
-    Stage('fast', needs=('first',), output='{run.fast}',
-          dataset=lambda run: windows(run) if run.refiner else Latents(run.renders, {'z': run.latents['z']}),
-          loss=distillation_loss,
-          model=fast_renderer),
-    Stage('restore', needs=(), output='restorer', task='upscaler',
-          dataset=lambda run: DegradedPairs(run.renders, run.patch_side),
-          loss=lambda run: RestoringLoss(),
-          model=lambda run: load_if_exists(Restorer(), run.file('restorer'))),
+    Stage('guide', ('first', 'latent'), '{task}-guide', latents, autoguidance_loss,
+          lambda run: trained_denoiser(run, dropout=0.)),  # a student cannot overfit
+    Stage('distill', (), 'distilled-{run.generator_stamp}', trajectories, lambda run: StudentLoss(run.generator),
+          lambda run: load_if_exists(LoRAStudent(LoRAConfig(run.preset.denoiser)), distilled_file(run)),
+          task='generator'),
+    Stage('fast', ('first',), '{run.fast}',
+          lambda run: windows(run) if run.refiner else Latents(run.renders, {'z': run.latents['z']}),
+          distillation_loss, lambda run: load_if_exists(FastRenderer(fast_config(run)), run.file(run.fast))),
+    Stage('restore', (), 'restorer', lambda run: DegradedPairs(run.renders, patch_side(run)),
+          lambda run: RestoringLoss(), lambda run: load_if_exists(Restorer(), run.file('restorer')), task='upscaler'),
 ]
 
-# %% ../../nbs/lab/05_stages.ipynb #st00001e
 def find_stage(name:str, task:str)->Stage:
     "The stage of a name for a task; `ValueError` lists what there is."
     rows = [row for row in PAPER + EXTRAS if row.name == name]
@@ -386,25 +346,22 @@ def find_stage(name:str, task:str)->Stage:
     raise ValueError(f"only {rows[0].task}s have a stage '{name}': use a preset such as {preset}")
 
 # %% ../../nbs/lab/05_stages.ipynb #079c3b40
-def assemble(preset:Preset, out:Path, name:str)->ARSR:
+def assemble(preset:Preset, out, name:str)->ARSR:
     "Put what has been trained in `out` so far together as a model that `from_pretrained` opens."
-    run, fast = Run(preset, out), replace(FAST, n_feat=FirstStage(preset.first).decoder.n_feat)
+    run = Run(preset, out)
+    fast, meta = fast_config(run), {'name': name, 'size': preset.base, 'factor': preset.factor}
     configs:dict = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first}
     configs |= {preset.task: preset.denoiser, 'first': preset.first, 'refiner': preset.first,
                 'fast': fast, 'refiner_fast': fast, 'restorer': RestorerConfig()}
-    run.require('first', 'first')
     files = {k: path for k in configs if (path := run.latest(k))}
-    if 'generator' in files and run.file(f'distilled-{run.generator_stamp}').exists():
-        configs['distilled'] = LoRAConfig(configs['generator'])
-        files['distilled'] = run.file(f'distilled-{run.generator_stamp}')
-    parts = {k: PARTS[k](asdict(configs[k])) for k in files}
-    for k, part in parts.items(): load_weights(part, files[k])
-    meta = {'name': name, 'size': preset.base, 'factor': preset.factor}
+    if 'generator' in files and distilled_file(run).exists():
+        configs['distilled'], files['distilled'] = LoRAConfig(configs['generator']), distilled_file(run)
+    parts:dict = {k: load_if_exists(PARTS[k](asdict(configs[k])), path) for k, path in files.items()}
     if 'refiner' in parts: meta['defaults'] = {'upscale': {'latent_weight': preset.latent_weight}}
     if 'generator' in parts and parts['generator'].cfg.unet.classes: meta |= kind_shares()
     return ARSR(**parts, meta=meta)
 
-# %% ../../nbs/lab/05_stages.ipynb #b6639915
+# %% ../../nbs/lab/05_stages.ipynb #f1136787
 def log_stage(out:Path, title:str, state:dict, settings:Settings):
     "Note in training.json how long a stage has been trained, and on what."
     path = out/'training.json'
@@ -413,14 +370,7 @@ def log_stage(out:Path, title:str, state:dict, settings:Settings):
                       hardware=machine(accelerator().device), precision=precision(), seed=settings.seed)
     atomic_write(path, lambda part: part.write_text(json.dumps(log, indent=1)))
 
-# %% ../../nbs/lab/05_stages.ipynb #f1136787
-def train_stage(
-    name:str, # of a preset
-    stage:str, # one of PAPER or EXTRAS
-    out, # folder; stages of one model share it
-    data:str|None=None, # what `open_source` opens; the preset's own if None
-    **budget, # `minutes`, `plan`, `steps` of `fit`
-)->dict: # step, seconds, loss
+def train_stage(name:str, stage:str, out, data:str|None=None, **budget)->dict: # budget of `fit` -> step, seconds, loss
     "Train one stage of a preset, go on where an earlier call stopped, and leave a model that can be loaded."
     preset, acc = for_data(find_preset(name), data), accelerator()
     task, row, run = preset.task, find_stage(stage, preset.task), Run(preset, out)
