@@ -6,7 +6,7 @@
 __all__ = ['cpuinfo', 'hardware', 'precision', 'machine', 'autocast_dtype', 'fast_arithmetic', 'EMA', 'learning_rate', 'Budget',
            'save_checkpoint', 'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'peak_rate',
            'FlopCounter', 'count_flops', 'Report', 'in_notebook', 'NotebookReport', 'accelerator', 'Objective',
-           'shared_clock', 'optimizer', 'batches', 'take_step', 'keep', 'fit']
+           'shared_clock', 'optimizer', 'batches', 'take_step', 'fit']
 
 # %% ../nbs/08_train.ipynb #ed95f627
 import json, math, os, platform, re, sys, time, timeit
@@ -102,18 +102,19 @@ class Budget:
         return self.progress >= 1 or bool(self.minutes and here >= 60 * self.minutes)
 
 # %% ../nbs/08_train.ipynb #4f659fe0
-def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer, state:dict): # step, seconds, loss
-    "Write everything that a training needs to go on, in safetensors and JSON, all or nothing."
+def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer, state:dict, preview=None):
+    "Write all that a training needs to go on, all or nothing; state: step, seconds, loss; preview: as for `fit`."
     out.mkdir(parents=True, exist_ok=True)
     tensors, metadata = nn.ModuleDict(dict(model=model, ema=ema.module)).state_dict(), {'state': json.dumps(state)}
     for i, slots in opt.state_dict()['state'].items():
         tensors |= {f'opt.{i}.{name}': value for name, value in slots.items()}
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     atomic_write(out/'checkpoint.safetensors', lambda part: save_file(tensors, part, metadata=metadata))
+    if preview: preview(ema.module.state_dict(), state['step'])
 
 def load_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer)->dict: # the state; others are filled
     "Restore what `save_checkpoint` saved, if anything; `ValueError` for a damaged file or one of another model."
-    path, both, slots = out/'checkpoint.safetensors', nn.ModuleDict(dict(model=model, ema=ema.module)), {}
+    path, slots = out/'checkpoint.safetensors', {}
     if not path.exists(): return dict(step=0, seconds=0., loss=None)
     try: tensors = load_file(path)
     except Exception as e:
@@ -121,7 +122,7 @@ def load_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimize
     for key in [k for k in tensors if k.startswith('opt.')]:
         _, i, name = key.split('.')
         slots.setdefault(int(i), {})[name] = tensors.pop(key)
-    try: both.load_state_dict(tensors)
+    try: nn.ModuleDict(dict(model=model, ema=ema.module)).load_state_dict(tensors)
     except RuntimeError: raise ValueError(f"{path} belongs to another model; use another folder") from None
     opt.load_state_dict({**opt.state_dict(), 'state': slots})
     with safe_open(path, 'pt') as f: state = json.loads(f.metadata()['state'])
@@ -256,8 +257,7 @@ class NotebookReport(Report):
         self.bar.update(max(1, int(1000 * min(progress, .999))))
         if len(self.history) > 1: self.bar.update_graph([list(zip(*self.history))], figsize=(5, 2.2))
 
-    def close(self, state:dict, progress:float):
-        "Show the rest. The bar goes; the last line and the curve stay."
+    def close(self, state:dict, progress:float): # the bar goes; the last line and the curve stay
         super().close(state, progress)
         self.bar.write(self.bar.main_bar.comment)
         self.bar.update(1000)
@@ -305,25 +305,19 @@ def take_step(acc, objective:Objective, opt, batch, settings:Settings, state:dic
     opt.zero_grad()
     return value
 
-def keep(acc, out:Path, model:nn.Module, ema:EMA, opt, state:dict, preview):
-    "The first process writes the checkpoint, and a preview of the averaged weights where one is wanted."
-    if not acc.is_main_process: return
-    save_checkpoint(out, model, ema, opt, state)
-    if preview: preview(ema.module.state_dict(), state['step'])
-
 # %% ../nbs/08_train.ipynb #068e8f0e
 def fit(
-    model:nn.Module, loss, data, # it leaves with the averaged weights; (model, batch) -> scalar; sample k never changes
-    out, settings:Settings=Settings(), # folder for the checkpoint
-    minutes:float|None=None, plan:float|None=None, steps:int|None=None, # of this call; or of all, when the rate is zero
+    model:nn.Module, loss, data, out, settings:Settings=Settings(), # (model, batch) -> scalar; samples; a folder
+    minutes:float|None=None, plan:float|None=None, steps:int|None=None, # of this call; of all, ending at rate zero
     every:float=30, preview=None, # seconds between lines; called with (averaged state dict, step) at each checkpoint
 )->dict: # step, seconds, loss
-    "Train until the time or the steps are used up, or until Ctrl-C; go on from `out` if it holds a checkpoint."
+    "Train to averaged weights until time or steps are used up, or Ctrl-C; go on from `out` if it holds a checkpoint."
     out, acc = Path(out), accelerator()
     model.train().to(memory_format=hardware()['layout'])  # type: ignore[call-overload]
     objective, opt = acc.prepare(Objective(model, loss), optimizer(model, settings))
     ema, saved = EMA(model, settings.decay), time.time()
     state = load_checkpoint(out, model, ema, opt)
+    save = acc.on_main_process(partial(save_checkpoint, out, model, ema, opt, state, preview))
     budget = Budget(state, minutes, plan, steps, shared_clock(acc))
     report = (NotebookReport if in_notebook() else Report)(settings.batch, every, acc.print, peak_rate(str(acc.device)))
     try:
@@ -334,10 +328,10 @@ def fit(
             budget.tick()
             report(value, state, budget.progress)
             if time.time() - saved < 300: continue
-            keep(acc, out, model, ema, opt, state, preview)
+            save()
             saved = time.time()
     except KeyboardInterrupt: acc.print('stopped; call again to go on from here')
     report.close(state, budget.progress)
-    keep(acc, out, model, ema, opt, state, preview)
+    save()
     model.load_state_dict(ema.module.state_dict())
     return state

@@ -14,7 +14,7 @@ from einops import rearrange
 from PIL import Image
 from torch import nn, Tensor
 from ..autoencoder import conv3
-from ..data import Renders, SeededDataset, random_window
+from ..data import Renders, SeededDataset, load_image, random_window
 from ..pipeline import build_config, register_part
 from ..train import fast_arithmetic
 from ..unet import tiled_apply
@@ -23,7 +23,7 @@ from ..unet import tiled_apply
 def through_jpeg(x:Tensor, quality:int)->Tensor: # (3,h,w) in [0,1], 1 to 95 -> the same, saved as JPEG and opened again
     file, pixels = io.BytesIO(), rearrange((x.clamp(0, 1) * 255).round().byte(), 'c h w -> h w c')
     Image.fromarray(pixels.cpu().numpy()).save(file, 'JPEG', quality=quality)
-    return rearrange(torch.from_numpy(np.array(Image.open(file))), 'h w c -> c h w').to(x) / 255
+    return load_image(file).to(x)
 
 def degrade(
     x:Tensor, # (3,h,w) in [0,1]
