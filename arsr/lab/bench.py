@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REFINED', 'LATENT_WEIGHT', 'FIRST', 'SAMPLED', 'REFINER', 'DEGRADATIONS', 'RESTORE', 'TABLES', 'TASKS', 'GROUPS',
            'COUNTS', 'Bench', 'count_parameters', 'head', 'upscalers', 'methods', 'training_minutes', 'efforts',
-           'compare', 'photographs', 'table_photos', 'table_drawings', 'table_web', 'Rendered', 'RealDrawings',
-           'embed_views', 'real_views', 'distances', 'generation_distance', 'table_generation', 'render_cached',
+           'compare', 'compare_all', 'photographs', 'table_photos', 'table_drawings', 'table_web', 'Rendered',
+           'RealDrawings', 'embed_views', 'real_views', 'distances', 'generation_distance', 'table_generation',
            'table_consistency', 'table_diversity', 'with_denoiser', 'trained_stages', 'errors_by_noise',
            'table_alignment', 'table_samplers', 'partial_denoise', 'encoded', 'table_recovery', 'seconds_and_bytes',
            'interleaved', 'table_cost', 'table_distilled', 'literal', 'renderers', 'machine_limits', 'table_speed',
@@ -126,6 +126,9 @@ def compare(b:Bench, make, lr:Tensor, truth:Tensor)->dict: # lr -> field, (1,3,h
                    consistency=shrunk_psnr(out, lr))
     return {k: v.item() for k, v in figures.items()} | dict(seconds=seconds)
 
+def compare_all(b:Bench, makers:dict, lr:Tensor, truth:Tensor, **case): # yields a row for each method
+    for m, make in makers.items(): yield dict(**case, method=m, **compare(b, make, lr[None], truth[None]))
+
 # %% ../../nbs/lab/06_bench.ipynb #7f5f6e1b
 def photographs(b:Bench)->dict: # name -> (3,h,w) in [0,1]
     "Pictures that no model was trained on: those of the scikit-image wheel, or yours."
@@ -139,16 +142,13 @@ def table_photos(b:Bench, makers=None, scales=None):
     "Photographs, shrunk and enlarged again."
     makers, scales = makers or methods(b, 'photo'), scales or b.pick((2, 3.3), (2, 3.3, 4, 6, 8, 12))
     for (name, truth), scale in product(photographs(b).items(), scales):
-        lr = downsample(truth, scale)[None]
-        for m, make in makers.items():
-            yield dict(picture=name, scale=scale, method=m, **compare(b, make, lr, truth[None]))
+        yield from compare_all(b, makers, downsample(truth, scale), truth, picture=name, scale=scale)
 
 def table_drawings(b:Bench, makers=None, scales=None):
     "Held-out drawings against the ground truth rendered at the larger size."
     held, makers = DistinctDrawings(), makers or methods(b, 'emoji')
     for i, scale in product(range(b.pick(2, 40)), scales or b.pick((4,), (2, 4, 8, 16))):
-        lr, truth = held.small(i)[None], held.view(i, 32 * scale)[None]
-        for m, make in makers.items(): yield dict(picture=i, scale=scale, method=m, **compare(b, make, lr, truth))
+        yield from compare_all(b, makers, held.small(i), held.view(i, 32 * scale), picture=i, scale=scale)
 
 # %% ../../nbs/lab/06_bench.ipynb #5f1ne0d2
 DEGRADATIONS = {'clean': {}, 'JPEG, quality 75': dict(quality=75), 'JPEG, quality 40': dict(quality=40),
@@ -161,9 +161,8 @@ def table_web(b:Bench, scale:int=4):
     makers = {'bicubic': interpolated} | {name: partial(enlarge, restore=restore) for name, restore in RESTORE.items()}
     chosen = list(DEGRADATIONS.items())[-b.pick(1, len(DEGRADATIONS)):]
     for (name, truth), (degradation, how) in product(photographs(b).items(), chosen):
-        lr = degrade(downsample(truth, scale), **how, rng=np.random.default_rng(b.seed))[None]
-        for m, make in makers.items():
-            yield dict(picture=name, degradation=degradation, method=m, **compare(b, make, lr, truth[None]))
+        lr = degrade(downsample(truth, scale), **how, rng=np.random.default_rng(b.seed))
+        yield from compare_all(b, makers, lr, truth, picture=name, degradation=degradation)
 
 # %% ../../nbs/lab/06_bench.ipynb #f118a618
 class Rendered:
@@ -224,9 +223,6 @@ def table_generation(b:Bench):
                    render_seconds=cost['seconds'], render_bytes=cost['peak_bytes'])
 
 # %% ../../nbs/lab/06_bench.ipynb #fa71f2f5
-def render_cached(field): # anything with `render(size=...)`; each size is rendered only the first time
-    return SimpleNamespace(render=cache(lambda size: field.render(size=size)))
-
 def table_consistency(b:Bench):
     "SelfSSIM of every pair of sizes, for new drawings and for enlarged ones."
     pairs, n = [*combinations(b.pick((64, 96), (64, 128, 256, 512, 1024)), 2)], b.pick(2, 8)
@@ -235,7 +231,7 @@ def table_consistency(b:Bench):
     makers = {('generate', "paper's path"): lambda i: new[i]}
     for m, make in methods(b, 'emoji').items(): makers['upscale', m] = lambda i, make=make: make(lr[i])
     for (task, method), make in makers.items():
-        fields = [render_cached(make(i)) for i in range(n)]
+        fields = [SimpleNamespace(render=cache(make(i).render)) for i in range(n)]  # each size is rendered once
         for small, large in pairs:
             score = torch.cat([self_ssim(field, small, large) for field in fields])
             figures = dict(self_ssim=score.mean().item(), worst=score.min().item(), n=n)
@@ -512,11 +508,10 @@ def run_table(b:Bench, name:str, out:Path, keep:bool=False)->dict: # a folder ->
     fill, start, path = find_table(name), time.perf_counter(), Path(out)/f'{name}.json'
     with torch.no_grad(): rows = list(fill(b))
     result = head(b, time.perf_counter() - start) | {'table': name, 'what': fill.__doc__}
-    kind = dict(photos='photo', drawings='emoji').get(name)
-    if kind: result['efforts'] = efforts(b, kind)
-    result['rows'], before = rows, json.loads(path.read_text()) if keep and path.exists() else None
-    if before: result |= kept(rows, before)
-    if before and kind: result['efforts'] = before.get('efforts', {}) | result['efforts']
+    kind, before = dict(photos='photo', drawings='emoji').get(name), {}
+    if keep and path.exists(): before = json.loads(path.read_text())
+    if kind: result['efforts'] = before.get('efforts', {}) | efforts(b, kind)
+    result |= dict(rows=rows) | (kept(rows, before) if before else {})
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, lambda part: part.write_text(json.dumps(result, indent=1)))
     return result
