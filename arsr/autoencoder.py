@@ -6,7 +6,7 @@
 __all__ = ['norm', 'conv3', 'ResBlock', 'Attention', 'middle', 'Encoder', 'Decoder']
 
 # %% ../nbs/02_autoencoder.ipynb #30875567
-import torch, torch.nn.functional as F
+import torch.nn.functional as F
 from torch import nn, Tensor
 from einops import rearrange
 
@@ -17,7 +17,7 @@ def norm(c:int)->nn.GroupNorm:
     return nn.GroupNorm(groups, c, eps=1e-6)
 
 def conv3(c_in:int, c_out:int, stride:int=1)->nn.Conv2d:
-    "3x3 convolution that keeps the size (or halves it, with stride 2)."
+    "3x3 convolution that keeps the size, or halves it with stride 2; padded by one on every side."
     return nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1)
 
 # %% ../nbs/02_autoencoder.ipynb #8b25137b
@@ -25,7 +25,8 @@ class ResBlock(nn.Module):
     "GroupNorm, SiLU, conv, twice, beside a skip; 1x1 on the skip where channels change."
     def __init__(self, c_in:int, c_out:int):
         super().__init__()
-        self.body = nn.Sequential(norm(c_in), nn.SiLU(), conv3(c_in, c_out), norm(c_out), nn.SiLU(), conv3(c_out, c_out))
+        self.body = nn.Sequential(norm(c_in), nn.SiLU(), conv3(c_in, c_out),
+                                  norm(c_out), nn.SiLU(), conv3(c_out, c_out))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x:Tensor)->Tensor: # (n,c_in,h,w) -> (n,c_out,h,w)
@@ -51,16 +52,20 @@ def middle(c:int)->nn.Sequential:
 
 # %% ../nbs/02_autoencoder.ipynb #f19f4bf3
 class Encoder(nn.Module):
-    "The latent-diffusion encoder: levels of ResBlocks with stride-2 convolutions between them."
+    """The latent-diffusion encoder: levels of ResBlocks with stride-2 convolutions between them.
+
+    One thing differs from the published code: its stride-2 convolutions pad on one side only (right and bottom), ours
+    on both, so published weights would give another function here. Sides of the input: multiples of f = 2^(levels-1).
+    """
     def __init__(self,
         ch:int=128, # channels at the first level
-        mult:tuple=(1, 2, 4), # channel multiplier of each level; f = 2^(levels-1)
+        mult:tuple=(1, 2, 4), # channel multiplier of each level
         n_res:int=2, # ResBlocks a level
         z:int=3, # channels that come out
     ):
         super().__init__()
         chs = [ch * m for m in mult]
-        layers = [conv3(3, ch)]
+        layers:list[nn.Module] = [conv3(3, ch)]
         for i, (a, b) in enumerate(zip([ch, *chs], chs)):
             layers += [ResBlock(a if r == 0 else b, b) for r in range(n_res)]
             if i < len(mult) - 1: layers.append(conv3(b, b, stride=2))
@@ -71,7 +76,7 @@ class Encoder(nn.Module):
 
 # %% ../nbs/02_autoencoder.ipynb #5c190340
 class Decoder(nn.Module):
-    "The encoder's levels in reverse with no up-sampling: features leave at the latent's own size."
+    "The encoder's levels in reverse, with no up-sampling: features at the latent's size (Kim & Kim 2024, section 3)."
     def __init__(self,
         ch:int=128, # channels of the features that come out, times mult[0]
         mult:tuple=(1, 2, 4), # the encoder's multipliers; walked deepest first
@@ -80,7 +85,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         chs = [ch * m for m in reversed(mult)]
-        layers = [nn.Conv2d(z, z, 1), conv3(z, chs[0]), middle(chs[0])]
+        layers:list[nn.Module] = [nn.Conv2d(z, z, 1), conv3(z, chs[0]), middle(chs[0])]
         for a, b in zip([chs[0], *chs], chs):
             layers += [ResBlock(a if r == 0 else b, b) for r in range(n_res + 1)]
         self.layers, self.n_feat = nn.Sequential(*layers), chs[-1]

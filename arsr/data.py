@@ -288,11 +288,11 @@ def progress(
 ): # the items, one by one
     "The items one by one, with a bar for whoever watches: in a notebook or in a terminal, and not in a log."
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    watched, start, bar, done = hasattr(shell, 'kernel') or sys.stderr.isatty(), time.monotonic(), None, 0
+    visible, start, bar, done = hasattr(shell, 'kernel') or sys.stderr.isatty(), time.monotonic(), None, 0
     try:
         for done, item in enumerate(items, 1):
             yield item
-            if not watched or time.monotonic() - start < delay: continue
+            if not visible or time.monotonic() - start < delay: continue
             with redirect_stdout(sys.stderr):
                 bar = bar or _new_bar(len(items), what)
                 bar.update(done)

@@ -237,7 +237,7 @@ class ImageField:
 
     def decode_rgb(self, size:tuple, window:tuple=FULL)->Tensor: # (n,3,h,w) in the models' range, not clamped
         "What the renderer predicts at the pixels of a window, and the correction."
-        renderer = self.fast if self.bound(size).choice == 'fast' else self.renderer
+        renderer = self.fast if self.fast and self.bound(size).choice == 'fast' else self.renderer
         out = renderer.render(self.feat, size, window)
         return out if self.correction is None else out + sample_bicubic(self.correction, size, window)
 

@@ -162,7 +162,7 @@ def precompute_first_layer(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tu
     (H, W), (t, l, b, r), (h, w) = size, window, feat.shape[-2:]
     (row, rel_r), columns = _axis(H, h, t, b), _axis(W, w, l, r)
     top, bottom = int(row.min()), int(row.max()) + 1
-    first, c = liif.mlp[0], liif.n_feat
+    first, c = linears(liif.mlp)[0], liif.n_feat
     feat = feat[:, :, top:bottom].float()  # what is kept in half precision is made whole where it is needed
     cell, whole = feat.new_tensor(cell_size(size, window)) * feat.new_tensor([h, w]), first.weight.float()
     weight, bias = whole[:, :c], first.bias.float() + whole[:, c + 2:] @ cell

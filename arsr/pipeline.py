@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'DEFAULTS', 'PAPER', 'build_config', 'read_config', 'save_weights', 'load_weights',
            'load_if_exists', 'find_weights', 'seeded_noise', 'sample_labels', 'register_part', 'build_parts',
-           'check_number', 'check_options', 'tiled_denoiser', 'cast_once', 'correct', 'back_project', 'in_batches',
-           'find_device', 'ARSR']
+           'check_number', 'check_options', 'tiled_denoiser', 'cast_once', 'back_project', 'in_batches', 'find_device',
+           'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json, math
@@ -138,7 +138,7 @@ def register_part(
 def build_parts(config:dict)->tuple: # all of config.json -> the parts by name, and the rest, `meta`
     "The networks of a model, with random weights. `ValueError` for parts that are not registered."
     others = ', '.join(sorted(config.keys() - PARTS.keys() - {'meta'}))
-    if others: raise ValueError(f"the model has {others}, which nobody registered: import arsr.beyond, or ARSR from arsr")
+    if others: raise ValueError(f"the model has {others}, which nobody registered: import arsr.beyond before")
     return {k: build(config[k]) for k, build in PARTS.items() if k == 'first' or k in config}, config['meta']
 
 register_part('first', lambda entry: FirstStage(build_config(FirstStageConfig, entry)))
@@ -189,19 +189,6 @@ def cast_once(net:nn.Module):
         for p in frozen: p.requires_grad_(False)
 
 # %% ../nbs/09_pipeline.ipynb #311134b6
-def correct(
-    rgb:Tensor, # (n,3,factor*h,factor*w) in [-1,1]: the prediction
-    lr:Tensor, # (n,3,h,w) in [0,1]: the LR input that it should shrink to
-    correction:Tensor, # (n,3,h,w) what is added so far
-    rounds:int, # comparisons
-)->Tensor: # (n,3,h,w) what is to be added
-    "Add what the downsampled prediction lacks, interpolated bicubically, again and again."
-    size, factor = tuple(rgb.shape[-2:]), rgb.shape[-1] // lr.shape[-1]
-    for _ in range(rounds):
-        missing = lr - downsample(to_image(rgb + sample_bicubic(correction, size)), factor)
-        correction = correction + 2 * missing
-    return correction
-
 def back_project(
     field:ImageField, # predicted from `lr`
     lr:Tensor, # (n,3,h,w) LR inputs in [0,1]
@@ -218,7 +205,10 @@ def back_project(
         ys, xs = slice(max(0, t - margin), min(h, b + margin)), slice(max(0, l - margin), min(w, r + margin))
         size, window = (factor * (ys.stop - ys.start), factor * (xs.stop - xs.start)), subwindow(FULL, (h, w), ys, xs)
         with fast_arithmetic(lr.device.type): rgb = field.renderer.render(field.feat, size, window)
-        change = correct(rgb, lr[..., ys, xs], start[..., ys, xs], rounds)
+        change = start[..., ys, xs]
+        for _ in range(rounds):
+            downsampled = downsample(to_image(rgb + sample_bicubic(change, size)), factor)
+            change = change + 2 * (lr[..., ys, xs] - downsampled)
         fixed.correction[..., t:b, l:r] = change[..., t-ys.start:b-ys.start, l-xs.start:r-xs.start]
     return fixed
 
@@ -312,11 +302,8 @@ class ARSR(nn.Module, ModelHubMixin):
         if name in self.parts: return self.parts[name]
         raise ValueError(f"the weights '{self.meta['name']}' cannot {task}: they have no {name}")
 
-    def options(self,
-        task:str, # 'generate' or 'upscale'
-        **given, # its options; None: not given
-    )->dict: # all of them
-        "What the task does: what is given, and the defaults for the rest."
+    def options(self, task:str, **given)->dict: # 'generate' or 'upscale', its options (None: not given) -> all of them
+        "What is given, and the defaults for the rest."
         options = DEFAULTS[task] | self.meta.get('defaults', {}).get(task, {})
         T = len(self._part('generator' if task == 'generate' else 'upscaler', task).alphas_cumprod)
         if given.get('sampler') == 'ddpm': options['steps'] = T

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['cpuinfo', 'hardware', 'precision', 'autocast_dtype', 'fast_arithmetic', 'machine', 'EMA', 'learning_rate', 'Budget',
            'save_checkpoint', 'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'peak_rate',
-           'FlopCounter', 'count_flops', 'Report', 'notebook_bar', 'accelerator', 'Objective', 'shared_clock', 'fit',
+           'FlopCounter', 'count_flops', 'notebook_bar', 'Report', 'accelerator', 'Objective', 'shared_clock', 'fit',
            'optimizer', 'batches', 'take_step', 'keep']
 
 # %% ../nbs/08_train.ipynb #ed95f627
@@ -244,6 +244,16 @@ def count_flops(work)->tuple: # the result of `work`, and the floating-point ope
     with FlopCounter() as counter: result = work()
     return result, counter.total
 
+# %% ../nbs/08_train.ipynb #becf5320
+def notebook_bar(): # of a thousand parts; None outside a notebook
+    "fastprogress's bar with a plot."
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    if not hasattr(shell, 'kernel'): return None
+    from fastprogress.fastprogress import master_bar
+    bar = master_bar(range(1000), names=('loss',))
+    bar.update(0)
+    return bar
+
 # %% ../nbs/08_train.ipynb #becf531e
 class Report:
     "A bar and a live loss plot in a notebook, a plain line now and then in a terminal."
@@ -294,15 +304,6 @@ class Report:
         if not self.bar: return
         self.bar.write(self.line)
         self.bar.update(1000)
-
-def notebook_bar(): # of a thousand parts; None outside a notebook
-    "fastprogress's bar with a plot."
-    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    if not hasattr(shell, 'kernel'): return None
-    from fastprogress.fastprogress import master_bar
-    bar = master_bar(range(1000), names=('loss',))
-    bar.update(0)
-    return bar
 
 # %% ../nbs/08_train.ipynb #e6943bb2
 def accelerator(): # accelerate.Accelerator

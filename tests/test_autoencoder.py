@@ -12,8 +12,7 @@ def test_latent_is_f_times_smaller_and_the_decoder_keeps_its_size(mult, f):
 
 def test_the_decoder_has_one_block_more_a_level_and_mirrors_the_channels():
     encoder, decoder = (net(8, (1, 2, 4), 2, z=3) for net in (Encoder, Decoder))
-    blocks = lambda net: [m for m in net.layers if isinstance(m, ResBlock)]
-    widths = lambda net: [m.body[-1].out_channels for m in blocks(net)]
+    def widths(net): return [m.body[-1].out_channels for m in net.layers if isinstance(m, ResBlock)]
     assert widths(encoder) == [8, 8, 16, 16, 32, 32]
     assert widths(decoder) == [32, 32, 32, 16, 16, 16, 8, 8, 8]
     assert isinstance(decoder.layers[-1], ResBlock)  # no norm and no convolution after the last block
@@ -30,7 +29,7 @@ def test_groups(c, groups): assert norm(c).num_groups == groups
 @pytest.mark.parametrize('c, c_head', [(16, None), (64, 32), (16, 32), (112, 32)])
 def test_attention_does_not_know_where_a_cell_is(c, c_head):
     attend, x, order = Attention(c, c_head), torch.randn(2, c, 3, 5), torch.randperm(15)
-    shuffle = lambda a: a.flatten(2)[..., order].unflatten(2, (3, 5))
+    def shuffle(a): return a.flatten(2)[..., order].unflatten(2, (3, 5))
     assert_close(attend(shuffle(x)), shuffle(attend(x)), atol=1e-5, rtol=1e-4)
 
 def test_attention_has_32_channels_a_head_and_one_head_by_default():

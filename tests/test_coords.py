@@ -1,7 +1,8 @@
 import pytest, torch
-from hypothesis import given, strategies as st
+from hypothesis import given
 from torch.testing import assert_close
-from arsr.coords import cell_size, check_size, check_window, make_cell, make_coord, pixel_centres, resize, to_image, to_model
+from arsr.coords import (cell_size, check_size, check_window, make_cell, make_coord, pixel_centres, resize, split_range,
+                         subwindow, tiles, to_image, to_model)
 from conftest import crops
 
 def test_pixel_i_of_n_sits_where_the_method_says():
@@ -9,7 +10,8 @@ def test_pixel_i_of_n_sits_where_the_method_says():
     assert_close(pixel_centres(7), -1 + (2 * i + 1) / 7)
 
 def test_points_run_row_by_row_and_are_row_column():
-    assert_close(make_coord((2, 3)), torch.tensor([[-1/2, -2/3], [-1/2, 0], [-1/2, 2/3], [1/2, -2/3], [1/2, 0], [1/2, 2/3]]))
+    points = [[-1/2, -2/3], [-1/2, 0], [-1/2, 2/3], [1/2, -2/3], [1/2, 0], [1/2, 2/3]]
+    assert_close(make_coord((2, 3)), torch.tensor(points))
 
 @given(crops())
 def test_a_window_equals_the_crop_of_the_whole(crop):
@@ -25,14 +27,16 @@ def test_cell_is_the_pixel_pitch_in_coordinate_units():
     step = torch.stack([coord[1, 0, 0] - coord[0, 0, 0], coord[0, 1, 1] - coord[0, 0, 1]])
     assert_close(step, make_cell((5, 9), (.1, .2, .7, .9))[0])
 
-@pytest.mark.parametrize('size, answer', [(5, (5, 5)), ((3, 4), (3, 4)), ([3, 4], (3, 4)), (5., (5, 5)), (torch.Size([2, 9]), (2, 9))])
-def test_sizes(size, answer): assert check_size(size) == answer
+@pytest.mark.parametrize('size, pair', [(5, (5, 5)), ((3, 4), (3, 4)), ([3, 4], (3, 4)), (5., (5, 5)),
+                                          (torch.Size([2, 9]), (2, 9))])
+def test_sizes(size, pair): assert check_size(size) == pair
 
-@pytest.mark.parametrize('size', [0, -1, 1.5, float('nan'), float('inf'), (0, 4), (4, -2), (3,), (1, 2, 3)])
+@pytest.mark.parametrize('size', [0, -1, 1.5, float('nan'), float('inf'), (0, 4), (4, -2), (3,), (1, 2, 3), '64', None])
 def test_sizes_refused(size, refuses):
     with refuses('whole number of pixels of at least 1', '(height, width)', str(size)): check_size(size)
 
-@pytest.mark.parametrize('window', [(.5, 0, .5, 1), (0, .6, 1, .4), (-.1, 0, 1, 1), (0, 0, 1, 1.1), (0, 0, 1), (0, 0, 1, 1, 1), (0, 0, float('nan'), 1)])
+@pytest.mark.parametrize('window', [(.5, 0, .5, 1), (0, .6, 1, .4), (-.1, 0, 1, 1), (0, 0, 1, 1.1), (0, 0, 1),
+                                    (0, 0, 1, 1, 1), (0, 0, float('nan'), 1)])
 def test_windows_refused(window, refuses):
     with refuses('(top, left, bottom, right)', '0 <= top < bottom <= 1', '0 <= left < right <= 1'): check_window(window)
 
@@ -54,3 +58,20 @@ def test_resize_does_not_shift():
 def test_value_ranges():
     assert_close(to_image(to_model(torch.tensor([0., .3, 1.]))), torch.tensor([0, .3, 1]))
     assert_close(to_image(torch.tensor([-1.5, 1.5])), torch.tensor([0., 1.]))
+
+@given(crops(40))
+def test_tiles_cover_a_picture_once_and_reach_into_their_neighbours(crop):
+    (h, w), (t, l, b, r), window = crop
+    count = torch.zeros(h, w)
+    for top, left, bottom, right in tiles((h, w), 7): count[top:bottom, left:right] += 1
+    assert (count == 1).all()
+    for (a, c), small in zip(((y, x) for y in range(0, h, 7) for x in range(0, w, 7)), tiles((h, w), 7, overlap=2)):
+        assert small == (max(0, a - 2), max(0, c - 2), min(h, a + 9), min(w, c + 9))
+    assert subwindow((0, 0, 1, 1), (h, w), slice(t, b), slice(l, r)) == pytest.approx(window)
+
+@pytest.mark.parametrize('n, step', [(1, 1), (10, 3), (10, 4), (10, 99), (17, 5)])
+def test_a_range_is_split_into_nearly_equal_slices(n, step):
+    slices = split_range(n, step)
+    assert [i for s in slices for i in range(n)[s]] == list(range(n))
+    lengths = [s.stop - s.start for s in slices]
+    assert max(lengths) <= step and len(slices) == -(-n // step) and max(lengths) == lengths[0]

@@ -7,8 +7,8 @@ from torch.testing import assert_close
 import arsr.data
 from arsr.coords import resize
 from arsr.data import (PUBLIC, Drawings, GroupSampler, Images, RandomScaleCrops, Renders, SeededDataset, downsample,
-                       drawing_group, held_out, hub_images, load_image, open_source, progress, public_set, random_queries,
-                       random_window, render_svg, view)
+                       drawing_group, held_out, hub_images, load_image, open_source, progress, public_set,
+                       random_queries, random_window, render_svg, view)
 
 # any image in
 
@@ -22,14 +22,16 @@ def reopened(im, path, **kwargs):
 def test_every_layout_is_the_same_picture(h, w, seed):
     a = pixels(h, w, 3, seed)
     truth = torch.from_numpy(a).permute(2, 0, 1) / 255
-    for same in (a, a / 255, (a / 255).astype(np.float32), a.astype(np.uint16) * 257, np.asfortranarray(a), a[::-1][::-1],
-                 truth, truth.double(), truth.permute(1, 2, 0) if h > 4 else truth, torch.from_numpy(a).permute(2, 0, 1), Image.fromarray(a)):
+    for same in (a, a / 255, (a / 255).astype(np.float32), a.astype(np.uint16) * 257, np.asfortranarray(a),
+                 a[::-1][::-1], truth, truth.double(), truth.permute(1, 2, 0) if h > 4 else truth,
+                 torch.from_numpy(a).permute(2, 0, 1), Image.fromarray(a)):
         x = load_image(same)
         assert x.dtype == torch.float32 and x.is_contiguous()
         assert_close(x, truth, atol=1e-6, rtol=0)
 
-@pytest.mark.parametrize('layout', [lambda a: a, lambda a: a[..., None], lambda a: torch.from_numpy(a), lambda a: torch.from_numpy(a)[None],
-                                    lambda a: a / 255, Image.fromarray], ids=['hw', 'hw1', 'tensor hw', 'tensor 1hw', 'float', 'PIL L'])
+@pytest.mark.parametrize('layout', [lambda a: a, lambda a: a[..., None], lambda a: torch.from_numpy(a),
+                                    lambda a: torch.from_numpy(a)[None], lambda a: a / 255, Image.fromarray],
+                         ids=['hw', 'hw1', 'tensor hw', 'tensor 1hw', 'float', 'PIL L'])
 def test_grey(layout):
     a = pixels(5, 6, 1)[..., 0]
     assert_close(load_image(layout(a)), torch.from_numpy(a).expand(3, -1, -1) / 255)
@@ -41,7 +43,8 @@ def test_alpha_is_composited_on_white(alpha, value, tmp_path):
     im = Image.new('RGBA', (5, 5), (200, 100, 0, alpha))
     truth = rgb(*value).expand(3, 5, 5)
     assert_close(reopened(im, tmp_path/'a.png'), truth)
-    for array in (np.array(im), np.array(im) / 255, torch.from_numpy(np.array(im)).permute(2, 0, 1)): assert_close(load_image(array), truth)
+    for array in (np.array(im), np.array(im) / 255, torch.from_numpy(np.array(im)).permute(2, 0, 1)):
+        assert_close(load_image(array), truth)
 
 def test_grey_with_alpha(tmp_path):
     assert_close(reopened(Image.new('LA', (2, 2), (100, 51)), tmp_path/'a.png'), rgb(224, 224, 224).expand(3, 2, 2))
@@ -51,7 +54,8 @@ def test_palette_with_transparency(tmp_path):
     im.putpalette([255, 0, 0, 0, 0, 255])
     im.putpixel((1, 0), 1)
     assert_close(reopened(im, tmp_path/'a.png'), torch.cat([rgb(255, 0, 0), rgb(0, 0, 255)], 2))
-    for name in ('b.png', 'b.gif'): assert_close(reopened(im, tmp_path/name, transparency=1), torch.cat([rgb(255, 0, 0), rgb(255, 255, 255)], 2))
+    for name in ('b.png', 'b.gif'):
+        assert_close(reopened(im, tmp_path/name, transparency=1), torch.cat([rgb(255, 0, 0), rgb(255, 255, 255)], 2))
 
 def test_a_colour_that_means_transparent(tmp_path):
     x = reopened(Image.new('RGB', (2, 2), (9, 8, 7)), tmp_path/'a.png', transparency=(9, 8, 7))
@@ -126,7 +130,8 @@ def test_a_picture_too_large_to_be_meant(refuses, tmp_path, monkeypatch):
 def test_a_floating_point_picture_has_no_known_range(refuses):
     with refuses('scale it to [0,1]', 'as an array'): load_image(Image.new('F', (2, 2)))
 
-@pytest.mark.parametrize('value, words', [(float('nan'), 'NaN or infinite'), (float('inf'), 'NaN or infinite'), (-float('inf'), 'finite number in [0,1]'),
+@pytest.mark.parametrize('value, words', [(float('nan'), 'NaN or infinite'), (float('inf'), 'NaN or infinite'),
+                                          (-float('inf'), 'finite number in [0,1]'),
                                           (1.2, 'lie in [0,1] (or be uint8)'), (-.2, 'lie in [0,1]'), (255., 'uint8')])
 def test_wrong_pixels(value, words, refuses):
     x = torch.rand(3, 4, 5)
@@ -134,7 +139,8 @@ def test_wrong_pixels(value, words, refuses):
     for image in (x, x.numpy(), x.permute(1, 2, 0).numpy()):
         with refuses(words): load_image(image)
 
-def test_a_little_overshoot_is_clamped(): assert load_image(torch.tensor([[-5e-4, 1 + 5e-4]])).unique().tolist() == [0, 1]
+def test_a_little_overshoot_is_clamped():
+    assert load_image(torch.tensor([[-5e-4, 1 + 5e-4]])).unique().tolist() == [0, 1]
 
 @pytest.mark.parametrize('shape', [(5,), (2, 3, 5, 5), (5, 5, 2), (2, 5, 5), (0, 5, 3), (5, 0)])
 def test_wrong_shape(shape, refuses):
@@ -159,23 +165,28 @@ def test_the_held_out_drawings_are_these_for_ever(drawings):
     valid = Drawings('valid')
     assert (len(Drawings('all')), len(drawings), len(valid)) == (3819, 3623, 196)
     assert (len(set(drawings.groups)), len(set(valid.groups))) == (1658, 86)
-    assert valid.names[:4] == ['alembic', 'atm-sign', 'ballet-shoes', 'bellhop-bell'] and valid.names[-1] == 'woozy-face'
+    assert valid.names[:4] == ['alembic', 'atm-sign', 'ballet-shoes', 'bellhop-bell']
+    assert valid.names[-1] == 'woozy-face'
     assert len(drawings.categories) == 9 and len(drawings.category) == len(drawings.kind) == len(drawings.body) == 3623
-    assert all(drawings.classes[k].startswith(drawings.categories[c] + ' / ') for k, c in zip(drawings.kind, drawings.category))
+    for k, c in zip(drawings.kind, drawings.category):
+        assert drawings.classes[k].startswith(drawings.categories[c] + ' / ')
 
 def test_the_splits_share_no_group_and_leave_nothing_out(drawings):
     valid = Drawings('valid')
     assert not set(drawings.groups) & set(valid.groups)
     assert sorted(drawings.names + valid.names) == sorted(Drawings('all').names)
 
-@pytest.mark.parametrize('name, group', [('waving-hand-dark-skin-tone', 'waving-hand'), ('woman-climbing-tone1', 'woman-climbing'), ('stone', 'stone'),
-                                         ('men-holding-hands-medium-light-skin-tone-dark-skin-tone', 'men-holding-hands')])
+@pytest.mark.parametrize('name, group', [('waving-hand-dark-skin-tone', 'waving-hand'),
+                                         ('woman-climbing-tone1', 'woman-climbing'), ('stone', 'stone'),
+                                         ('men-holding-hands-medium-light-skin-tone-dark-skin-tone',
+                                          'men-holding-hands')])
 def test_skin_tones_share_a_group(name, group): assert drawing_group(name) == group
 
 def test_a_larger_share_holds_out_the_same_and_more():
     names = [f'picture {i}' for i in range(2000)]
     small, large = ({n for n in names if held_out(n, share)} for share in (.05, .15))
-    assert small < large and 70 < len(small) < 130 and not any(held_out(n, 0) for n in names) and all(held_out(n, 1) for n in names)
+    assert small < large and 70 < len(small) < 130
+    assert not any(held_out(n, 0) for n in names) and all(held_out(n, 1) for n in names)
 
 def test_a_window_of_a_drawing_is_the_crop_of_the_whole(drawings):
     for i in (3, 100, 2000):
@@ -213,17 +224,20 @@ def test_a_folder_and_its_zip_hold_the_same(folder):
     assert a.names == b.names == ['more/p9.BMP', *(f'p{i}.png' for i in range(9))] and len(a) == 10
     assert a.groups == a.names and a.category is None
     for i in range(10): assert_close(a.view(i, (8, 6)), b.view(i, (8, 6)), atol=0, rtol=0)
-    assert_close(a.view(1, (4, 3), (.5, 0, 1, .5)), torch.from_numpy(pixels(8, 6, 3, 0)).permute(2, 0, 1)[:, 4:, :3] / 255)
+    corner = torch.from_numpy(pixels(8, 6, 3, 0)).permute(2, 0, 1)[:, 4:, :3] / 255
+    assert_close(a.view(1, (4, 3), (.5, 0, 1, .5)), corner)
 
 def test_splits_of_a_folder(folder):
     train, valid = Images(folder, 'train', share=.3), Images(folder, 'valid', share=.3)
-    assert sorted(train.names + valid.names) == Images(folder).names and len(valid) == sum(held_out(f'p{i}', .3) for i in range(10)) > 0
+    assert sorted(train.names + valid.names) == Images(folder).names
+    assert len(valid) == sum(held_out(f'p{i}', .3) for i in range(10)) > 0
 
 def test_crops_of_a_photograph_stay_together(tmp_path):
     names = {photo: [f'{photo}@{k}.png' for k in range(8)] for photo in ('lake', 'moor', 'hill', 'dune')}
     for name in sum(names.values(), []): Image.new('RGB', (4, 4)).save(tmp_path/name)
     valid = Images(tmp_path, 'valid', share=.5).names
-    assert valid == sorted(sum((crops for photo, crops in names.items() if held_out(photo, .5)), [])) and 0 < len(valid) < 32
+    assert valid == sorted(sum((crops for photo, crops in names.items() if held_out(photo, .5)), []))
+    assert 0 < len(valid) < 32
 
 def test_a_split_must_be_one_that_exists(refuses, folder):
     for source in (lambda: Drawings('test'), lambda: Images(folder, 'test')):
@@ -247,7 +261,8 @@ def test_a_broken_picture_is_named(folder, refuses):
     for images in (Images(folder), Images(zipped(folder))):
         with refuses('p3.png is not an image'): images.view(images.names.index('p3.png'), 4)
 
-LAYOUT = {'div2k': 'DIV2K_train_HR/0001.png', 'flickr2k': 'Flickr2K_HR/000001.png', 'ffhq': 'images1024x1024/00000/00000.png',
+LAYOUT = {'div2k': 'DIV2K_train_HR/0001.png', 'flickr2k': 'Flickr2K_HR/000001.png',
+          'ffhq': 'images1024x1024/00000/00000.png',
           'celeba-hq': 'celeba_hq_256/00000.jpg', 'lsun': 'church_outdoor_train/0a1b.webp'}
 
 @pytest.mark.parametrize('name', PUBLIC)
@@ -267,13 +282,18 @@ def test_unknown_public_set(refuses):
 @pytest.mark.parametrize('as_zip', [False, True])
 def test_hub_images(as_zip, folder, tmp_path, monkeypatch):
     if as_zip:
-        root = tmp_path/'snapshot'; root.mkdir()
+        root = tmp_path/'snapshot'
+        root.mkdir()
         shutil.move(zipped(folder), root)
     else: root = folder
     asked = {}
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda repo, **kwargs: asked.update(repo=repo, **kwargs) or str(root))
+    def download(repo, **kwargs):
+        asked.update(repo=repo, **kwargs)
+        return str(root)
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
     assert len(hub_images('owner/name', split='all')) == 10
-    assert asked['repo'] == 'owner/name' and asked['repo_type'] == 'dataset' and {'*.png', '*.zip'} <= set(asked['allow_patterns'])
+    assert asked['repo'] == 'owner/name' and asked['repo_type'] == 'dataset'
+    assert {'*.png', '*.zip'} <= set(asked['allow_patterns'])
     assert len(open_source('hub:owner/name', 'all')) == 10
 
 def test_open_source(folder):
@@ -282,7 +302,8 @@ def test_open_source(folder):
 
 # low from high
 
-@pytest.mark.parametrize('size, scale, small', [((16, 24), 4, (4, 6)), ((37, 50), 4, (9, 12)), ((10, 10), 2.5, (4, 4)), ((3, 3), 8, (1, 1))])
+@pytest.mark.parametrize('size, scale, small', [((16, 24), 4, (4, 6)), ((37, 50), 4, (9, 12)), ((10, 10), 2.5, (4, 4)),
+                                                ((3, 3), 8, (1, 1))])
 def test_downsampling_is_antialiased_bicubic(size, scale, small):
     hr = torch.rand(2, 3, *size)
     assert_close(downsample(hr, scale), resize(hr, small).clamp(0, 1))
@@ -305,25 +326,28 @@ def test_random_window_stays_inside(image, data):
 @pytest.mark.parametrize('window', [(0, 0, 1, 1), (.125, .25, .625, .75)])
 def test_random_queries_agree_with_direct_rendering(drawings, window):
     truth = (drawings.view(100, 128) * 255).round().byte()
-    asked, side = random_queries(truth, window, 500, np.random.default_rng(0)), round(128 * (window[2] - window[0]))
+    queries, side = random_queries(truth, window, 500, np.random.default_rng(0)), round(128 * (window[2] - window[0]))
     direct = drawings.view(100, side, window) * 2 - 1
-    row, col = ((asked['coord'] + 1) / 2 * side - .5).T
+    row, col = ((queries['coord'] + 1) / 2 * side - .5).T
     assert_close(row, row.round(), atol=1e-3, rtol=0)
     assert row.round().unique().numel() > side * .9  # everywhere, not only in a corner
-    error = (direct[:, row.round().long(), col.round().long()].T - asked['rgb']).abs()
+    error = (direct[:, row.round().long(), col.round().long()].T - queries['rgb']).abs()
     assert error.max() < .3 and error.mean() < .002  # edges are antialiased anew
-    assert_close(asked['cell'], torch.full((500, 2), 2 / side))
+    assert_close(queries['cell'], torch.full((500, 2), 2 / side))
 
 def test_queries_lie_inside_their_window():
-    asked = random_queries(torch.zeros(3, 77, 77, dtype=torch.uint8), (.1, .3, .55, .75), 2000, np.random.default_rng(0))
-    assert asked['coord'].abs().max() <= 1 and (asked['coord'].amax(0) > .9).all() and (asked['coord'].amin(0) < -.9).all()
+    queries = random_queries(torch.zeros(3, 77, 77, dtype=torch.uint8), (.1, .3, .55, .75), 2000,
+                           np.random.default_rng(0))
+    coord = queries['coord']
+    assert coord.abs().max() <= 1 and (coord.amax(0) > .9).all() and (coord.amin(0) < -.9).all()
 
 @pytest.fixture(scope='module')
 def renders(few): return Renders(few, base=32, sizes=(20, 50), per=2)
 
 def test_truth_is_rendered_at_its_own_size(renders, few):
     sizes = {t.shape[-1] for row in renders.truth for t in row}
-    assert renders.base.shape == (4, 3, 32, 32) and renders.base.dtype == torch.uint8 and len(sizes) > 2 and 20 <= min(sizes) and max(sizes) <= 50
+    assert renders.base.shape == (4, 3, 32, 32) and renders.base.dtype == torch.uint8
+    assert len(sizes) > 2 and 20 <= min(sizes) and max(sizes) <= 50
     for i, row in enumerate(renders.truth):
         for t in row: assert_close(t / 255, few.view(i, t.shape[-1]), atol=1e-6, rtol=0)
     again = Renders(few, base=32, sizes=(20, 50), per=2)
@@ -347,9 +371,10 @@ def test_a_training_crop_and_its_queries(few):
         assert_close(item['cell'], torch.full((40, 2), 2 / 16))
 
 def test_crop_k_is_the_same_whenever_it_is_drawn(renders):
-    a, b, c = RandomScaleCrops(renders, 16, 8), RandomScaleCrops(renders, 16, 8), RandomScaleCrops(renders, 16, 8, seed=1)
+    a, b, c = (RandomScaleCrops(renders, 16, 8, seed=seed) for seed in (0, 0, 1))
     b[3]
-    assert torch.equal(a[7]['coord'], b[7]['coord']) and not torch.equal(a[7]['coord'], a[8]['coord']) and not torch.equal(a[7]['coord'], c[7]['coord'])
+    assert torch.equal(a[7]['coord'], b[7]['coord'])
+    assert not torch.equal(a[7]['coord'], a[8]['coord']) and not torch.equal(a[7]['coord'], c[7]['coord'])
 
 def test_square_training_data_do_not_squash(tmp_path):
     picture = torch.zeros(3, 40, 80)
@@ -373,7 +398,8 @@ class Terminal(io.StringIO):
 
 def test_a_bar_is_shown_after_a_while_on_the_error_stream_of_a_terminal(monkeypatch):
     out, err = io.StringIO(), Terminal()
-    monkeypatch.setattr(sys, 'stdout', out); monkeypatch.setattr(sys, 'stderr', err)
+    monkeypatch.setattr(sys, 'stdout', out)
+    monkeypatch.setattr(sys, 'stderr', err)
     assert list(progress([1, 2, 3])) == [1, 2, 3] and err.getvalue() == ''  # over within a second
     for _ in progress(range(4), 'writing', delay=0): print('said by the loop')
     assert '50.00% [2/4' in err.getvalue() and 'writing' in err.getvalue()

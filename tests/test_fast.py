@@ -1,5 +1,5 @@
 "The fast renderer: its grid form is its readable form, it is continuous, and a field uses it where it should."
-import numpy as np, pytest, torch
+import numpy as np, torch
 import arsr.beyond.streaming
 from hypothesis import given, strategies as st
 from PIL import Image
@@ -15,18 +15,21 @@ def make(n_feat=6, **kwargs):
     torch.manual_seed(0)
     return FastRenderer(FastConfig(n_feat, **dict(wide=12, hidden=(8, 8)) | kwargs)).requires_grad_(False)
 
-@given(crop=crops(40), cells=st.tuples(st.integers(1, 6), st.integers(1, 6)), hidden=st.lists(st.integers(1, 20), min_size=1, max_size=3), split=st.integers(1, 3), block=st.integers(1, 500))
+@given(crop=crops(40), cells=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+       hidden=st.lists(st.integers(1, 20), min_size=1, max_size=3), split=st.integers(1, 3), block=st.integers(1, 500))
 def test_the_grid_form_is_the_readable_form(crop, cells, hidden, split, block):
     (_, (t, l, b, r), window), fast, feat = crop, make(hidden=tuple(hidden), split=split), torch.randn(2, 6, *cells)
     size = b - t, r - l
-    slow = fast(feat, *(f(size, window).expand(2, -1, -1) for f in (make_coord, make_cell))).transpose(1, 2).unflatten(2, size)
+    slow = fast(feat, *(f(size, window).expand(2, -1, -1) for f in (make_coord, make_cell)))
+    slow = slow.transpose(1, 2).unflatten(2, size)
     assert (render_fast(fast, fast.prepare(feat), cells, size, window, block) - slow).abs().max() < 1e-5
 
 @given(crop=crops(60), blocks=st.tuples(st.integers(1, 3000), st.integers(1, 3000)))
 def test_a_window_is_the_crop_of_the_whole_bit_for_bit(crop, blocks):
     (size, (t, l, b, r), window), fast = crop, make()
     grid = fast.prepare(torch.randn(1, 6, 5, 7))
-    part, whole = render_fast(fast, grid, (5, 7), (b - t, r - l), window, blocks[0]), render_fast(fast, grid, (5, 7), size, block=blocks[1])
+    part = render_fast(fast, grid, (5, 7), (b - t, r - l), window, blocks[0])
+    whole = render_fast(fast, grid, (5, 7), size, block=blocks[1])
     assert torch.equal(part, whole[..., t:b, l:r])
 
 @given(crop=crops(60), cells=st.tuples(st.integers(1, 30), st.integers(1, 30)), split=st.integers(1, 3))
@@ -50,8 +53,10 @@ def test_a_field_uses_it_when_bound_to_it():
     field = make_field(fast=make(), correction=torch.randn(3, 3, 5, 7) / 9)
     exact, fast = field.render(scale=2), field.render(scale=2, renderer='fast')
     assert exact.shape == fast.shape and (exact - fast).abs().mean() > .01
-    assert torch.equal(field.with_renderer('fast').render(scale=2), fast) and torch.equal(field.with_renderer('fast').with_renderer('exact').render(scale=2), exact)
-    assert_close(field[1].render(scale=2, renderer='fast'), fast[1:2]); assert_close(field.with_renderer('fast')[1:].render(scale=2), fast[1:])
+    bound = field.with_renderer('fast')
+    assert torch.equal(bound.render(scale=2), fast) and torch.equal(bound.with_renderer('exact').render(scale=2), exact)
+    assert_close(field[1].render(scale=2, renderer='fast'), fast[1:2])
+    assert_close(bound[1:].render(scale=2), fast[1:])
 
 def test_a_large_field_keeps_no_grid_and_renders_alike(monkeypatch):
     field, query = make_field(fast=make()).with_renderer('fast'), dict(size=(31, 22), window=(.2, .3, .75, .7))
@@ -105,7 +110,8 @@ def test_autocast_changes_the_precision_of_neither(monkeypatch):
 def test_the_distillation_loss_is_the_distance_from_the_teacher_and_reaches_the_student_alone():
     teacher, student, feat = LIIF(6, hidden=(8,)), make().requires_grad_(True), torch.randn(2, 6, 5, 7)
     DistillationLoss(teacher, lambda batch: batch['feat'], queries=50)(student, dict(feat=feat)).backward()
-    assert all(p.grad.abs().sum() > 0 for p in student.parameters()) and all(p.grad is None for p in teacher.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in student.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
     assert DistillationLoss(student, lambda batch: batch, queries=50)(student, feat) == 0
 
 def test_a_field_without_one_says_so(refuses):

@@ -2,18 +2,20 @@ import pytest, numpy as np, torch
 from hypothesis import given, strategies as st
 from PIL import Image
 from torch.testing import assert_close
-import arsr.beyond.streaming
+import arsr.beyond.streaming, arsr.field
 from arsr.coords import make_cell, make_coord, resize
-from arsr.field import (WRITERS, Bicubic, FirstStage, FirstStageConfig, FirstStageLoss, ImageField, encode_field, output_size,
-                        register_writer, sample_bicubic, to_multiple, write_pillow)
+from arsr.field import (WRITERS, Bicubic, FirstStage, FirstStageConfig, FirstStageLoss, ImageField, encode_field,
+                        output_size, register_writer, sample_bicubic, to_multiple, write_pillow)
 from arsr.liif import LIIF
 from conftest import crops
 
-def make_first(latent, **kwargs): return FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=4, latent=latent, hidden=(16,), **kwargs))
+def make_first(latent, **kwargs):
+    return FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=4, latent=latent, hidden=(16,), **kwargs))
 
 def make_batch(size=(5, 7)):
-    query = lambda f: f(size).expand(2, -1, -1)
-    return dict(image=torch.rand(2, 3, 16, 12) * 2 - 1, coord=query(make_coord), cell=query(make_cell), rgb=torch.rand(2, 35, 3) * 2 - 1)
+    def query(f): return f(size).expand(2, -1, -1)
+    return dict(image=torch.rand(2, 3, 16, 12) * 2 - 1, coord=query(make_coord), cell=query(make_cell),
+                rgb=torch.rand(2, 35, 3) * 2 - 1)
 
 # the first stage
 
@@ -46,7 +48,8 @@ def test_loss_is_l1_and_reaches_encoder_decoder_and_liif():
     loss = FirstStageLoss()(first, batch)
     assert_close(loss, (first(batch['image'], batch['coord'], batch['cell']) - batch['rgb']).abs().mean())
     loss.backward()
-    for part in (first.encoder, first.decoder, first.liif): assert all(p.grad.abs().sum() > 0 for p in part.parameters())
+    for part in (first.encoder, first.decoder, first.liif):
+        assert all(p.grad.abs().sum() > 0 for p in part.parameters())
 
 def test_loss_of_a_gaussian_latent_has_its_kl():
     first, batch = make_first('gaussian').eval(), make_batch()
@@ -54,7 +57,9 @@ def test_loss_of_a_gaussian_latent_has_its_kl():
     posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0, 1)).sum((1, 2, 3)).mean()
     losses = []
-    for weight in (0, 1): torch.manual_seed(0); losses.append(FirstStageLoss(kl=weight)(first, batch))
+    for weight in (0, 1):
+        torch.manual_seed(0)
+        losses.append(FirstStageLoss(kl=weight)(first, batch))
     assert_close(losses[1] - losses[0], kl, atol=0, rtol=1e-3)
 
 # rendering a field
@@ -65,8 +70,10 @@ def field():
     return ImageField(torch.randn(3, 8, 5, 6), LIIF(8, hidden=(16, 16)), (40, 48))
 
 @pytest.mark.parametrize('query, size', [
-    ({}, (40, 48)), (dict(scale=1.7), (68, 82)), (dict(scale=.01), (1, 1)), (dict(size=24), (20, 24)), (dict(size=(7, 90)), (7, 90)),
-    (dict(scale=2, window=(0, .25, .5, .5)), (40, 24)), (dict(size=30, window=(0, .25, .5, .5)), (30, 18)), (dict(size=(3, 4), window=(0, 0, .1, .1)), (3, 4)),
+    ({}, (40, 48)), (dict(scale=1.7), (68, 82)), (dict(scale=.01), (1, 1)), (dict(size=24), (20, 24)),
+    (dict(size=(7, 90)), (7, 90)),
+    (dict(scale=2, window=(0, .25, .5, .5)), (40, 24)), (dict(size=30, window=(0, .25, .5, .5)), (30, 18)),
+    (dict(size=(3, 4), window=(0, 0, .1, .1)), (3, 4)),
 ])
 def test_any_size_scale_and_window(field, query, size):
     out = field.render(**query)
@@ -76,8 +83,10 @@ def test_any_size_scale_and_window(field, query, size):
 def test_a_window_equals_the_crop_of_the_whole(crop, corrected):
     torch.manual_seed(0)
     size, (t, l, b, r), window = crop
-    field = ImageField(torch.randn(1, 8, 5, 6), LIIF(8, hidden=(16,)), (20, 24), torch.rand(1, 3, 5, 6) if corrected else None)
-    assert_close(field.render(size=(b - t, r - l), window=window), field.render(size=size)[..., t:b, l:r], atol=1e-4, rtol=0)
+    correction = torch.rand(1, 3, 5, 6) if corrected else None
+    field = ImageField(torch.randn(1, 8, 5, 6), LIIF(8, hidden=(16,)), (20, 24), correction)
+    assert_close(field.render(size=(b - t, r - l), window=window), field.render(size=size)[..., t:b, l:r], atol=1e-4,
+                 rtol=0)
 
 def test_a_field_is_a_batch(field):
     whole = field.render(scale=.5)
@@ -92,13 +101,18 @@ def test_the_correction_is_added_and_goes_with_its_image():
     field = ImageField(torch.zeros(2, 8, 5, 6), LIIF(8, hidden=(16,)), (20, 24))
     correction = torch.stack([torch.full((3, 4, 4), v) for v in (.1, .3)])
     corrected = ImageField(field.feat, field.renderer, field.size, correction)
-    assert_close(corrected.render() - field.render(), correction[:, :1, :1, :1].expand(2, 3, 20, 24) / 2)  # [-1,1] is twice as wide as [0,1]
+    # [-1,1] is twice as wide as [0,1]
+    assert_close(corrected.render() - field.render(), correction[:, :1, :1, :1].expand(2, 3, 20, 24) / 2)
     assert_close(corrected[1].render(), corrected.render()[1:])
 
 @pytest.mark.parametrize('query, words', [
-    (dict(scale=0), 'above zero'), (dict(scale=-2), 'above zero'), (dict(scale=float('nan')), 'above zero'), (dict(scale=float('inf')), 'above zero'), (dict(scale='2'), "not '2'"), (dict(size='64'), "not '64'"), (dict(window=3), 'not 3'),
-    (dict(size=0), 'at least 1'), (dict(size=(4, -1)), 'at least 1'), (dict(size=2.5), 'whole number'), (dict(size=float('inf')), 'whole number'),
-    (dict(size=4, scale=2), 'size or scale, not both'), (dict(window=(0, 0, 2, 1)), 'bottom <= 1'), (dict(scale=1e4), '67,108,864 pixels'),
+    (dict(scale=0), 'above zero'), (dict(scale=-2), 'above zero'), (dict(scale=float('nan')), 'above zero'),
+    (dict(scale=float('inf')), 'above zero'), (dict(scale='2'), "not '2'"), (dict(size='64'), "not '64'"),
+    (dict(window=3), 'not 3'),
+    (dict(size=0), 'at least 1'), (dict(size=(4, -1)), 'at least 1'), (dict(size=2.5), 'whole number'),
+    (dict(size=float('inf')), 'whole number'),
+    (dict(size=4, scale=2), 'size or scale, not both'), (dict(window=(0, 0, 2, 1)), 'bottom <= 1'),
+    (dict(scale=1e4), '67,108,864 pixels'),
 ])
 def test_wrong_arguments_refused(field, query, words, refuses):
     with refuses(words): field.render(**query)
@@ -113,7 +127,8 @@ def test_the_limit_can_be_moved(field, refuses, monkeypatch):
 def test_to_pil_is_render_in_bytes(field):
     im = field.to_pil(size=(9, 30))
     assert im.size == (30, 9) and im.mode == 'RGB'
-    assert_close(torch.from_numpy(np.array(im)).permute(2, 0, 1) / 255, field[0].render(size=(9, 30))[0], atol=.5 / 255 + 1e-6, rtol=0)
+    assert_close(torch.from_numpy(np.array(im)).permute(2, 0, 1) / 255, field[0].render(size=(9, 30))[0],
+                 atol=.5 / 255 + 1e-6, rtol=0)
 
 @pytest.mark.parametrize('name', ['a.png', 'a.JPG', 'a.webp', 'a.tif', 'two.dots.png'])
 def test_save_writes_one_whole_file(field, tmp_path, name):
@@ -121,7 +136,8 @@ def test_save_writes_one_whole_file(field, tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] == [name] and path == tmp_path/name
     assert Image.open(path).size == (24, 20)
 
-@pytest.mark.parametrize('name, words', [('a.xyz', '.png'), ('a', '.png'), ('a.psd', '.png'), ('a.fits', '.png'), ('no/such/a.png', 'no such folder')])
+@pytest.mark.parametrize('name, words', [('a.xyz', '.png'), ('a', '.png'), ('a.psd', '.png'), ('a.fits', '.png'),
+                                         ('no/such/a.png', 'no such folder')])
 def test_save_refuses_what_it_cannot_write(field, tmp_path, name, words, refuses):
     with refuses(words): field.save(tmp_path/name)
     assert not list(tmp_path.iterdir())
@@ -164,13 +180,53 @@ def test_a_picture_of_any_size_becomes_a_field_of_that_size(first, size):
 def test_a_small_first_stage_learns_a_picture():
     torch.manual_seed(0)
     first, x = make_first('plain'), resize(torch.rand(1, 3, 4, 4), (16, 16), 'bilinear')
-    query = lambda f: f((16, 16))[None]
-    batch = dict(image=x * 2 - 1, coord=query(make_coord), cell=query(make_cell), rgb=(x * 2 - 1).flatten(2).transpose(1, 2))
+    def query(f): return f((16, 16))[None]
+    batch = dict(image=x * 2 - 1, coord=query(make_coord), cell=query(make_cell),
+                 rgb=(x * 2 - 1).flatten(2).transpose(1, 2))
     opt = torch.optim.Adam(first.parameters(), 3e-3)
     criterion, losses = FirstStageLoss(), []
     for _ in range(60):
         loss = criterion(first, batch)
-        opt.zero_grad(); loss.backward(); opt.step()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 3
     assert (encode_field(first.eval(), x).render() - x).abs().mean() < .1
+
+# renderers and writers
+
+def test_bicubic_is_a_renderer_and_a_formula_is_one():
+    class Ramp:
+        def render(self, feat, size, window=(0, 0, 1, 1)):
+            return make_coord(size, window)[:, 1].view(1, 1, *size).expand(len(feat), 3, *size)
+    x = torch.rand(2, 3, 6, 9)
+    assert_close(ImageField(x * 2 - 1, Bicubic(), (6, 9)).render(), x, atol=1e-5, rtol=0)
+    ramp = ImageField(x, Ramp(), (6, 9))
+    assert_close(ramp.decode_rgb((4, 8), (0, .5, 1, 1)), ramp.decode_rgb((4, 16))[..., 8:])
+    assert ramp.render().shape == (2, 3, 6, 9)
+
+def test_a_writer_is_registered_for_its_suffixes(field, tmp_path, monkeypatch, refuses):
+    with refuses('cannot tell an image format', '.png'): field.save(tmp_path/'a.sizes')
+    monkeypatch.setitem(WRITERS, '.sizes', None)  # taken away again after the test
+    calls = []
+    def write(field, path, size, window):
+        calls.append((len(field), field.choice, size, window))
+        return path
+    register_writer(['.sizes'], write)
+    assert field.save(tmp_path/'a.SIZES', scale=.5, window=(0, 0, .5, 1)) == tmp_path/'a.SIZES'
+    assert calls == [(1, 'exact', (10, 24), (0, 0, .5, 1))]
+    with refuses('use one of', '.sizes'): field.save(tmp_path/'a.xyz')
+
+def test_pillow_writes_the_same_in_strips(field, tmp_path, monkeypatch):
+    monkeypatch.setattr(arsr.field, 'STRIP', 100)
+    path = write_pillow(field[1], tmp_path/'a.bmp', (37, 20), (.1, 0, .9, 1))
+    assert (np.array(Image.open(path)) == np.array(field[1].to_pil(size=(37, 20), window=(.1, 0, .9, 1)))).all()
+
+def test_the_losses_share_equivariance_and_their_fields_are_fixed():
+    first, batch = make_first('plain'), make_batch()
+    torch.manual_seed(0)
+    assert torch.isfinite(FirstStageLoss(equivariance=.5)(first, batch))
+    with pytest.raises(AttributeError): FirstStageLoss().kl = 1
+
+def test_output_size_needs_no_field(): assert output_size((40, 48), size=24) == (20, 24)

@@ -13,15 +13,17 @@ def query(liif, feat, size, window=(0, 0, 1, 1)):
     coord, cell = (f(size, window).expand(len(feat), -1, -1) for f in (make_coord, make_cell))
     return liif(feat, coord, cell).transpose(1, 2).unflatten(2, (h, w))
 
-@given(crop=crops(40), cells=st.tuples(st.integers(1, 9), st.integers(1, 200)), n=st.integers(1, 2), n_out=st.integers(1, 4),
-       hidden=st.lists(st.integers(1, 24), min_size=1, max_size=4), block=st.integers(1, 500), seed=st.integers(0, 99))
+@given(crop=crops(40), cells=st.tuples(st.integers(1, 9), st.integers(1, 200)), n=st.integers(1, 2),
+       n_out=st.integers(1, 4), hidden=st.lists(st.integers(1, 24), min_size=1, max_size=4),
+       block=st.integers(1, 500), seed=st.integers(0, 99))
 def test_render_grid_equals_forward(crop, cells, n, n_out, hidden, block, seed):
     torch.manual_seed(seed)
     (_, (t, l, b, r), window), liif, feat = crop, LIIF(6, n_out, tuple(hidden)), torch.randn(n, 6, *cells)
     size = b - t, r - l
     assert (render_grid(liif, feat, size, window, block) - query(liif, feat, size, window)).abs().max() < 1e-5
 
-@given(window=st.tuples(*[st.floats(0, .45)] * 2, *[st.floats(.5, 1)] * 2), size=st.tuples(st.integers(1, 30), st.integers(1, 30)))
+@given(window=st.tuples(*[st.floats(0, .45)] * 2, *[st.floats(.5, 1)] * 2),
+       size=st.tuples(st.integers(1, 30), st.integers(1, 30)))
 def test_render_grid_equals_forward_on_any_window(window, size):
     torch.manual_seed(0)
     liif, feat = LIIF(8, hidden=(32, 32)), torch.randn(1, 8, 5, 7)
@@ -32,11 +34,13 @@ def test_at_published_width(cells, size):
     liif, feat = LIIF(128), torch.randn(1, 128, *cells)
     assert (render_grid(liif, feat, size) - query(liif, feat, size)).abs().max() < 1e-5
 
-@given(crop=crops(60), cells=st.sampled_from([7, 64, 300]), hidden=st.lists(st.integers(1, 40), min_size=1, max_size=3), blocks=st.tuples(st.integers(1, 5000), st.integers(1, 5000)))
+@given(crop=crops(60), cells=st.sampled_from([7, 64, 300]), hidden=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+       blocks=st.tuples(st.integers(1, 5000), st.integers(1, 5000)))
 def test_a_window_is_the_crop_of_the_whole_bit_for_bit(crop, cells, hidden, blocks):
     torch.manual_seed(0)
     (size, (t, l, b, r), window), liif, feat = crop, LIIF(6, hidden=tuple(hidden)), torch.randn(1, 6, 5, cells)
-    assert torch.equal(render_grid(liif, feat, (b - t, r - l), window, blocks[0]), render_grid(liif, feat, size, block=blocks[1])[..., t:b, l:r])
+    assert torch.equal(render_grid(liif, feat, (b - t, r - l), window, blocks[0]),
+                       render_grid(liif, feat, size, block=blocks[1])[..., t:b, l:r])
 
 @pytest.mark.skipif(not has_packed(torch.bfloat16), reason='no fast bf16 here')
 def test_bf16_is_within_its_tolerance():
@@ -51,7 +55,8 @@ def test_without_the_private_functions_it_is_the_same(monkeypatch, dtype):
     liif, feat = LIIF(16, hidden=(32, 32)), torch.randn(1, 16, 5, 7)
     fast = render_grid(liif, feat, (20, 30), dtype=dtype)
     monkeypatch.setattr(arsr.liif, 'has_packed', lambda dtype: False)
-    assert_close(render_grid(liif, feat, (20, 30), dtype=dtype), fast, atol=1e-5 if dtype == torch.float32 else 1e-2, rtol=0)
+    assert_close(render_grid(liif, feat, (20, 30), dtype=dtype), fast, atol=1e-5 if dtype == torch.float32 else 1e-2,
+                 rtol=0)
 
 def literal(liif, feat, x, cell):
     "The definition for one point of one feature map, word by word."
@@ -70,13 +75,15 @@ def literal(liif, feat, x, cell):
 def test_forward_is_the_method_word_by_word():
     liif, feat = LIIF(6, hidden=(16,)), torch.randn(6, 4, 3)
     coord, cell = torch.rand(40, 2) * 2 - 1, torch.rand(40, 2)
-    assert_close(liif(feat[None], coord[None], cell[None])[0], torch.stack([literal(liif, feat, x, c) for x, c in zip(coord, cell)]), atol=1e-5, rtol=0)
+    assert_close(liif(feat[None], coord[None], cell[None])[0],
+                 torch.stack([literal(liif, feat, x, c) for x, c in zip(coord, cell)]), atol=1e-5, rtol=0)
 
 def test_where_the_mlp_passes_features_through_it_is_bilinear_interpolation():
     liif, feat, eye = LIIF(3, hidden=(6,)), torch.randn(1, 3, 4, 6), torch.eye(3)
     first, _, last = liif.mlp
-    for layer in (first, last): nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
-    first.weight.data[:, :3], last.weight.data = torch.cat([eye, -eye]), torch.cat([eye, -eye], 1)  # x = relu(x) - relu(-x)
+    for p in (*first.parameters(), *last.parameters()): nn.init.zeros_(p)
+    # x = relu(x) - relu(-x)
+    first.weight.data[:, :3], last.weight.data = torch.cat([eye, -eye]), torch.cat([eye, -eye], 1)
     truth = F.interpolate(feat, (19, 32), mode='bilinear', align_corners=False)
     assert_close(query(liif, feat, (19, 32)), truth, atol=1e-5, rtol=0)
     assert_close(render_grid(liif, feat, (19, 32)), truth, atol=1e-5, rtol=0)

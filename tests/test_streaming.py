@@ -18,11 +18,14 @@ def small_pieces(monkeypatch):
 
 def make_field(size=(32, 48), correction=False):
     torch.manual_seed(0)
-    return ImageField(torch.randn(2, 6, 5, 7), LIIF(6, hidden=(16, 16)), size, torch.randn(2, 3, 9, 8) / 9 if correction else None)
+    field = ImageField(torch.randn(2, 6, 5, 7), LIIF(6, hidden=(16, 16)), size)
+    if correction: field.correction = torch.randn(2, 3, 9, 8) / 9
+    return field
 
 def in_one(field, **query): return np.array(field.to_pil(**query))
 
-@given(crop=crops(70), correction=st.booleans(), window=st.sampled_from([(0, 0, 1, 1), (.25, .5, .5, 1), (.1, .2, .7, .35)]))
+@given(crop=crops(70), correction=st.booleans(),
+       window=st.sampled_from([(0, 0, 1, 1), (.25, .5, .5, 1), (.1, .2, .7, .35)]))
 def test_a_piece_is_the_crop_of_the_whole(crop, correction, window):
     size, (t, l, b, r), _ = crop
     whole, tiled = (TileSource(make_field(correction=correction), size, window) for _ in range(2))
@@ -78,7 +81,8 @@ def test_tiles_and_strips_partition(size, tile):
 def test_small_levels_are_averaged():
     pixels = (torch.rand(1, 3, 64, 64) > .5).float()
     picture = ImageField(pixels * 2 - 1, Bicubic(), (64, 64))
-    direct, averaged = (p(0, 0, 8, 8).astype(float) for p in (TileSource(picture, (8, 8)), levels(picture, (16, 16), (0, 0, 1, 1), 8)[1]))
+    sources = TileSource(picture, (8, 8)), levels(picture, (16, 16), (0, 0, 1, 1), 8)[1]
+    direct, averaged = (p(0, 0, 8, 8).astype(float) for p in sources)
     truth = F.avg_pool2d(picture.render(), 8)[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(averaged - truth).max() <= 1 and np.abs(direct - truth).mean() > 20
 
@@ -87,7 +91,7 @@ def test_small_levels_are_averaged():
 def test_an_interrupt_leaves_what_was_there(small_pieces, tmp_path, monkeypatch, name, there):
     field = make_field()
     if there: field.save(tmp_path/name, size=40)
-    files = lambda: {str(p): p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    def files(): return {str(p): p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
     before, query, calls = files(), ImageField.decode_rgb, []
     def tired(self, size, window):
         calls.append(size)
@@ -101,7 +105,8 @@ def test_an_interrupt_leaves_what_was_there(small_pieces, tmp_path, monkeypatch,
 
 def test_a_format_held_in_memory_has_a_limit(tmp_path, monkeypatch, refuses):
     monkeypatch.setattr(ImageField, 'max_pixels', 5000)
-    with refuses('60 x 90 is over the limit of 5,000 pixels', '.jpg is held in memory whole', '.tif'): make_field().save(tmp_path/'a.jpg', size=90)
+    with refuses('60 x 90 is over the limit of 5,000 pixels', '.jpg is held in memory whole', '.tif'):
+        make_field().save(tmp_path/'a.jpg', size=90)
     for name in ('a.png', 'a.tif', 'a.dzi'): make_field().save(tmp_path/name, size=20)
     assert not (tmp_path/'a.jpg').exists()
 

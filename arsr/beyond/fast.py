@@ -7,9 +7,9 @@ __all__ = ['FastConfig', 'FastRenderer', 'render_fast', 'neighbourhood', 'render
 
 # %% ../../nbs/beyond/01_fast.ipynb #daae50e8
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from typing import Callable
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from einops import rearrange
@@ -38,7 +38,7 @@ class FastRenderer(nn.Module):
         self.prepare = nn.Sequential(conv3(cfg.n_feat, wide), nn.SiLU(), nn.Conv2d(wide, wide, 1), nn.SiLU(),
                                      nn.Conv2d(wide, k * cfg.split**2, 1), nn.PixelShuffle(cfg.split))
         self.cell, self.mlp = nn.Linear(2, k), mlp(k, 3, tuple(hidden))
-        self.kept = None  # what the last grid was made from, that grid, and the features, so that their memory stays
+        self.kept:tuple|None = None  # the last grid's key, that grid, and the features, so that their memory stays
 
     def forward(self, feat:Tensor, coord:Tensor, cell:Tensor)->Tensor: # (n,c,h,w), (n,q,2), (n,q,2) -> (n,q,3)
         "Predict the colour at `coord` of pixels as large as `cell`, as `LIIF` does."

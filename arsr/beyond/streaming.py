@@ -10,6 +10,7 @@ __all__ = ['CLASSIC_TIFF', 'XML', 'TileSource', 'strips', 'write_png', 'halvings
 import math, os, shutil, struct, zlib
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 import numpy as np, torch.nn.functional as F
 from PIL import Image
 from ..coords import FULL, subwindow, tiles
@@ -92,12 +93,12 @@ def write_tiff(path, pyramid:list, tile:int=512):
         for t, l, b, r in places:
             next(done)
             yield np.pad(p(t, l, b, r), [(0, tile - (b - t)), (0, tile - (r - l)), (0, 0)], mode='edge')
-    options = dict(dtype='uint8', photometric='rgb', tile=(tile, tile), compression='zlib', predictor=True,
-                   maxworkers=1, metadata=None)
+    options:dict[str, Any] = dict(dtype='uint8', photometric='rgb', tile=(tile, tile), compression='zlib',
+                                  predictor=True, maxworkers=1, metadata=None)
     with TiffWriter(path, bigtiff=3 * H * W > CLASSIC_TIFF) as tiff:
         for depth, (p, places) in enumerate(zip(pyramid, per_level)):
-            kind = dict(subifds=0, subfiletype=1) if depth else dict(subifds=len(pyramid) - 1, subfiletype=0)
-            tiff.write(padded(p, places), shape=(*p.size, 3), **options, **kind)
+            options |= dict(subifds=0, subfiletype=1) if depth else dict(subifds=len(pyramid) - 1, subfiletype=0)
+            tiff.write(padded(p, places), shape=(*p.size, 3), **options)
     next(done, None)
 
 # %% ../../nbs/beyond/02_streaming.ipynb #c9ecd3bd
