@@ -13,6 +13,8 @@ BIN := .venv/bin
 READY := .venv/.installed
 PIP := $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+NOTEBOOKS = $(ONE_THREAD) $(BIN)/nbdev_test --n_workers $(JOBS) --do_print --timing
+TESTS = $(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test nightly lint docs readme export clean
 
@@ -21,13 +23,13 @@ demo: $(READY)
 
 test: lint
 	$(BIN)/python .ci/check.py
-	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers $(JOBS) --do_print --timing
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	$(NOTEBOOKS)
+	$(TESTS)
 
 nightly: lint
 	$(BIN)/python .ci/check.py
-	$(ONE_THREAD) $(BIN)/nbdev_test --flags slow --n_workers $(JOBS) --do_print --timing
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "slow or not slow"
+	$(NOTEBOOKS) --flags slow
+	$(TESTS) -m "slow or not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check -q

@@ -34,10 +34,7 @@ def cosine_schedule(
     return (1 - beta).cumprod(0).float()
 
 # %% ../nbs/05_diffusion.ipynb #a647da4b
-def alpha_sigma(
-    alphas_cumprod:Tensor, # (T,) schedule
-    t:Tensor, # (n,) timesteps, 0..T-1
-)->tuple: # m and s, each (n,1,1,1)
+def alpha_sigma(alphas_cumprod:Tensor, t:Tensor)->tuple: # (T,), (n,) timesteps -> m and s, each (n,1,1,1)
     "Signal scale m and noise scale s at timestep t; m^2 + s^2 = 1."
     a = alphas_cumprod[t][:, None, None, None]
     return a.sqrt(), (1 - a).sqrt()
@@ -48,10 +45,8 @@ def noise_like(z:Tensor, generator:torch.Generator|None=None)->Tensor:
     return torch.randn(z.shape, generator=generator, device=device).to(z)
 
 def q_sample(
-    z:Tensor, # (n,c,h,w) clean latent, unit variance
-    t:Tensor, # (n,) timesteps
-    eps:Tensor, # (n,c,h,w) noise from N(0,I)
-    alphas_cumprod:Tensor, # (T,) schedule
+    z:Tensor, t:Tensor, # (n,c,h,w) clean latent of unit variance, (n,) timesteps
+    eps:Tensor, alphas_cumprod:Tensor, # (n,c,h,w) noise from N(0,I), (T,) schedule
 )->Tensor: # (n,c,h,w) z_t
     "The noisy latent at timestep t, in one go."
     m, s = alpha_sigma(alphas_cumprod, t)
@@ -60,8 +55,7 @@ def q_sample(
 # %% ../nbs/05_diffusion.ipynb #ed1b77f8
 def make_target(
     prediction_type:str, # 'eps', 'x0' or 'v'
-    z:Tensor, eps:Tensor, # (n,c,h,w) clean latent and noise
-    m:Tensor, s:Tensor, # (n,1,1,1) signal and noise scales
+    z:Tensor, eps:Tensor, m:Tensor, s:Tensor, # clean latent and noise (n,c,h,w), their scales (n,1,1,1)
 )->Tensor: # (n,c,h,w) what the network should predict
     "The regression target of each parameterisation."
     return {'eps': eps, 'x0': z, 'v': m * eps - s * z}[prediction_type]
@@ -72,8 +66,7 @@ def to_eps(x0:Tensor, z_t:Tensor, m:Tensor, s:Tensor)->Tensor:
 
 def to_x0(
     prediction_type:str, # what `out` is a prediction of
-    out:Tensor, z_t:Tensor, # (n,c,h,w) the network's prediction, and the noisy latent
-    m:Tensor, s:Tensor, # (n,1,1,1) signal and noise scales
+    out:Tensor, z_t:Tensor, m:Tensor, s:Tensor, # prediction and noisy latent (n,c,h,w), scales (n,1,1,1)
 )->Tensor: # (n,c,h,w) the clean latent that this prediction implies
     "From any parameterisation to x0."
     return {'eps': (z_t - s * out) / m, 'x0': out, 'v': m * z_t - s * out}[prediction_type]
@@ -158,16 +151,15 @@ def sample_dpmpp_2m(
     generator:torch.Generator|None=None, # not used: there is no fresh noise
 )->Tensor: # (n,c,h,w) clean latents
     "DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): a second-order step in log(m/s) from two successive estimates."
-    a, last, h_last = schedule.alphas_cumprod, None, None
-    lam = (a.sqrt() / (1 - a).sqrt()).log()
+    a, last = schedule.alphas_cumprod, z
+    h = (a.sqrt() / (1 - a).sqrt()).log().diff()
     for i, t in enumerate(schedule.timesteps.to(z.device)):
         x0 = denoise(z, t.expand(len(z)))
         if callback: callback(i, x0)
         if i == len(a) - 1: break
-        h = lam[i + 1] - lam[i]
-        d = x0 if last is None else x0 + (x0 - last) * h / (2 * h_last)
-        z = ((1 - a[i + 1]) / (1 - a[i])).sqrt() * z - a[i + 1].sqrt() * torch.expm1(-h) * d
-        last, h_last = x0, h
+        d = x0 if i == 0 else x0 + (x0 - last) * h[i] / (2 * h[i - 1])
+        z = ((1 - a[i + 1]) / (1 - a[i])).sqrt() * z - a[i + 1].sqrt() * torch.expm1(-h[i]) * d
+        last = x0
     return x0
 
 # %% ../nbs/05_diffusion.ipynb #dd2e25b6

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'DEFAULTS', 'PAPER', 'build_config', 'read_config', 'save_weights', 'load_weights',
-           'load_if_exists', 'find_weights', 'seeded_noise', 'sample_labels', 'register_part', 'check_number',
-           'check_options', 'tiled_denoiser', 'cast_once', 'correct', 'back_project', 'in_batches', 'find_device',
+           'load_if_exists', 'find_weights', 'seeded_noise', 'sample_labels', 'register_part', 'build_parts',
+           'check_number', 'check_options', 'tiled_denoiser', 'cast_once', 'back_project', 'in_batches', 'find_device',
            'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
@@ -135,6 +135,12 @@ def register_part(
     "Let models have a part of this name."
     PARTS[name] = build
 
+def build_parts(config:dict)->tuple: # all of config.json -> the parts by name, and the rest, `meta`
+    "The networks of a model, with random weights. `ValueError` for parts that are not registered."
+    others = ', '.join(sorted(config.keys() - PARTS.keys() - {'meta'}))
+    if others: raise ValueError(f"the model has {others}, which nobody registered: import arsr.beyond before")
+    return {k: build(config[k]) for k, build in PARTS.items() if k == 'first' or k in config}, config['meta']
+
 register_part('first', lambda entry: FirstStage(build_config(FirstStageConfig, entry)))
 for _name in ('generator', 'upscaler'):
     register_part(_name, lambda entry: Denoiser(build_config(DenoiserConfig, entry)))
@@ -183,19 +189,6 @@ def cast_once(net:nn.Module):
         for p in frozen: p.requires_grad_(False)
 
 # %% ../nbs/09_pipeline.ipynb #311134b6
-def correct(
-    rgb:Tensor, # (n,3,factor*h,factor*w) in [-1,1]: the prediction
-    lr:Tensor, # (n,3,h,w) in [0,1]: the LR input that it should shrink to
-    correction:Tensor, # (n,3,h,w) what is added so far
-    rounds:int, # comparisons
-)->Tensor: # (n,3,h,w) what is to be added
-    "Add what the downsampled prediction lacks, interpolated bicubically, again and again."
-    size, factor = tuple(rgb.shape[-2:]), rgb.shape[-1] // lr.shape[-1]
-    for _ in range(rounds):
-        missing = lr - downsample(to_image(rgb + sample_bicubic(correction, size)), factor)
-        correction = correction + 2 * missing
-    return correction
-
 def back_project(
     field:ImageField, # predicted from `lr`
     lr:Tensor, # (n,3,h,w) LR inputs in [0,1]
@@ -212,7 +205,10 @@ def back_project(
         ys, xs = slice(max(0, t - margin), min(h, b + margin)), slice(max(0, l - margin), min(w, r + margin))
         size, window = (factor * (ys.stop - ys.start), factor * (xs.stop - xs.start)), subwindow(FULL, (h, w), ys, xs)
         with fast_arithmetic(lr.device.type): rgb = field.renderer.render(field.feat, size, window)
-        change = correct(rgb, lr[..., ys, xs], start[..., ys, xs], rounds)
+        change = start[..., ys, xs]
+        for _ in range(rounds):
+            downsampled = downsample(to_image(rgb + sample_bicubic(change, size)), factor)
+            change = change + 2 * (lr[..., ys, xs] - downsampled)
         fixed.correction[..., t:b, l:r] = change[..., t-ys.start:b-ys.start, l-xs.start:r-xs.start]
     return fixed
 
@@ -270,9 +266,9 @@ class ARSR(nn.Module, ModelHubMixin):
     def dtype(self)->torch.dtype: return next(self.parameters()).dtype
 
     def _apply(self, fn, recurse=True): # behind `to`, `half`, `cuda`, ...
-        schedules = [(net, net.alphas_cumprod) for net in self.modules() if isinstance(net, Denoiser)]
+        buffers = [(module, name, x) for module in self.modules() for name, x in module.named_buffers(recurse=False)]
         super()._apply(fn, recurse)
-        for net, alphas_cumprod in schedules: net.alphas_cumprod = alphas_cumprod.to(self.device)  # still in float32
+        for module, name, x in buffers: setattr(module, name, x.to(self.device))  # schedules, statistics: still float32
         return self
 
     @classmethod
@@ -284,10 +280,7 @@ class ARSR(nn.Module, ModelHubMixin):
         "Load a model. `ValueError` for an unknown name, weights of another shape or a damaged file."
         hub = dict(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = find_weights(name, **hub)
-        def build(config):
-            names = [k for k in PARTS if k == 'first' or k in config]
-            return {k: PARTS[k](config[k]) for k in names}, config['meta']
-        parts, meta = read_config(folder, build)
+        parts, meta = read_config(folder, build_parts)
         for k, module in parts.items(): load_weights(module, folder/f'{k}.safetensors')
         model = cls(**parts, meta=meta).requires_grad_(False)
         return model.to(device=device or find_device(), dtype=dtype, memory_format=torch.channels_last)
@@ -309,16 +302,18 @@ class ARSR(nn.Module, ModelHubMixin):
         if name in self.parts: return self.parts[name]
         raise ValueError(f"the weights '{self.meta['name']}' cannot {task}: they have no {name}")
 
-    def _options(self, task:str, T:int, **given)->dict: # 'generate' or 'upscale', timesteps of the training
-        "What is given, and the defaults for what is None."
+    def options(self, task:str, **given)->dict: # 'generate' or 'upscale', its options (None: not given) -> all of them
+        "What is given, and the defaults for the rest."
         options = DEFAULTS[task] | self.meta.get('defaults', {}).get(task, {})
-        if given['sampler'] == 'ddpm': options['steps'] = T
+        T = len(self._part('generator' if task == 'generate' else 'upscaler', task).alphas_cumprod)
+        if given.get('sampler') == 'ddpm': options['steps'] = T
         if given.get('refine') is False: options |= PAPER
         options |= {k: v for k, v in given.items() if v is not None}
         if options.get('refine', 0) is None: options['refine'] = 'refiner' in self.parts
         if options.get('restore', 0) is None: options['restore'] = 'auto' if 'restorer' in self.parts else 0
         check_options(options, T)
-        if given.get('latent_weight') is not None and not options['refine']:
+        if not options.get('refine'): options.pop('latent_weight', None)
+        if given.get('latent_weight') is not None and 'latent_weight' not in options:
             raise ValueError("latent_weight is an option of the refiner: give refine=True, or leave it away")
         return options
 
@@ -362,7 +357,7 @@ class ARSR(nn.Module, ModelHubMixin):
             student, extra = self._part('distilled', 'take few steps'), [k for k in given if given[k] is not None]
             if extra: raise ValueError(f"distilled=True has its own {' and '.join(extra)}: leave one or the other away")
             net, options = student.merge(net), dict(steps=student.cfg.steps, sampler='ddim', guidance=1.)
-        else: options = self._options('generate', len(net.alphas_cumprod), **given)
+        else: options = self.options('generate', **given)
         with self._inference():
             noise, label = seeded_noise((n, net.cfg.z, h, w), seed, generator), None
             if net.cfg.unet.classes: label = sample_labels(self.meta, n, seed, generator, category).to(self.device)
@@ -382,24 +377,25 @@ class ARSR(nn.Module, ModelHubMixin):
         back_project:bool|None=None, # correct the field until it downsamples to the input
     )->ImageField: # n pictures for each input, of its size; where sizes differ, a list of fields, one for each input
         "LR inputs as fields. Where nothing is sampled, seed, steps and sampler change nothing."
-        net = self._part('upscaler', 'upscale')
+        self._part('upscaler', 'upscale')
         check_number('n', n, 1, kind=Integral)
-        options = self._options('upscale', len(net.alphas_cumprod), steps=steps, sampler=sampler, refine=refine,
-                                latent_weight=latent_weight, restore=restore, back_project=back_project)
+        options = self.options('upscale', steps=steps, sampler=sampler, refine=refine, latent_weight=latent_weight,
+                               restore=restore, back_project=back_project)
         def predict(lr): return self._upscale(lr.to(self.device), n, options, seed, generator, callback)
         with self._inference(): return in_batches(image, predict)
 
-    def _upscale(self, lr:Tensor, n:int, options:dict, seed, generator, callback)->ImageField: # of m * n, from (m,3,h,w)
-        net, refine, weight = self.upscaler, options['refine'], options['latent_weight']
+    def _upscale(self, lr:Tensor, n:int, options:dict, seed, generator, callback)->ImageField:
+        "LR inputs (m,3,h,w) of one size to a field of m * n pictures."
+        net, weight = self.upscaler, options.get('latent_weight')  # None: not refined
         if options['restore']:
             strength = None if options['restore'] == 'auto' else options['restore']
             lr = self._part('restorer', 'restore').restore(lr, strength)
         cond, lr = self.condition(lr).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
-        if refine and weight == 0: z = torch.zeros_like(cond)  # regression
+        if weight == 0: z = torch.zeros_like(cond)  # regression
         else:
             noise = seeded_noise((n, *cond.shape[1:]), seed, generator).repeat(len(cond) // n, 1, 1, 1)
             z = self._sample(net, tiled_denoiser(net, cond), noise, options, generator, callback)
-        if not refine: field = self.decode(z, lr.shape[-2:])
+        if weight is None: field = self.decode(z, lr.shape[-2:])
         else:
             refiner, fast = self._part('refiner', 'refine'), self.parts.get('refiner_fast')
             field = refiner.to_field(z, cond * net.scaling_factor, lr, weight, fast)

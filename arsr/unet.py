@@ -19,10 +19,7 @@ from .data import progress
 from .diffusion import alpha_sigma, cosine_schedule, linear_schedule, make_target, q_sample, to_x0
 
 # %% ../nbs/06_unet.ipynb #d2b82d9a
-def time_features(
-    t:Tensor, # (n,) timesteps
-    c:int, # features of a timestep
-)->Tensor: # (n,c)
+def time_features(t:Tensor, c:int)->Tensor: # (n,) timesteps -> (n,c)
     "Sinusoidal timestep embedding: cosines and sines at geometrically spaced frequencies."
     freq = torch.exp(-math.log(10_000) * torch.arange(c // 2, device=t.device) / (c // 2))
     angle = t[:, None].float() * freq
@@ -147,11 +144,10 @@ class DenoiserConfig:
 
 # %% ../nbs/06_unet.ipynb #8121eb53
 class Denoiser(nn.Module):
-    """A network, its schedule and its parameterisation: `denoiser(z_t, t, cond, label)` estimates the clean latent.
+    "A network, its schedule and its prediction type; for the first stage's latents divided by `scaling_factor`."
+    alphas_cumprod:Tensor # (T,)
+    scaling_factor:Tensor # ()
 
-    It works on latents of unit variance: those of the first stage divided by `scaling_factor`. `ValueError` for an
-    unknown `prediction_type`.
-    """
     def __init__(self, cfg:DenoiserConfig):
         super().__init__()
         if cfg.prediction_type not in ('eps', 'x0', 'v'):
@@ -163,10 +159,8 @@ class Denoiser(nn.Module):
         self.register_buffer('scaling_factor', torch.ones(()))
 
     def predict(self,
-        z_t:Tensor, # (n,z,h,w) noisy latent
-        t:Tensor, # (n,) timesteps
-        cond:Tensor|None=None, # (n,z,h,w) encoded LR input, in the same units
-        label:Tensor|None=None, # (n,) categories
+        z_t:Tensor, t:Tensor, # (n,z,h,w) noisy latent, (n,) timesteps
+        cond:Tensor|None=None, label:Tensor|None=None, # (n,z,h,w) encoded LR input in the same units, (n,) categories
     )->Tensor: # (n,z,h,w) eps, x0 or v
         "The network's own prediction."
         return self.unet(z_t if cond is None else torch.cat([z_t, cond], 1), t, label)
@@ -183,8 +177,7 @@ class DenoisingLoss:
     drop:float = .1  # share of labels replaced by 'unknown', for classifier-free guidance
 
     def __call__(self,
-        denoiser:Denoiser, # the model
-        batch:dict, # z (n,z,h,w), and where the model takes them cond (n,z,h,w) and label (n,)
+        denoiser:Denoiser, batch:dict, # the model; z (n,z,h,w), and where it takes them cond (n,z,h,w) and label (n,)
     )->Tensor: # scalar
         inputs, eps = training_inputs(denoiser, batch, self.drop)
         m, s = alpha_sigma(denoiser.alphas_cumprod, inputs[1])
@@ -194,8 +187,7 @@ class DenoisingLoss:
 def training_inputs(denoiser:Denoiser, batch:dict, drop:float)->tuple: # (z_t, t, cond, label) and eps (n,z,h,w)
     "Inputs of a denoiser in training, at random timesteps, and the noise in them."
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
-    t = torch.randint(len(denoiser.alphas_cumprod), (len(z),), device=z.device)
-    eps = torch.randn_like(z)
+    t, eps = torch.randint(len(denoiser.alphas_cumprod), (len(z),), device=z.device), torch.randn_like(z)
     return (q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label), eps
 
 def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None:
@@ -227,10 +219,7 @@ class AutoguidanceLoss:
     scale:float = 2.5     # 1: the strong model alone
     drop:float = .1       # share of labels replaced by 'unknown'
 
-    def __call__(self,
-        denoiser:Denoiser, # learns to predict alone what the two predict together
-        batch:dict, # as for `DenoisingLoss`
-    )->Tensor: # scalar
+    def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # the student, a batch as for `DenoisingLoss` -> scalar
         inputs, _ = training_inputs(denoiser, batch, self.drop)
         with torch.no_grad():
             weak, strong = self.weak.predict(*inputs).float(), self.strong.predict(*inputs).float()
@@ -245,8 +234,7 @@ def _starts(n:int, window:int, overlap:int)->list:
 
 def blend_weights(
     n:int, window:int, overlap:int, # cells along one side, of a window, and shared by neighbours at least
-    grow:int=1, # output cells for each input cell
-    device=None,
+    grow:int=1, device=None, # output cells for each input cell
 )->list: # (start, (grow*window,) weights) of each window
     "Where windows start along one side, and the weights of their outputs, which sum to one in every output cell."
     starts, side = _starts(n, window, overlap), grow * min(n, window)
@@ -273,10 +261,10 @@ def tiled_apply(
     if max(h, w) <= window: return f(*maps)
     def cut(x, top, left, g=1): return x[..., g * top:g * (top + window), g * left:g * (left + window)]
     windows = list(product(*(blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))))
-    out, per = None, max(1, batch // n)
+    out, per = torch.empty(0), max(1, batch // n)
     for group in progress([windows[i:i + per] for i in range(0, len(windows), per)], what):
         parts = f(*(torch.cat([cut(x, top, left) for (top, _), (left, _) in group]) for x in maps))
-        if out is None: out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w)
+        if not len(out): out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w)
         for ((top, rows), (left, cols)), part in zip(group, parts.chunk(len(group))):
             cut(out, top, left, grow).add_(part * (rows[:, None] * cols))
     return out

@@ -1,4 +1,5 @@
 "What the tests share: models small and shipped, a strict check of errors, crops on pixel borders, quiet hypothesis."
+import sys
 from contextlib import contextmanager
 import pytest, torch
 from hypothesis import settings, strategies as st
@@ -10,13 +11,24 @@ settings.register_profile('arsr', max_examples=20, deadline=None, derandomize=Tr
 settings.load_profile('arsr')
 torch.set_num_threads(1)  # the tests run in parallel, one thread a process
 
+LONGEST = 'test_bench', 'test_pipeline', 'test_jupyterlab'  # begun first, so that nobody waits for them at the end
+
+def pytest_collection_modifyitems(items): items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 @pytest.fixture(autouse=True)
 def seed(): torch.manual_seed(0)
 
 def shipped(name):
     "The pipeline that ships under a name, loaded once for all tests; they leave it as they find it."
-    from arsr.pipeline import ARSR
+    from arsr import ARSR
     return ARSR.from_pretrained(name, device='cpu')
+
+@pytest.fixture(autouse=True)
+def accelerate_forgets():
+    "Accelerate keeps one state a process: without this a test would train in the precision of the one before it."
+    yield
+    state = sys.modules.get('accelerate.state')
+    if state: state.AcceleratorState._reset_state(reset_partial_state=True)
 
 @pytest.fixture(scope='session')
 def emoji(): return shipped('emoji')

@@ -2,12 +2,13 @@ import pytest, torch
 from torch.testing import assert_close
 from arsr.alignment import AlignmentLoss, freeze, image_error
 from arsr.coords import make_cell, make_coord
-from arsr.diffusion import alpha_sigma, make_target, q_sample, to_eps
+from arsr.diffusion import alpha_sigma, q_sample, to_eps
 from arsr.unet import DenoisingLoss
 
 def make_batch(size=(9, 11), n=3):
     def query(f): return f(size).expand(n, -1, -1)
-    return dict(z=torch.randn(n, 4, 6, 8), coord=query(make_coord), cell=query(make_cell), rgb=torch.rand(n, size[0] * size[1], 3) * 2 - 1)
+    z, rgb = torch.randn(n, 4, 6, 8), torch.rand(n, size[0] * size[1], 3) * 2 - 1
+    return dict(z=z, coord=query(make_coord), cell=query(make_cell), rgb=rgb)
 
 def seeded(f, *args, **kwargs):
     torch.manual_seed(7)
@@ -35,14 +36,15 @@ def test_loss_is_the_formula_of_the_paper(make_denoiser, first, kind, power, siz
     y_hat = first.liif(first.decoder(z_hat * 1.7), batch['coord'], batch['cell'])
     w = (m / s).flatten().clamp(max=w_max)
     def per_image(error): return error.abs().pow(power).flatten(1).mean(1)
-    expected = (w**power * per_image(batch['z'] - z_hat)).mean() + .3 * (w**power * per_image(batch['rgb'] - y_hat)).mean()
-    assert_close(seeded(AlignmentLoss(first, kind, lam=.3, w_max=w_max), denoiser, batch), expected, atol=1e-5, rtol=1e-4)
+    latent, image = (w**power * per_image(e) for e in (batch['z'] - z_hat, batch['rgb'] - y_hat))
+    loss = seeded(AlignmentLoss(first, kind, lam=.3, w_max=w_max), denoiser, batch)
+    assert_close(loss, latent.mean() + .3 * image.mean(), atol=1e-5, rtol=1e-4)
 
 @pytest.mark.parametrize('kind', ['l1', 'l2'])
 def test_gradient_reaches_the_unet_through_frozen_decoder_and_liif(make_denoiser, first, kind):
     denoiser, batch = make_denoiser(), make_batch()
     freeze(first)
-    before = {k: v.clone() for k, v in first.state_dict().items()}, {k: v.clone() for k, v in denoiser.state_dict().items()}
+    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in (first, denoiser)]
     opt = torch.optim.AdamW([*denoiser.parameters(), *first.parameters()], 1e-2, weight_decay=.1)
 
     def gradient(lam):
@@ -79,7 +81,9 @@ def test_every_batch_may_have_its_own_output_size(make_denoiser, first):
     losses = []
     for _ in range(40):
         loss = AlignmentLoss(first, w_max=1.)(denoiser, batch())
-        opt.zero_grad(); loss.backward(); opt.step()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) < .8 * sum(losses[:10])
 
@@ -87,7 +91,8 @@ def test_labels_and_conditions_are_passed_on(make_denoiser, first):
     denoiser, batch = make_denoiser(conditional=True, classes=3).eval(), make_batch()
     def loss(drop=0., **extra): return seeded(AlignmentLoss(first, w_max=3., drop=drop), denoiser, batch | extra).item()
     a = dict(cond=torch.randn(3, 4, 6, 8), label=torch.tensor([0, 1, 2]))
-    assert loss(**a) != loss(**a | dict(label=torch.tensor([0, 1, 1]))) and loss(**a) != loss(**a | dict(cond=-a['cond']))
+    assert loss(**a) != loss(**a | dict(label=torch.tensor([0, 1, 1])))
+    assert loss(**a) != loss(**a | dict(cond=-a['cond']))
     assert loss(1., **a) == loss(1., **a | dict(label=torch.tensor([2, 2, 2])))
 
 def test_image_error_grows_with_the_noise_and_vanishes_for_a_perfect_denoiser(make_denoiser, first):

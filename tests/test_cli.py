@@ -3,12 +3,13 @@ import pytest, numpy as np, torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch.testing import assert_close
-import arsr.apps.cli, arsr.pipeline, arsr.lab.recipes, arsr.beyond.streaming, arsr.train
+import arsr.apps.cli, arsr.beyond.streaming, arsr.lab.baselines, arsr.lab.recipes, arsr.train
+from arsr import ARSR
 from arsr.apps.cli import main, parse_size, parser
 from arsr.beyond.fast import FastConfig, FastRenderer
 from arsr.field import FirstStage, FirstStageConfig, ImageField
-from arsr.pipeline import ARSR
-from arsr.lab.recipes import PRESETS, Preset, train_stage
+from arsr.lab.recipes import PRESETS, Preset
+from arsr.lab.stages import train_stage
 from arsr.train import Settings
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
@@ -23,7 +24,7 @@ def toy(tmp_path_factory):
     for n in nets:
         for p in n.parameters(): p.data += .1 * torch.randn_like(p)
     meta = {'name': 'toy', 'size': 24, 'categories': ['Animals', 'Food'], 'shares': [.5, .5]}
-    return ARSR(FirstStage(FIRST), *nets, meta=meta).save_pretrained(tmp_path_factory.mktemp('models')/'toy')
+    return ARSR(FirstStage(FIRST), *nets, meta).save_pretrained(tmp_path_factory.mktemp('models')/'toy')
 
 @pytest.fixture(autouse=True)
 def place(toy, tmp_path, monkeypatch):
@@ -103,7 +104,7 @@ def test_force_lifts_the_limit(run, monkeypatch):
 
 # help
 
-@pytest.mark.parametrize('command', [[], ['upscale'], ['generate'], ['train'], ['info']])
+@pytest.mark.parametrize('command', [[], ['upscale'], ['generate'], ['train'], ['baseline'], ['bench'], ['info']])
 def test_help_fits_a_terminal_of_80_columns(run, command, monkeypatch):
     monkeypatch.setenv('COLUMNS', '80')
     code, out, err = run(*command, '--help')
@@ -112,7 +113,7 @@ def test_help_fits_a_terminal_of_80_columns(run, command, monkeypatch):
 
 def test_every_option_is_explained():
     commands = next(a for a in parser()._actions if a.dest == 'command').choices
-    assert set(commands) == {'upscale', 'generate', 'train', 'bench', 'info'}
+    assert set(commands) == {'upscale', 'generate', 'train', 'baseline', 'bench', 'info'}
     for command in commands.values():
         assert command.description and all(action.help for action in command._actions)
 
@@ -130,16 +131,19 @@ UP, GEN, TRAIN = ['upscale', 'cat.png', '--weights', 'toy', '-o', 'a.png'], ['ge
     (UP + ['--scale', '0'], 'scale must be a number above zero, not 0'), (UP + ['--scale', '-1'], 'above zero, not -1'),
     (UP + ['--scale', 'nan'], 'above zero, not nan'), (UP + ['--scale', 'inf'], 'above zero, not inf'), (UP + ['--scale', '1e6'], 'over the limit'),
     (UP + ['--size', '0'], 'HEIGHTxWIDTH'), (UP + ['--size', '-5'], 'HEIGHTxWIDTH'), (UP + ['--size', '5x'], 'HEIGHTxWIDTH'), (UP + ['--size', '99999'], 'over the limit'),
-    (UP + ['--steps', '0'], 'steps must be a number above zero'), (UP + ['--steps', '1001'], 'steps must be between 1 and 1000'),
+    (UP + ['--steps', '0'], 'steps must be a number above zero'), (UP + ['--steps', '1001'], 'steps must be a whole number between 1 and 1000'),
     (UP + ['--seed', '-1'], 'seed must be a whole number from 0'), (UP + ['--seed', str(2**64)], 'seed must be a whole number from 0'),
-    (UP + ['--device', 'abacus'], "cannot compute on 'abacus'"),
+    (UP + ['--device', 'abacus'], "cannot compute on 'abacus'"), (UP + ['--refine'], 'they have no refiner'), (UP + ['--restore', 'auto'], 'they have no restorer'),
+    (UP + ['--restore', 'much'], "invalid share value: 'much'"), (UP + ['--restore', '1.5'], 'restore must be between 0 and 1, not 1.5'),
+    (UP + ['--latent-weight', '-1'], 'latent_weight must be between 0 and 1'), (UP + ['--latent-weight', '1'], 'latent_weight is an option of the refiner'),
+    (GEN + ['--distilled'], 'they have no distilled'), (['baseline', 'gan', '--out', 'new'], "unknown baseline 'gan'; choose one of liif, idm"),
     (UP[:-1] + ['a.xyz'], "cannot tell an image format from 'a.xyz'"), (UP[:-1] + ['a'], "cannot tell an image format from 'a'"),
     (UP[:-1] + ['nowhere/a.png'], 'no such folder: nowhere'), (['upscale', 'cat.png', '--weights', 'nothing', '-o', 'a.png'], "no weights called 'nothing'"),
     (GEN + ['-n', '0'], 'n must be a number above zero'), (GEN + ['--guidance', 'nan'], 'guidance must be a number'),
     (GEN + ['--category', 'Dragons'], "unknown category 'Dragons'; choose one of Animals, Food"), (GEN + ['--size', '9999'], 'over the limit'),
     (GEN[:-1] + ['cat.png'], 'cat.png is a file'), (['generate', '--weights', 'nothing', '-o', 'new'], 'no weights called'),
     (['info', '--weights', 'nothing'], 'no weights called'), (['train', 'large', '--stage', 'first', '--out', 'new'], "unknown preset 'large'; choose one of emoji-generate"),
-    (TRAIN + ['second'], "unknown stage 'second'; choose one of first, decoder, latent, align"), (TRAIN + ['latent'], 'run --stage first into the same folder before'),
+    (TRAIN + ['second'], "unknown stage 'second'; choose one of first, latent, align"), (TRAIN + ['latent'], 'run --stage first into the same folder before'),
     (TRAIN + ['align'], 'run --stage first'), (TRAIN + ['first', '--data', 'nowhere'], 'no such folder or zip archive: nowhere'), (TRAIN + ['first', '--data', 'cat.png'], 'cat.png'),
     (TRAIN + ['first', '--minutes', '0'], 'minutes must be a number above zero'), (TRAIN + ['first', '--plan', '-3'], 'plan must be a number above zero')])
 def test_wrong_input_gives_one_line_and_leaves_nothing(run, place, argv, words):
@@ -205,13 +209,14 @@ def test_train_gives_a_model_and_goes_on(run, preset):
     code, _, err = run('generate', '--weights', 'runs', '-o', 'new')
     assert code == 2 and 'cannot generate' in err
 
-def test_train_refuses_what_does_not_belong_together(run, place, preset):
+def test_train_refuses_what_does_not_belong_together(run, place, preset, monkeypatch):
     train_stage('toy', 'first', 'runs', data='pictures', steps=1)
     (place/'fewer').mkdir(); Image.new('RGB', (24, 24)).save('fewer/0.png')
     before = files(place)
     code, _, err = run('train', 'toy', '--stage', 'first', '--data', 'fewer', '--out', 'runs')
     assert code == 2 and 'renders.safetensors was made of other pictures' in err
-    code, _, err = run('train', 'photo-upscale', '--stage', 'latent', '--data', 'pictures', '--out', 'runs')
+    monkeypatch.setitem(PRESETS, 'other', arsr.lab.recipes.replace(PRESETS['toy'], first=arsr.lab.recipes.replace(FIRST, z=5)))
+    code, _, err = run('train', 'other', '--stage', 'latent', '--data', 'pictures', '--out', 'runs')
     assert code == 2 and 'does not fit' in err
     assert files(place) == before
 
@@ -247,7 +252,8 @@ train_stage('toy', 'first', sys.argv[1], data='pictures', steps=3)
 
 def test_two_processes_train_the_same_model_as_one(preset):
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = os.environ | dict(PYTHONPATH=os.path.dirname(__file__), OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2')
+    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get('PYTHONPATH', '')])
+    env = os.environ | dict(PYTHONPATH=path, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2')
     pair = [subprocess.Popen([sys.executable, '-c', PROGRAM, 'two'], env=env | dict(RANK=str(k), LOCAL_RANK=str(k))) for k in range(2)]
     torch.manual_seed(0)
     train_stage('toy', 'first', 'one', data='pictures', steps=3)

@@ -2,10 +2,13 @@ import math
 import pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
-from arsr.diffusion import (SAMPLERS, Schedule, alpha_sigma, cosine_schedule, find_sampler, linear_schedule, make_target, q_sample, sample_ddim,
-                            sample_ddpm, sample_dpmpp_2m, spaced_schedule, to_eps, to_x0, uniform_schedule)
+from arsr.diffusion import (
+    SAMPLERS, Schedule, alpha_sigma, cosine_schedule, find_sampler, linear_schedule, make_target, noise_like, q_sample,
+    sample_ddim, sample_ddpm, sample_dpmpp_2m, spaced_schedule, to_eps, to_x0, uniform_schedule)
 
-SCHEDULES = {'natural images': linear_schedule(.0015, .0155), 'faces': linear_schedule(.0001, .015), 'cosine': cosine_schedule()}
+SCHEDULES = {'natural images': linear_schedule(.0015, .0155), 'faces': linear_schedule(.0001, .015),
+             'cosine': cosine_schedule()}
+PREDICTION_TYPES = st.sampled_from(['eps', 'x0', 'v'])
 
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_a_schedule_loses_its_signal_in_1000_steps(name):
@@ -38,7 +41,7 @@ def test_noise_replaces_signal_and_the_variance_stays_one():
 
 # conversions
 
-@given(prediction_type=st.sampled_from(['eps', 'x0', 'v']), t=st.integers(0, 950), name=st.sampled_from(list(SCHEDULES)),
+@given(prediction_type=PREDICTION_TYPES, t=st.integers(0, 950), name=st.sampled_from([*SCHEDULES]),
        seed=st.integers(0, 99))
 def test_conversions_round_trip(prediction_type, t, name, seed):
     torch.manual_seed(seed)
@@ -52,11 +55,18 @@ def test_conversions_round_trip(prediction_type, t, name, seed):
 @given(t=st.integers(0, 950), seed=st.integers(0, 99))
 def test_any_estimate_is_the_same_in_all_three_parameterisations(t, seed):
     torch.manual_seed(seed)
-    (m, s), z_t, x0 = alpha_sigma(SCHEDULES['cosine'], torch.tensor([t])), torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
+    m, s = alpha_sigma(SCHEDULES['cosine'], torch.tensor([t]))
+    z_t, x0 = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
     eps = to_eps(x0, z_t, m, s)
     assert_close(to_x0('eps', eps, z_t, m, s), x0, atol=1e-4, rtol=1e-4)
     v = make_target('v', x0, eps, m, s)
     assert_close(to_x0('v', v, z_t, m, s), x0, atol=1e-3, rtol=1e-3)
+
+def test_noise_is_that_of_its_generator():
+    z = torch.zeros(2, 3, 4, 4, dtype=torch.float64)
+    a, b = (noise_like(z, torch.Generator().manual_seed(k)) for k in (1, 2))
+    assert a.shape == z.shape and a.dtype == z.dtype and not torch.equal(a, b)
+    assert torch.equal(a, torch.randn(z.shape, generator=torch.Generator().manual_seed(1)).double())
 
 # which timesteps
 
@@ -114,12 +124,15 @@ def test_a_gaussian_is_recovered(sampler, schedule, options, mean, std):
 @pytest.mark.parametrize('schedule', [ALL, uniform_schedule(SHORT, 20), spaced_schedule(SHORT, 20)])
 def test_ddim_with_eta_1_is_ddpm(schedule):
     denoise, z = gaussian(2., .5, SHORT), torch.randn(50, 1, 2, 2)
-    def run(sampler, **options): return sampler(denoise, z, schedule, generator=torch.Generator().manual_seed(5), **options)
+    def run(sampler, **options):
+        return sampler(denoise, z, schedule, generator=torch.Generator().manual_seed(5), **options)
     assert_close(run(sample_ddim, eta=1.), run(sample_ddpm), atol=1e-4, rtol=1e-4)
 
 def test_ddim_with_eta_0_is_a_function_of_its_noise_and_eta_1_is_not():
     denoise, z = gaussian(2., .5, SHORT), torch.randn(5, 1, 1, 1)
-    def run(eta, seed): return sample_ddim(denoise, z, spaced_schedule(SHORT, 10), None, torch.Generator().manual_seed(seed), eta)
+    def run(eta, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return sample_ddim(denoise, z, spaced_schedule(SHORT, 10), generator=generator, eta=eta)
     assert_close(run(0., 1), run(0., 2), atol=0, rtol=0)
     assert_close(run(1., 1), run(1., 1), atol=0, rtol=0)
     assert (run(1., 1) - run(1., 2)).abs().max() > .01
@@ -128,9 +141,11 @@ def test_dpmpp_converges_at_second_order_and_ddim_at_first():
     alphas_cumprod, mean, std = cosine_schedule().double(), 1., 1.
     z = torch.linspace(-2, 2, 9).double()[:, None, None, None]
     m, s = (v.item() for v in alpha_sigma(alphas_cumprod, torch.tensor([999])))
-    exact = mean + std * (z - m * mean) / math.sqrt(m**2 * std**2 + s**2)  # the probability-flow ODE carries quantiles to quantiles
+    # the probability-flow ODE carries quantiles to quantiles
+    exact = mean + std * (z - m * mean) / math.sqrt(m**2 * std**2 + s**2)
     def error(sampler, steps):
-        return (sampler(gaussian(mean, std, alphas_cumprod), z, uniform_schedule(alphas_cumprod, steps)) - exact).abs().max().item()
+        out = sampler(gaussian(mean, std, alphas_cumprod), z, uniform_schedule(alphas_cumprod, steps))
+        return (out - exact).abs().max().item()
     def order(sampler): return math.log2(error(sampler, 10) / error(sampler, 80)) / 3
     assert .85 < order(sample_ddim) < 1.15
     assert 1.8 < order(sample_dpmpp_2m)
@@ -145,7 +160,8 @@ def test_one_evaluation_a_step_each_reported_and_one_step_is_the_first_estimate(
     def callback(step, x0): reported.append((step, x0))
     out = sampler(denoise, z, spaced_schedule(SHORT, 7), callback)
     assert len(seen) == 7 and [t for t, _ in seen] == [[k] * 3 for k in spaced_schedule(SHORT, 7).timesteps.tolist()]
-    assert [step for step, _ in reported] == [*range(7)] and all(torch.equal(a[1], b[1]) for a, b in zip(seen, reported))
+    assert [step for step, _ in reported] == [*range(7)]
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(seen, reported))
     assert torch.equal(out, reported[-1][1])
     assert_close(sampler(denoise, z, spaced_schedule(SHORT, 1)), z / 2)
 

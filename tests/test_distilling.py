@@ -1,19 +1,24 @@
 "Distillation: trajectories, the low-rank change that is learned from them, and the stage that learns it."
 import pytest, torch
 import arsr.lab.cards
+import arsr.train
+from PIL import Image
 from torch.testing import assert_close
 from arsr.apps.cli import main
+from arsr.beyond.distilling import (
+    LoRAConfig, LoRAStudent, StudentLoss, Trajectories, alphas_sigmas, ddim_coefficients, trajectory)
 from arsr.data import load_image
 from arsr.diffusion import cosine_schedule, linear_schedule, sample_ddim, sample_dpmpp_2m, spaced_schedule
-from arsr.beyond.distilling import LoRAConfig, LoRAStudent, StudentLoss, Trajectories, alphas_sigmas, ddim_coefficients, trajectory
+from arsr.field import FirstStageConfig, to_bytes
+from arsr.lab.recipes import PRESETS, Preset
+from arsr.lab.stages import Run, train_stage
 from arsr.pipeline import ARSR
-from arsr.lab.recipes import PRESETS, Preset, change_of, train_stage
 from arsr.train import Settings
 from arsr.unet import DenoiserConfig, UNetConfig
-from test_refining import CONFIG, UP, write_pictures
 
 @pytest.fixture
-def teacher(make_denoiser): return make_denoiser(prediction_type='v', schedule='cosine', classes=3).requires_grad_(False).eval()
+def teacher(make_denoiser):
+    return make_denoiser(prediction_type='v', schedule='cosine', classes=3).requires_grad_(False).eval()
 
 @pytest.fixture
 def trajectories(teacher): return trajectory(teacher, torch.randn(6, 4, 8, 8), teacher.alphas_cumprod)
@@ -30,14 +35,16 @@ def random_student(generator, rank=2):
 @pytest.mark.parametrize('steps', [1, 2, 4, 6])
 @pytest.mark.parametrize('substeps', [1, 2, 3, 5])
 def test_a_sampler_of_substeps_visits_every_noise_level_of_the_student(schedule, steps, substeps):
-    assert torch.equal(spaced_schedule(schedule, steps * substeps).timesteps[::substeps], spaced_schedule(schedule, steps).timesteps)
+    patient, student = spaced_schedule(schedule, steps * substeps), spaced_schedule(schedule, steps)
+    assert torch.equal(patient.timesteps[::substeps], student.timesteps)
 
 @pytest.mark.parametrize('steps, substeps', [(4, 3), (1, 5), (3, 1)])
 def test_a_trajectory_begins_at_the_noise_and_ends_at_the_clean_latent(teacher, steps, substeps):
     z = torch.randn(2, 4, 8, 8)
     path = trajectory(teacher, z, teacher.alphas_cumprod, steps, substeps)
     assert path.shape == (2, steps + 1, 4, 8, 8) and torch.equal(path[:, 0], z)
-    assert torch.equal(path[:, -1], sample_dpmpp_2m(teacher, z, spaced_schedule(teacher.alphas_cumprod, steps * substeps)))
+    end = sample_dpmpp_2m(teacher, z, spaced_schedule(teacher.alphas_cumprod, steps * substeps))
+    assert torch.equal(path[:, -1], end)
 
 def recorded(denoise, path):
     "The same denoiser, which appends (z_t, x0) to `path`."
@@ -62,7 +69,8 @@ def test_steps_fit_together(trajectories):
     for i in items:
         path = trajectories[i['label']]
         assert torch.equal(i['z'], path[i['step']]) and torch.equal(i['target'], path[i['step'] + 1])
-    assert all(torch.equal(data[7][k], data[7][k]) for k in ('z', 'target')) and 'label' not in Trajectories(trajectories)[0]
+    assert all(torch.equal(data[7][k], data[7][k]) for k in ('z', 'target'))
+    assert 'label' not in Trajectories(trajectories)[0]
 
 # the change
 
@@ -99,56 +107,79 @@ def test_the_loss_sees_what_the_sampler_will_use(teacher, trajectories):
     assert loss(student, first_items(Trajectories(trajectories, other), 12)) > 1e-3
 
 def test_only_the_change_learns(teacher, trajectories):
-    student, batch = LoRAStudent(LoRAConfig(teacher.cfg, rank=4)), first_items(Trajectories(trajectories, torch.arange(6) % 3), 24)
-    opt, losses, loss_of = torch.optim.Adam(student.parameters(), 1e-2), [], StudentLoss(teacher)
+    student, loss_of, losses = LoRAStudent(LoRAConfig(teacher.cfg, rank=4)), StudentLoss(teacher), []
+    batch = first_items(Trajectories(trajectories, torch.arange(6) % 3), 24)
+    opt = torch.optim.Adam(student.parameters(), 1e-2)
     for _ in range(30):
         loss = loss_of(student, batch)
-        opt.zero_grad(); loss.backward(); opt.step()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
         losses.append(loss.item())
     assert losses[-1] < .7 * losses[0] and all(p.grad is None for p in teacher.parameters())
 
 # in use
 
+META = {'name': 'toy', 'size': 16, 'factor': 4, 'categories': ['a / b', 'a / c', 'd / d'], 'shares': [.2, .3, .5]}
+
 @pytest.fixture
-def pipe(first, teacher): return ARSR(first, teacher, distilled=random_student(teacher), meta={'size': 16, 'categories': ['a / b', 'a / c', 'd / d'], 'shares': [.2, .3, .5]}, device='cpu')
+def pipe(first, teacher): return ARSR(first, teacher, distilled=random_student(teacher), meta=META)
 
 def test_distilled_drawings_are_those_of_the_changed_generator(pipe):
-    plain = ARSR(pipe.first, pipe.distilled.merge(pipe.generator), meta=pipe.meta, device='cpu')
-    a, b, c = pipe.generate(3, seed=5, distilled=True), plain.generate(3, seed=5, steps=8, sampler='ddim', guidance=1), pipe.generate(3, seed=5)
-    assert_close(a.render(size=20), b.render(size=20))
-    assert (a.render(size=20) - c.render(size=20)).abs().max() > 1e-3
+    plain = ARSR(pipe.first, pipe.distilled.merge(pipe.generator), meta=pipe.meta)
+    distilled = pipe.generate(3, seed=5, distilled=True).render(size=20)
+    assert_close(distilled, plain.generate(3, seed=5, steps=8, sampler='ddim', guidance=1).render(size=20))
+    assert (distilled - pipe.generate(3, seed=5).render(size=20)).abs().max() > 1e-3
 
 def test_a_category_counts_for_them_too(pipe):
     one, other = (pipe.generate(1, seed=0, category=c, distilled=True).render(size=16) for c in ('b', 'd'))
     assert (one - other).abs().max() > 1e-4
 
-def test_they_need_one_pass_through_the_network_a_step(pipe, monkeypatch):
-    asked, forward = [], type(pipe.generator.unet).forward
-    monkeypatch.setattr(type(pipe.generator.unet), 'forward', lambda self, x, *a: asked.append(len(x)) or forward(self, x, *a))
+def test_they_need_one_network_evaluation_a_step(pipe, monkeypatch):
+    UNet, sizes = type(pipe.generator.unet), []
+    forward = UNet.forward
+    def noted(self, x, *args):
+        sizes.append(len(x))
+        return forward(self, x, *args)
+    monkeypatch.setattr(UNet, 'forward', noted)
     pipe.generate(2, seed=0, distilled=True)
-    assert asked == [2] * 8
+    assert sizes == [2] * 8
 
 def test_it_is_saved_and_opened(pipe, tmp_path):
     again = ARSR.from_pretrained(pipe.save_pretrained(tmp_path), 'cpu')
     assert [*again.parts] == ['first', 'generator', 'distilled'] and again.distilled.cfg == pipe.distilled.cfg
-    assert_close(again.generate(2, seed=1, distilled=True).render(size=16), pipe.generate(2, seed=1, distilled=True).render(size=16), atol=.02, rtol=0)
+    a, b = (model.generate(2, seed=1, distilled=True).render(size=16) for model in (again, pipe))
+    assert_close(a, b, atol=.02, rtol=0)
 
-def test_weights_without_it_say_so(pipe, refuses):
-    pipe.distilled = None
-    with refuses("have no distilled generator", 'leave `distilled` away'): pipe.generate(distilled=True)
+def test_weights_without_it_say_so(first, teacher, refuses):
+    with refuses("the weights 'toy' cannot", 'no distilled'):
+        ARSR(first, teacher, meta=META).generate(distilled=True)
 
 # the stage
+
+def toy(task, **kwargs):
+    first = FirstStageConfig(ch=8, mult=(1, 2, 2), n_res=1, z=4, latent='norm', hidden=(16, 16))
+    unet = UNetConfig(ch=8, mult=(1,), n_res=1, attn=())
+    net = DenoiserConfig(unet, z=4, conditional=task == 'upscaler', schedule='cosine', prediction_type='v')
+    return Preset(task, first, net, base=32, sizes=(32, 48), crop=16, **kwargs)
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, drawings):
     "A toy generator, distilled."
-    root, net = tmp_path_factory.mktemp('distilled'), DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=()), z=4, schedule='cosine', prediction_type='v')
-    write_pictures(root/'pictures', drawings, 6)
-    PRESETS['toy-make'] = Preset('generator', CONFIG, net, base=32, sizes=(32, 48), crop=16, trajectories=6, settings={k: Settings(batch=2, warmup=1) for k in ('first', 'latent', 'distill')})
-    PRESETS['toy-up'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(32, 48), crop=16)
-    for stage in ('first', 'latent', 'distill'): train_stage('toy-make', stage, root/'run', data=str(root/'pictures'), steps=3)
-    yield root
-    del PRESETS['toy-make'], PRESETS['toy-up']
+    root = tmp_path_factory.mktemp('distilled')
+    (root/'pictures').mkdir()
+    for i in range(6): Image.fromarray(to_bytes(drawings.view(31 * i, 64))).save(root/'pictures'/f'{i}.png')
+    settings = {stage: Settings(batch=2, warmup=1) for stage in ('first', 'latent', 'distill')}
+    plain = dict(mixed_precision='no', layout=torch.contiguous_format, workers=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arsr.train, 'hardware', lambda: plain)
+        patch.setitem(PRESETS, 'toy-make', toy('generator', trajectories=6, settings=settings))
+        patch.setitem(PRESETS, 'toy-up', toy('upscaler'))
+        for stage in settings: train_toy(root, stage)
+        yield root
+
+def train_toy(root, stage, preset='toy-make', out=None, steps=3):
+    return train_stage(preset, stage, out or root/'run', data=str(root/'pictures'), steps=steps)
 
 def test_the_stage_leaves_a_model_that_takes_few_steps(trained):
     pipe = ARSR.from_pretrained(trained/'run', 'cpu')
@@ -156,9 +187,9 @@ def test_the_stage_leaves_a_model_that_takes_few_steps(trained):
     assert pipe.generate(2, seed=0, distilled=True).render(size=40).shape == (2, 3, 40, 40)
 
 def test_trajectories_are_recorded_once_and_the_stage_goes_on(trained):
-    files = lambda: {p.name: p.stat().st_mtime_ns for p in (trained/'run').glob('trajectories-*')}
+    def files(): return {p.name: p.stat().st_mtime_ns for p in (trained/'run').glob('trajectories-*')}
     before = files()
-    state = train_stage('toy-make', 'distill', trained/'run', data=str(trained/'pictures'), steps=5)
+    state = train_toy(trained, 'distill', steps=5)
     assert state['step'] == 5 and files() == before and len(before) == 1
 
 def test_a_generator_that_has_moved_on_is_not_given_the_change_of_its_past(trained, tmp_path):
@@ -166,33 +197,37 @@ def test_a_generator_that_has_moved_on_is_not_given_the_change_of_its_past(train
     run.mkdir()
     for p in (trained/'run').iterdir():
         if p.is_file(): (run/p.name).write_bytes(p.read_bytes())
-    assert (run/f"{change_of(run/'generator-latent.safetensors')}.safetensors").exists()
-    train_stage('toy-make', 'latent', run, data=str(trained/'pictures'), steps=4)
+    toy = Run(PRESETS['toy-make'], run)
+    assert toy.file(f'distilled-{toy.generator_stamp}').exists()
+    train_toy(trained, 'latent', out=run, steps=4)
     assert 'distilled' not in ARSR.from_pretrained(run, 'cpu').parts
 
 def test_a_model_is_shipped_without_what_it_does_not_name(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(arsr.lab.cards, 'write_card', lambda folder, remarks: None)
     (trained/'run'/'refiner.safetensors').write_bytes(b'left behind')
     arsr.lab.cards.ship(trained/'run', tmp_path/'shipped')
-    assert {p.name for p in (tmp_path/'shipped').iterdir()} == {'config.json', 'training.json', 'first.safetensors', 'generator.safetensors', 'distilled.safetensors'}
+    parts = {f'{part}.safetensors' for part in ('first', 'generator', 'distilled')}
+    assert {p.name for p in (tmp_path/'shipped').iterdir()} == {'config.json', 'training.json'} | parts
     (trained/'run'/'refiner.safetensors').unlink()
 
 def test_what_cannot_be_distilled_says_so(trained, tmp_path, refuses):
-    with refuses('only a generator is distilled'): train_stage('toy-up', 'distill', trained/'run', data=str(trained/'pictures'), steps=1)
-    with refuses('run --stage latent into the same folder before'): train_stage('toy-make', 'distill', tmp_path, data=str(trained/'pictures'), steps=1)
+    with refuses("only generators have a stage 'distill'"): train_toy(trained, 'distill', 'toy-up', steps=1)
+    with refuses('run --stage latent into the same folder before'): train_toy(trained, 'distill', out=tmp_path, steps=1)
 
 # the command
 
 def test_the_command_takes_the_few_steps(pipe, tmp_path, capsys):
-    weights, out = pipe.save_pretrained(tmp_path/'weights'), tmp_path/'pictures'
-    assert main(['generate', '--weights', str(weights), '--device', 'cpu', '--distilled', '-n', '2', '--seed', '3', '--size', '20', '-o', str(out)]) == 0
+    weights, out = str(pipe.save_pretrained(tmp_path/'weights')), tmp_path/'pictures'
+    options = ['--device', 'cpu', '--distilled', '-n', '2', '--seed', '3', '--size', '20', '-o', str(out)]
+    assert main(['generate', '--weights', weights, *options]) == 0
     same = ARSR.from_pretrained(weights, 'cpu').generate(2, seed=3, distilled=True).render(size=20)
     for k in range(2): assert_close(load_image(out/f'000{3 + k}.png'), same[k], atol=1 / 255, rtol=0)
 
-@pytest.mark.parametrize('more, decode_rgb', [(['--guidance', '3'], 'has learned its own guidance'), (['--steps', '4'], 'not allowed with argument')])
-def test_the_command_does_not_pass_over_what_it_cannot_do(pipe, tmp_path, capsys, more, decode_rgb):
-    weights = pipe.save_pretrained(tmp_path/'weights')
-    try: code = main(['generate', '--weights', str(weights), '--distilled', '-o', str(tmp_path/'pictures'), *more])
+@pytest.mark.parametrize('option, value', [('--guidance', '3'), ('--steps', '4')])
+def test_the_command_does_not_pass_over_what_it_cannot_do(pipe, tmp_path, capsys, option, value):
+    weights, out = str(pipe.save_pretrained(tmp_path/'weights')), tmp_path/'pictures'
+    options = ['--device', 'cpu', '--distilled', '-o', str(out), option, value]
+    try: code = main(['generate', '--weights', weights, *options])
     except SystemExit as e: code = e.code
     err = capsys.readouterr().err
-    assert code == 2 and decode_rgb in err and err.count('\n') == 1 and not (tmp_path/'pictures').exists()
+    assert code == 2 and option.strip('-') in err and err.count('\n') == 1 and not out.exists()

@@ -10,7 +10,7 @@ FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-
 PATIENCE = 60  # seconds that any one step may take on a busy machine
 NOTEBOOK = """
 import torch
-from arsr.field import ImageField
+from arsr import ImageField
 from arsr.liif import LIIF
 torch.manual_seed(0)
 field = ImageField(2 * torch.randn(2, 16, 16, 16), LIIF(16, hidden=(32,)).requires_grad_(False), size=64)

@@ -11,7 +11,8 @@ from arsr.coords import resize
 from arsr.data import load_image
 from arsr.field import ImageField, encode_field, sample_bicubic
 from arsr.liif import MAX_TABLE_CELLS, LIIF, render_grid
-from arsr.lab.metrics import (MS_WEIGHTS, EffLite, diversity, efflite, fd_efflite, fid, frechet, interval, lpips, lr_consistency, macs,
+from arsr.lab.metrics import (MS_WEIGHTS, EffLite, diversity, efflite, fd_efflite, fid, frechet, interval, lpips,
+                              lr_consistency, macs,
                           measured, ms_ssim, nearest, patch_fd, psnr, random_patches, self_ssim, ssim, to_luma)
 
 MB = 2**20
@@ -28,14 +29,16 @@ def sets(drawings):
     x = torch.stack([drawings.view(70 * i, 48) for i in range(48)])
     return x[::2], x[1::2]
 
-def noisy(x, sigma=.1): return (x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-def add_noise(x, k): return resize(resize(x, x.shape[-1] // k), x.shape[-2:]).clamp(0, 1)
+def noisy(x, sigma=.1):
+    return (x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+def soften(x, k): return resize(resize(x, x.shape[-1] // k), x.shape[-2:]).clamp(0, 1)
 def hwc(x): return x.permute(1, 2, 0).double().numpy()
 
 # pixel by pixel
 
 def test_psnr_is_that_of_scikit_image(cat):
-    assert psnr(noisy(cat), cat).item() == pytest.approx(peak_signal_noise_ratio(hwc(cat), hwc(noisy(cat)), data_range=1), abs=1e-4)
+    expected = peak_signal_noise_ratio(hwc(cat), hwc(noisy(cat)), data_range=1)
+    assert psnr(noisy(cat), cat).item() == pytest.approx(expected, abs=1e-4)
 
 @given(st.integers(0, 9))
 def test_shaving_is_cropping(shave):
@@ -44,7 +47,8 @@ def test_shaving_is_cropping(shave):
 
 @pytest.mark.parametrize('shave', [-1, 10, 11])
 def test_shaving_everything_is_refused(shave, refuses):
-    with refuses('shave must leave some of 20 x 24', 'from 0 to 9', str(shave)): psnr(torch.rand(3, 20, 24), torch.rand(3, 20, 24), shave)
+    with refuses('shave must leave some of 20 x 24', 'from 0 to 9', str(shave)):
+        psnr(torch.rand(3, 20, 24), torch.rand(3, 20, 24), shave)
 
 def test_luma_is_bt601():
     primaries = torch.eye(3)[:, :, None, None]
@@ -58,20 +62,21 @@ def test_luma_psnr_sees_brightness_alone():
     assert psnr(grey + .1, grey, luma=True).item() == pytest.approx(20 - 20 * np.log10(219 / 255), abs=1e-3)
 
 def test_ssim_is_that_of_scikit_image(cat):
-    x = torch.stack([noisy(cat), add_noise(cat, 4), cat * .5])
+    x = torch.stack([noisy(cat), soften(cat, 4), cat * .5])
     ours = ssim(x, cat.expand_as(x))
     for value, p in zip(ours, x):
-        theirs = structural_similarity(hwc(p), hwc(cat), data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+        theirs = structural_similarity(hwc(p), hwc(cat), data_range=1, channel_axis=2, gaussian_weights=True, sigma=1.5,
+                                       use_sample_covariance=False)
         assert value.item() == pytest.approx(theirs, abs=1e-4)
 
 def test_ms_ssim_is_the_published_product(cat):
     def parts(x, y): # contrast times structure, and luminance, of two grey pictures, inside the border
-        g = lambda v: gaussian_filter(v, 1.5, truncate=3.5)[5:-5, 5:-5]
+        def g(v): return gaussian_filter(v, 1.5, truncate=3.5)[5:-5, 5:-5]
         a, b = g(x), g(y)
         cs = (2 * (g(x * y) - a * b) + .03**2) / (g(x * x) - a**2 + g(y * y) - b**2 + .03**2)
         return cs.mean(), (cs * (2 * a * b + .01**2) / (a**2 + b**2 + .01**2)).mean()
-    halved = lambda v: v.reshape(v.shape[0] // 2, 2, -1, 2).mean((1, 3))
-    for spoilt in (noisy(cat), add_noise(cat, 4)):
+    def halved(v): return v.reshape(v.shape[0] // 2, 2, -1, 2).mean((1, 3))
+    for spoilt in (noisy(cat), soften(cat, 4)):
         truth = []
         for x, y in zip(spoilt.double().numpy(), cat.double().numpy()):
             out = 1.
@@ -100,7 +105,8 @@ def test_shapes_that_do_not_fit(f, refuses):
 
 # the network
 
-def test_the_network_is_loaded_once(): assert efflite() is efflite('cpu') is efflite(torch.device('cpu')) is not efflite(version=2)
+def test_the_network_is_loaded_once():
+    assert efflite() is efflite('cpu') is efflite(torch.device('cpu')) is not efflite(version=2)
 
 @pytest.mark.parametrize('version', [0, 2])
 def test_features_at_five_resolutions(version):
@@ -108,12 +114,13 @@ def test_features_at_five_resolutions(version):
     assert [tuple(m.shape[-2:]) for m in maps] == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
 
 def test_the_second_network_is_another_measure_of_the_same_thing(net, cat):
-    far = [[n.distance(add_noise(cat, s)[None], cat[None]).item() for s in (1, 3)] for n in (net, efflite(version=2))]
+    far = [[n.distance(soften(cat, s)[None], cat[None]).item() for s in (1, 3)] for n in (net, efflite(version=2))]
     assert all(a < b for a, b in far) and far[0] != pytest.approx(far[1], rel=1e-3)
 
 def test_the_network_knows_a_cat(net):
     x = load_image(data.chelsea())[:, :, 75:375]
-    with torch.no_grad(): assert net.net(net.prepare(resize(x, 224).clamp(0, 1)[None])).argmax() in (281, 282, 285) # ImageNet's house cats
+    # ImageNet's house cats
+    with torch.no_grad(): assert net.net(net.prepare(resize(x, 224).clamp(0, 1)[None])).argmax() in (281, 282, 285)
 
 @pytest.mark.parametrize('size', [(32, 32), (33, 47), (64, 96), (131, 40)])
 def test_pictures_of_any_size(net, size):
@@ -123,9 +130,10 @@ def test_pictures_of_any_size(net, size):
     assert [len(f) for f in net.features(x)] == [3] * 5
 
 def test_five_resolutions(net):
-    assert [tuple(f.shape[1:]) for f in net.features(torch.rand(1, 3, 64, 96))] == [(16, 32, 48), (24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
+    shapes = [(16, 32, 48), (24, 16, 24), (40, 8, 12), (112, 4, 6), (320, 2, 3)]
+    assert [tuple(f.shape[1:]) for f in net.features(torch.rand(1, 3, 64, 96))] == shapes
 
-@pytest.mark.parametrize('spoil', [add_noise, lambda x, k: noisy(x, .03 * k)], ids=['blur', 'noise'])
+@pytest.mark.parametrize('spoil', [soften, lambda x, k: noisy(x, .03 * k)], ids=['blur', 'noise'])
 def test_distance_grows_with_the_damage(net, cat, spoil):
     x = torch.stack([cat[:, 32:128, 32:128], cat[:, 96:192, 64:160]])
     steps = torch.stack([net.distance(spoil(x, k), x) for k in (2, 4, 8)])
@@ -133,7 +141,7 @@ def test_distance_grows_with_the_damage(net, cat, spoil):
     assert_close(net.distance(x, spoil(x, 2)), steps[0])
 
 def test_where_psnr_and_the_network_disagree(net, cat):
-    moved, soft = cat.roll(1, -1)[None], add_noise(cat, 2)[None]
+    moved, soft = cat.roll(1, -1)[None], soften(cat, 2)[None]
     assert psnr(moved, cat) < psnr(soft, cat)
     assert net.distance(moved, cat[None]) < net.distance(soft, cat[None])
 
@@ -174,7 +182,8 @@ def by_the_book(a, b):
     "The textbook formula with scipy's matrix root."
     a, b = a.double().numpy(), b.double().numpy()
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    return ((a.mean(0) - b.mean(0))**2).sum() + np.trace(ca) + np.trace(cb) - 2 * np.trace(scipy.linalg.sqrtm(ca @ cb)).real
+    root = scipy.linalg.sqrtm(ca @ cb).real
+    return ((a.mean(0) - b.mean(0))**2).sum() + np.trace(ca + cb - 2 * root)
 
 @pytest.mark.parametrize('n, m', [(200, 300), (300, 25), (20, 25), (200, 2)])
 @pytest.mark.filterwarnings('ignore:Matrix is singular')
@@ -202,7 +211,7 @@ def test_features_that_cannot_be_compared(a, b, refuses):
 def test_the_interval_covers_and_the_bias_is_right():
     "30 pairs of samples of two Gaussians whose distance is known."
     n, d, rng = 200, 10, torch.Generator().manual_seed(0)
-    draw = lambda: torch.randn(n, d, generator=rng)
+    def draw(): return torch.randn(n, d, generator=rng)
     found = [interval(draw(), 2 * draw() + 1) for _ in range(30)]
     fd, se, bias = (torch.tensor([r[k] for r in found]) for k in ('fd', 'se', 'bias'))
     truth = d * (1 + 1)
@@ -222,7 +231,7 @@ def test_interval_says_what_it_rests_on(refuses):
 def test_fd_vanishes_for_equal_sets_and_grows(sets):
     x, _ = sets
     assert fd_efflite(x, x) < 1e-6
-    for spoil in (add_noise, lambda x, k: noisy(x, .03 * k)):
+    for spoil in (soften, lambda x, k: noisy(x, .03 * k)):
         near, far = (fd_efflite(x, spoil(x, k)) for k in (2, 6))
         assert 1 < near < far
 
@@ -234,7 +243,8 @@ def test_patches_are_windows_and_repeat(refuses):
     x = [torch.arange(3 * h * w).view(3, h, w) for h, w in ((8, 9), (6, 20))]
     patches = list(random_patches(x, 6, 40, seed=3))
     assert len(patches) == 40 and all(p.shape == (3, 6, 6) for p in patches)
-    for p in patches: assert any((v.unfold(1, 6, 1).unfold(2, 6, 1) == p[:, None, None]).all((0, 3, 4)).any() for v in x)
+    for p in patches:
+        assert any((v.unfold(1, 6, 1).unfold(2, 6, 1) == p[:, None, None]).all((0, 3, 4)).any() for v in x)
     assert len({tuple(p.flatten().tolist()) for p in patches}) > 10
     assert all(torch.equal(p, q) for p, q in zip(patches, random_patches(x, 6, 40, seed=3)))
     with refuses('a patch of 7 pixels', '6 x 20'): list(random_patches(x, 7, 40))
@@ -302,7 +312,8 @@ def test_peak_memory_is_that_of_the_call():
     assert measured(lambda: None)['peak_bytes'] < 20 * MB < keep.numel() * 4
 
 def test_memory_is_measured_again_when_it_was_freed_before():
-    peaks = [measured(lambda: [torch.ones(MB // 16) for _ in range(256)])['peak_bytes'] for _ in range(2)] # 64 MB in small pieces
+    # 64 MB in small pieces
+    peaks = [measured(lambda: [torch.ones(MB // 16) for _ in range(256)])['peak_bytes'] for _ in range(2)]
     assert all(50 * MB < p < 100 * MB for p in peaks)
 
 def test_seconds():
@@ -326,8 +337,10 @@ def test_macs():
     assert macs(lambda: F.linear(torch.rand(2, 5, 7), torch.rand(3, 7), torch.rand(3))) == 2 * 5 * 7 * 3
     liif = LIIF(8, hidden=(16, 16))
     looking_up = 2 * 20 * (MAX_TABLE_CELLS + 1) * 2 * 20 * 16  # columns of both shifts, the table, lines of both shifts
-    assert macs(lambda: render_grid(liif, torch.rand(1, 8, 3, 3), (20, 20))) == 9 * 8 * 16 + looking_up + 400 * (4 * 16 * 16 + 16 * 3)
-    assert macs(lambda: F.conv2d(torch.rand(2, 4, 9, 9), torch.rand(6, 2, 3, 3), stride=2, groups=2)) == 2 * 6 * 4 * 4 * 2 * 9
+    layers = 9 * 8 * 16 + 400 * (4 * 16 * 16 + 16 * 3)
+    assert macs(lambda: render_grid(liif, torch.rand(1, 8, 3, 3), (20, 20))) == layers + looking_up
+    x, weight = torch.rand(2, 4, 9, 9), torch.rand(6, 2, 3, 3)
+    assert macs(lambda: F.conv2d(x, weight, stride=2, groups=2)) == 2 * 6 * 4 * 4 * 2 * 9
 
 @pytest.mark.parametrize('context', [torch.no_grad, torch.enable_grad])
 def test_macs_of_attention(context):
@@ -335,9 +348,10 @@ def test_macs_of_attention(context):
     with context(): assert macs(lambda: F.scaled_dot_product_attention(q, k, v)) == 2 * 3 * 10 * 7 * (4 + 4)
 
 def test_macs_of_the_network(net):
-    "What the classifier computes beyond the features: its head, 320 to 1,280 channels at 7 x 7 places, and 1,000 classes."
+    "The classifier adds to the features its head, 320 to 1,280 channels at 7 x 7 places, and 1,000 classes."
     x = torch.rand(1, 3, 224, 224)
-    with torch.no_grad(): assert macs(lambda: net.net(x)) - macs(lambda: net.features(x)) == 7 * 7 * 320 * 1280 + 1280 * 1000
+    with torch.no_grad():
+        assert macs(lambda: net.net(x)) - macs(lambda: net.features(x)) == 7 * 7 * 320 * 1280 + 1280 * 1000
 
 # LPIPS and FID
 
@@ -354,7 +368,8 @@ def test_published_metrics_without_the_package(module, monkeypatch, refuses):
 def offline(monkeypatch):
     "A torchmetrics whose weights cannot be fetched, as its own error says it: two lines."
     def fail(*args, **kwargs): raise OSError('<urlopen error [Errno -2] Name or service not known>\nsecond line')
-    package = {'torchmetrics': {}, 'torchmetrics.image': {}, 'torchmetrics.image.lpip': dict(LearnedPerceptualImagePatchSimilarity=fail),
+    package = {'torchmetrics': {}, 'torchmetrics.image': {},
+               'torchmetrics.image.lpip': dict(LearnedPerceptualImagePatchSimilarity=fail),
                'torchmetrics.image.fid': dict(FrechetInceptionDistance=fail)}
     for name, names in package.items(): monkeypatch.setitem(sys.modules, name, SimpleNamespace(**names))
 
@@ -370,12 +385,16 @@ def test_published_metrics_get_all_pictures_in_0_to_1(monkeypatch):
         def __init__(self, *args, **kwargs):
             super().__init__()
             self.net = torch.nn.Module()
-            self.net.forward = lambda x, y, normalize: (seen.append((len(x), normalize)), (x - y).abs().mean((1, 2, 3), keepdim=True))[1]
+            def forward(x, y, normalize):
+                seen.append((len(x), normalize))
+                return (x - y).abs().mean((1, 2, 3), keepdim=True)
+            self.net.forward = forward
             seen.append((args, kwargs))
         def update(self, x, real): seen.append((len(x), real))
         def compute(self): return torch.tensor(7.)
     for name in ('torchmetrics', 'torchmetrics.image'): monkeypatch.setitem(sys.modules, name, SimpleNamespace())
-    monkeypatch.setitem(sys.modules, 'torchmetrics.image.lpip', SimpleNamespace(LearnedPerceptualImagePatchSimilarity=Metric))
+    monkeypatch.setitem(sys.modules, 'torchmetrics.image.lpip',
+                        SimpleNamespace(LearnedPerceptualImagePatchSimilarity=Metric))
     monkeypatch.setitem(sys.modules, 'torchmetrics.image.fid', SimpleNamespace(FrechetInceptionDistance=Metric))
     arsr.lab.metrics._lpips_network.cache_clear()
     x, y = torch.rand(2, 20, 3, 40, 40)
@@ -387,5 +406,6 @@ def test_published_metrics_get_all_pictures_in_0_to_1(monkeypatch):
     arsr.lab.metrics._lpips_network.cache_clear()
 
 def test_nothing_optional_is_imported_before_it_is_needed():
-    code = "import sys, arsr.lab.metrics; print([m for m in ('torchmetrics', 'torchvision', 'efficientnet_lite_pytorch') if m in sys.modules])"
+    late = 'torchmetrics', 'torchvision', 'efficientnet_lite_pytorch', 'kornia', 'psutil'
+    code = f"import sys, arsr.lab.metrics; print([m for m in {late} if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'

@@ -3,15 +3,16 @@ from pathlib import Path
 import pytest, torch
 from PIL import Image
 from torch.testing import assert_close
-import arsr.pipeline, arsr.train, arsr.unet
+import arsr, arsr.pipeline, arsr.train, arsr.unet
+from arsr import ARSR
 from arsr.lab.cards import evaluation_photos
 from arsr.coords import resize
 from arsr.data import downsample
-from arsr.diffusion import sample_ddim
+from arsr.diffusion import sample_ddim, sample_dpmpp_2m, spaced_schedule
 from arsr.field import FirstStage, FirstStageConfig, ImageField
 from arsr.lab.metrics import psnr
-from arsr.pipeline import ARSR, back_project, load_weights, save_weights, seeded_noise
-from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
+from arsr.pipeline import back_project, build_config, load_weights, sample_labels, save_weights, seeded_noise
+from arsr.unet import Denoiser, DenoiserConfig, UNetConfig, cfg_denoiser
 
 CATEGORIES = ['Animals', 'Food', 'Symbols']
 
@@ -29,7 +30,7 @@ def pipe():
     "Random weights; an encoder with f = 2, and low resolution is two times smaller."
     torch.manual_seed(0)
     meta = {'name': 'tiny', 'size': 32, 'factor': 2, 'categories': CATEGORIES, 'shares': [.5, .3, .2]}
-    return ARSR(tiny_first(), tiny_denoiser(classes=3), tiny_denoiser(conditional=True), meta=meta, device='cpu')
+    return ARSR(tiny_first(), tiny_denoiser(classes=3), tiny_denoiser(conditional=True), meta)
 
 @pytest.fixture
 def saved(pipe, tmp_path): return pipe.save_pretrained(tmp_path/'tiny')
@@ -154,31 +155,32 @@ def test_generated_sizes(pipe, size, own):
     assert x.shape == (2, 3, round(1.5 * own[0]), round(1.5 * own[1])) and 0 <= x.min() and x.max() <= 1
 
 def test_a_category_is_drawn_as_often_as_it_occurs_and_can_be_asked_for(pipe):
-    drawn = pipe.labels(2000, 0, None).bincount(minlength=3) / 2000
-    assert_close(drawn, torch.tensor([.5, .3, .2]), atol=.04, rtol=0)
-    assert torch.equal(pipe.labels(10, 3, None), pipe.labels(13, 0, None)[3:])
-    assert pipe.labels(2, 0, 'Food').tolist() == [1, 1]
+    sampled = sample_labels(pipe.meta, 2000, 0).bincount(minlength=3) / 2000
+    assert_close(sampled, torch.tensor([.5, .3, .2]), atol=.04, rtol=0)
+    assert torch.equal(sample_labels(pipe.meta, 10, 3), sample_labels(pipe.meta, 13, 0)[3:])
+    assert sample_labels(pipe.meta, 2, 0, category='Food').tolist() == [1, 1]
     food, symbols = (pipe.generate(1, seed=0, steps=2, category=c).feat for c in ('Food', 'Symbols'))
     assert not torch.allclose(food, symbols)
 
-def test_a_category_has_kinds_and_either_can_be_asked_for(pipe, monkeypatch):
-    monkeypatch.setitem(pipe.meta, 'categories', ['Food / fruit', 'Food / drink', 'Symbols / other'])
-    drawn = pipe.labels(400, 0, 'Food').bincount(minlength=3) / 400
-    assert_close(drawn, torch.tensor([.5, .3, 0]) / .8, atol=.08, rtol=0)
-    assert pipe.labels(3, 0, 'drink').tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match="choose one of Food, Symbols$"): pipe.labels(1, 0, 'fruits')
+def test_a_category_has_classes_and_either_can_be_asked_for():
+    meta = dict(categories=['Food / fruit', 'Food / drink', 'Symbols / other'], shares=[.5, .3, .2])
+    sampled = sample_labels(meta, 400, 0, category='Food').bincount(minlength=3) / 400
+    assert_close(sampled, torch.tensor([.5, .3, 0]) / .8, atol=.08, rtol=0)
+    assert sample_labels(meta, 3, 0, category='drink').tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="choose one of Food, Symbols$"): sample_labels(meta, 1, 0, category='fruits')
 
 def test_guidance_of_one_is_the_plain_denoiser_and_more_goes_further(pipe):
     feats = [pipe.generate(1, seed=0, steps=2, category='Food', guidance=g).feat for g in (0., 1., 2.)]
     assert not torch.allclose(feats[0], feats[1]) and not torch.allclose(feats[1], feats[2])
     label = torch.tensor([1])
-    z = arsr.pipeline.sample_dpmpp_2m(lambda z, t: pipe.generator(z, t, label=label), seeded_noise((1, 4, 16, 16), 0), pipe.generator.alphas_cumprod, steps=2)
+    schedule = spaced_schedule(pipe.generator.alphas_cumprod, 2)
+    z = sample_dpmpp_2m(lambda z, t: pipe.generator(z, t, label=label), seeded_noise((1, 4, 16, 16), 0), schedule)
     assert_close(feats[1], pipe.first.decoder(z), atol=1e-4, rtol=1e-4)
 
 def test_a_latent_of_the_generator_is_scaled_back(pipe):
     seen, scaled = [], copy.deepcopy(pipe)
     scaled.generator.scaling_factor.fill_(3.)
-    for p in (copy.copy(pipe), scaled):
+    for p in (copy.deepcopy(pipe), scaled):
         p.decode = lambda z, size: seen.append(z)
         p.generate(1, seed=0, steps=1)
     assert_close(seen[1], 3 * seen[0])
@@ -188,14 +190,18 @@ def test_a_sampler_may_be_a_function(pipe):
     assert_close(pipe.generate(**query, sampler=sample_ddim).render(size=16), pipe.generate(**query, sampler='ddim').render(size=16))
 
 @pytest.mark.parametrize('kwargs, words', [
-    (dict(category='Dragons'), ("unknown category 'Dragons'", 'Animals, Food, Symbols')), (dict(n=0), ('n must be at least 1',)),
-    (dict(steps=0), ('steps must be between 1 and 1000',)), (dict(sampler='euler'), ("unknown sampler 'euler'", 'dpmpp_2m')),
-    (dict(size=0), ('size must be a whole number',)), (dict(size=(8, -8)), ('size must be a whole number',))])
+    (dict(category='Dragons'), ("unknown category 'Dragons'", 'Animals, Food, Symbols')), (dict(n=0), ('n must be a whole number of at least 1',)),
+    (dict(steps=0), ('steps must be a whole number between 1 and 1000, not 0',)), (dict(steps=4.), ('whole number between 1 and 1000, not 4.0',)),
+    (dict(sampler='euler'), ("unknown sampler 'euler'", 'dpmpp_2m')), (dict(guidance='2'), ("guidance must be a number, not '2'",)),
+    (dict(guidance=float('nan')), ('guidance must be a number',)), (dict(n=1.5), ('n must be a whole number of at least 1, not 1.5',)),
+    (dict(n=True), ('n must be a whole number',)), (dict(size='64'), ("not '64'",)), (dict(generator=torch.Generator()), ('seed or generator',)),
+    (dict(size=0), ('size must be a whole number',)), (dict(size=(8, -8)), ('size must be a whole number',)),
+    (dict(distilled=True, steps=None), ("the weights 'tiny' cannot take few steps: they have no distilled",))])
 def test_wrong_requests(pipe, kwargs, words, refuses):
     with refuses(*words): pipe.generate(**dict(steps=1, seed=0) | kwargs)
 
 def test_a_category_where_there_are_none(pipe, refuses):
-    plain = ARSR(pipe.first, tiny_denoiser(), meta={'name': 'plain'})
+    plain = ARSR(pipe.first, tiny_denoiser(), meta={'name': 'plain', 'size': 16})
     assert plain.generate(1, size=8, seed=0, steps=1).size == (8, 8)
     with refuses("the weights 'plain' know no categories"): plain.generate(category='Food')
 
@@ -222,17 +228,23 @@ def test_wrong_images(pipe, tmp_path, refuses):
         with refuses('NaN'): task(torch.full((3, 4, 4), torch.nan))
         with refuses('(3,h,w)'): task(torch.zeros(2, 5, 4, 5))
         with refuses('the list of images is empty'): task([])
-        with refuses('must have one size, not 4 x 4, 4 x 6'): task([picture(4, 4), picture(4, 6)])
 
 def test_pictures_together_get_the_answers_that_they_get_alone(pipe):
     a, b = picture(8, 9, 1), picture(8, 9, 2)
-    for together in ([a, b], torch.stack([a, b])):
+    for together in ([a, b], torch.stack([a, b]), (a, b)):
         feat = pipe.upscale(together, seed=5, n=2).feat
         for k, alone in enumerate((a, b)): assert_close(feat[2*k:2*k+2], pipe.upscale(alone, seed=5, n=2).feat, atol=1e-4, rtol=0)
     assert len(pipe.encode([a, b, a])) == 3
 
+def test_pictures_of_several_sizes_get_a_field_each(pipe):
+    pictures = [picture(8, 9, 1), picture(6, 6, 2), picture(8, 9, 3)]
+    fields = pipe.upscale(pictures, seed=5, n=2)
+    assert [field.size for field in fields] == [(8, 9), (6, 6), (8, 9)] and [len(field) for field in fields] == [2, 2, 2]
+    for field, x in zip(fields, pictures): assert_close(field.feat, pipe.upscale(x, seed=5, n=2).feat, atol=1e-4, rtol=0)
+    assert [field.size for field in pipe.encode(pictures)] == [(8, 9), (6, 6), (8, 9)]
+
 def test_the_input_decides(pipe):
-    a, b = (pipe.upscale(picture(10, 10, seed), seed=0, steps=2, consistent=False).render(size=20) for seed in (1, 2))
+    a, b = (pipe.upscale(picture(10, 10, seed), seed=0, steps=2, back_project=False).render(size=20) for seed in (1, 2))
     assert (a - b).abs().mean() > 1e-3
 
 def border_steps(feat, at):
@@ -243,15 +255,21 @@ def border_steps(feat, at):
 
 def test_a_large_image_has_no_seam(pipe):
     assert arsr.unet._starts(100, 64, 16) == [0, 36]  # windows begin at 36 and end at 64
-    assert border_steps(pipe.upscale(picture(12, 100), seed=0, steps=2, consistent=False).feat, (36, 64)) < 1.3
+    assert border_steps(pipe.upscale(picture(12, 100), seed=0, steps=2, back_project=False).feat, (36, 64)) < 1.3
+
+def flat_weights(n, window, overlap, grow=1, device=None):
+    "As `blend_weights`, but all windows over a cell count the same."
+    starts, windows = arsr.unet._starts(n, window, overlap), torch.zeros(grow * n)
+    for start in starts: windows[grow * start:grow * (start + window)] += 1
+    return [(start, 1 / windows[grow * start:grow * (start + window)]) for start in starts]
 
 @pytest.mark.parametrize('blended', [True, False])
 def test_windows_that_disagree_are_blended(pipe, monkeypatch, blended):
     windowed = copy.deepcopy(pipe)
-    windowed.upscaler.forward = lambda z, t, cond: cond.mean((1, 2, 3), keepdim=True).expand_as(z)  # each window answers with its own mean
+    windowed.upscaler.forward = lambda z, t, cond: cond.mean((1, 2, 3), keepdim=True).expand_as(z)  # each predicts its own mean
     windowed.decode = lambda z, size: z
-    if not blended: monkeypatch.setattr(arsr.unet, '_ramp', lambda n: torch.ones(n))
-    z = windowed.upscale(torch.linspace(0, 1, 100).expand(3, 12, 100), seed=0, steps=2, consistent=False)
+    if not blended: monkeypatch.setattr(arsr.unet, 'blend_weights', flat_weights)
+    z = windowed.upscale(torch.linspace(0, 1, 100).expand(3, 12, 100), seed=0, steps=2, back_project=False)
     largest = (z.diff(dim=-1).abs().max() / (z[..., -1] - z[..., 0]).abs().max()).item()
     assert largest < 2 / 28 if blended else largest > 1 / 3  # 28 columns belong to both windows
 
@@ -262,13 +280,14 @@ def test_windows_see_all_of_a_large_image(pipe):
     change = (pipe.upscale(lr, seed=0, steps=1).feat - a.feat).abs().mean((0, 1, 2))
     assert a.size == (12, 90) and change[80:].mean() > 3 * change[:20].mean()
 
-def test_a_photograph_in_windows_is_nearly_that_of_one_piece(monkeypatch):
+def test_a_photograph_in_windows_is_nearly_that_of_one_piece(photo, monkeypatch):
     "With the shipped weights: at least 44 dB between the two, and no larger steps at the borders of the windows than elsewhere."
-    photo, lr = ARSR.from_pretrained('photo', 'cpu'), evaluation_photos()['coffee'][:, 50:114, 40:200]
-    query = lambda: photo.upscale(lr, seed=0).render(scale=2)[0]
-    pieces = query()
-    monkeypatch.setattr(arsr.pipeline, 'tiled_apply', lambda f, *maps, **_: f(*maps))
-    whole = query()
+    lr = evaluation_photos()['coffee'][:, 50:114, 40:200]
+    def predict(): return photo.upscale(lr, seed=0, latent_weight=.25).render(scale=2)[0]
+    pieces = predict()
+    for module in (arsr.pipeline, arsr.beyond.refining, arsr.beyond.restoring):
+        monkeypatch.setattr(module, 'tiled_apply', lambda f, *maps, **_: f(*maps))
+    whole = predict()
     assert 44 < psnr(pieces, whole) < 80
     step = (pieces - whole).mean(0).diff(dim=1).abs().mean(0)
     assert arsr.unet._starts(160, 64, 16) == [0, 48, 96]
@@ -278,14 +297,14 @@ def test_a_photograph_in_windows_is_nearly_that_of_one_piece(monkeypatch):
 
 def test_back_projection_brings_an_answer_closer_to_its_input(pipe):
     lr = .25 + .5 * picture(12, 16)[None]
-    plain, fixed = (pipe.upscale(lr[0], seed=0, steps=2, consistent=c) for c in (False, True))
+    plain, fixed = (pipe.upscale(lr[0], seed=0, steps=2, back_project=c) for c in (False, True))
     miss = lambda field: (downsample(field.render(size=(24, 32)), 2) - lr).abs().mean().item()
     assert plain.correction is None and miss(fixed) < .2 * miss(plain)
     assert torch.equal(plain.feat, fixed.feat)
 
 def test_back_projection_goes_on_from_a_correction_and_leaves_its_field_alone(pipe):
     lr = .25 + .5 * picture(12, 16)[None]
-    field = pipe.upscale(lr[0], seed=0, steps=1, consistent=False)
+    field = pipe.upscale(lr[0], seed=0, steps=1, back_project=False)
     once = back_project(field, lr, factor=2, rounds=1)
     assert field.correction is None
     kept = once.correction.clone()
@@ -304,3 +323,163 @@ def test_a_true_answer_is_not_corrected(pipe):
 def test_encode_keeps_the_size(pipe, size):
     field = pipe.encode(picture(*size))
     assert isinstance(field, ImageField) and field.size == size and field.render(scale=2).shape == (1, 3, 2 * size[0], 2 * size[1])
+
+# the interface
+
+def test_the_face_of_the_package():
+    assert arsr.ARSR is ARSR is arsr.pipeline.ARSR and arsr.ImageField is ImageField and callable(arsr.load_image)
+    assert {'ARSR', 'ImageField', 'load_image'} <= set(dir(arsr))
+    with pytest.raises(AttributeError, match='nothing'): arsr.nothing
+
+def test_it_is_a_module_that_takes_modules_as_they_are():
+    first = tiny_first()
+    before = [(p.data_ptr(), p.stride(), p.requires_grad) for p in first.parameters()]
+    model = ARSR(first)
+    assert model.first is first and [(p.data_ptr(), p.stride(), p.requires_grad) for p in first.parameters()] == before
+    assert isinstance(model, torch.nn.Module) and model.device.type == 'cpu' and model.dtype == torch.float32
+    assert not model.training and set(model.parts) == {'first'} and model.to('meta').device.type == 'meta'
+
+def test_unknown_parts_are_refused(pipe, saved, refuses):
+    with refuses('no part called judge', 'first, generator, upscaler'): ARSR(pipe.first, judge=pipe.generator)
+    config = json.loads((saved/'config.json').read_text())
+    (saved/'config.json').write_text(json.dumps(config | {'judge': {}}))
+    with refuses('the model has judge, which nobody registered'): ARSR.from_pretrained(saved)
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision(pipe, saved, dtype):
+    half = ARSR.from_pretrained(saved, device='cpu', dtype=dtype)
+    assert half.dtype == dtype and half.generator.alphas_cumprod.dtype == torch.float32
+    for a, b in ((half.generate(1, seed=0, steps=2), pipe.generate(1, seed=0, steps=2)),
+                 (half.upscale(picture(9, 8), seed=0), pipe.upscale(picture(9, 8), seed=0)), (half.encode(picture(8, 9)), pipe.encode(picture(8, 9)))):
+        assert_close(a.render(scale=2), b.render(scale=2), atol=.1, rtol=0)
+
+def test_a_device_is_found(monkeypatch):
+    found = {}
+    for cuda, mps in ((True, True), (False, True), (False, False)):
+        monkeypatch.setattr(torch.cuda, 'is_available', lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, 'is_available', lambda: mps)
+        found[cuda, mps] = arsr.pipeline.find_device()
+    assert list(found.values()) == ['cuda', 'mps', 'cpu']
+
+def test_what_the_hub_is_asked(saved, monkeypatch):
+    import huggingface_hub
+    asked = {}
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda name, **kwargs: asked.update(kwargs) or str(saved))
+    ARSR.from_pretrained('owner/tiny', device='cpu', revision='v2', cache_dir='here', token='secret', local_files_only=True)
+    assert {k: asked[k] for k in ('revision', 'cache_dir', 'token', 'local_files_only')} == dict(revision='v2', cache_dir='here', token='secret', local_files_only=True)
+
+def test_push_to_hub_uploads_what_save_pretrained_writes(pipe, monkeypatch):
+    import huggingface_hub.hub_mixin as mixin
+    uploaded = {}
+    class Api:
+        def __init__(self, **kwargs): pass
+        def create_repo(self, repo_id, **kwargs): return type('Repo', (), {'repo_id': repo_id})
+        def upload_folder(self, folder_path, **kwargs): uploaded.update(names=sorted(p.name for p in folder_path.iterdir()))
+    monkeypatch.setattr(mixin, 'HfApi', Api)
+    pipe.push_to_hub('owner/tiny')
+    assert uploaded['names'] == ['config.json', 'first.safetensors', 'generator.safetensors', 'upscaler.safetensors']
+
+def test_configurations_within_configurations():
+    cfg = DenoiserConfig(UNetConfig(ch=32, mult=(1, 2)), conditional=True)
+    assert build_config(DenoiserConfig, json.loads(json.dumps(arsr.pipeline.asdict(cfg)))) == cfg
+    with pytest.raises(TypeError, match='wide'): build_config(UNetConfig, {'wide': 3})
+
+# callbacks, generators, samplers with noise of their own
+
+@pytest.mark.parametrize('task', ['generate', 'upscale'])
+def test_a_callback_sees_every_step_and_ends_with_the_latent(pipe, task):
+    seen = []
+    def note(step, x0): seen.append((step, x0))
+    field = make(pipe, task, n=2, callback=note, **{} if task == 'generate' else dict(back_project=False))
+    assert [step for step, _ in seen] == [0, 1] and torch.equal(pipe.decode(seen[-1][1], field.size).feat, field.feat)
+
+@pytest.mark.parametrize('task', ['generate', 'upscale'])
+def test_a_generator_in_place_of_a_seed(pipe, task):
+    def feat(seed): return make(pipe, task, n=2, seed=None, generator=torch.Generator().manual_seed(seed)).feat
+    assert torch.equal(feat(3), feat(3)) and not torch.equal(feat(3), feat(4))
+
+def test_ancestral_sampling_visits_all_timesteps_unless_told(pipe):
+    assert pipe.options('generate', sampler='ddpm')['steps'] == 1000
+    steps = []
+    pipe.generate(size=4, seed=0, sampler='ddpm', steps=3, callback=lambda step, x0: steps.append(step))
+    assert steps == [0, 1, 2]
+
+# options beyond the paper
+
+class Refiner(torch.nn.Module):
+    "Notes what it is given, and predicts bicubic enlargement."
+    def to_field(self, z, cond, lr, latent_weight, fast=None):
+        self.given = z, cond, latent_weight
+        return ImageField(2 * lr - 1, arsr.field.Bicubic(), lr.shape[-2:])
+
+class Restorer(torch.nn.Module):
+    def restore(self, lr, strength=None):
+        self.given = strength
+        return lr * .5
+
+@pytest.fixture
+def refined(pipe):
+    parts = pipe.parts
+    return ARSR(parts['first'], upscaler=parts['upscaler'], meta=pipe.meta | {'defaults': {}}, refiner=Refiner(), restorer=Restorer())
+
+def test_the_paper_path_is_nothing_else(pipe, refined):
+    lr = picture(6, 7)
+    field = refined.upscale(lr, seed=0, refine=False)
+    assert not hasattr(refined.refiner, 'given') and not hasattr(refined.restorer, 'given') and field.correction is None
+    assert torch.equal(field.feat, pipe.upscale(lr, seed=0, back_project=False).feat)
+    net, cond = refined.upscaler, refined.condition(lr[None])
+    with torch.no_grad():
+        z = sample_dpmpp_2m(lambda z, t: net(z, t, cond), seeded_noise(cond.shape, 0), spaced_schedule(net.alphas_cumprod, 2))
+        assert torch.equal(field.feat, refined.first.decoder(z * net.scaling_factor))
+
+def test_options_come_from_the_call_then_from_the_weights_then_by_default(refined):
+    assert refined.options('upscale') == dict(steps=2, sampler='dpmpp_2m', refine=True, latent_weight=1., restore='auto', back_project=True)
+    refined.meta['defaults'] = {'upscale': dict(latent_weight=.25, restore=.5, back_project=False)}
+    options = refined.options('upscale', restore=0)
+    assert options == dict(steps=2, sampler='dpmpp_2m', refine=True, latent_weight=.25, restore=0, back_project=False)
+    assert refined.options('upscale', refine=False) == dict(steps=2, sampler='dpmpp_2m', refine=False, restore=0., back_project=False)
+    assert refined.options('upscale', refine=False, back_project=True)['back_project']
+
+def test_without_latent_weight_nothing_is_sampled(refined):
+    calls = []
+    field = refined.upscale(picture(6, 7), n=2, latent_weight=0, callback=lambda step, x0: calls.append(step))
+    z, cond, weight = refined.refiner.given
+    assert calls == [] and weight == 0 and not z.any() and cond.shape == z.shape and len(field) == 2
+    refined.upscale(picture(6, 7), latent_weight=.5, callback=lambda step, x0: calls.append(step))
+    assert calls == [0, 1] and refined.refiner.given[0].any()
+
+@pytest.mark.parametrize('restore, strength', [(None, None), ('auto', None), (.3, .3), (1, 1)])
+def test_what_a_restorer_is_told(refined, restore, strength):
+    field = refined.upscale(picture(6, 7), seed=0, restore=restore, back_project=False)
+    assert refined.restorer.given == strength
+    assert_close(field.render(scale=1)[0], picture(6, 7) * .5, atol=1e-5, rtol=0)
+
+def test_no_restoring_at_zero(refined):
+    refined.upscale(picture(6, 7), seed=0, restore=0)
+    assert not hasattr(refined.restorer, 'given')
+
+@pytest.mark.parametrize('kwargs, words', [
+    (dict(refine='yes'), "refine must be True or False, not 'yes'"), (dict(back_project=1), 'back_project must be True or False, not 1'),
+    (dict(latent_weight=2), 'latent_weight must be a number between 0 and 1, not 2'), (dict(latent_weight='1'), "not '1'"),
+    (dict(restore='much'), "restore, unless 'auto', must be a number between 0 and 1, not 'much'"), (dict(restore=-1), 'restore'),
+    (dict(refine=False, latent_weight=.5), 'latent_weight is an option of the refiner'), (dict(steps=2.5), 'steps must be a whole number'),
+    (dict(sampler='euler'), "unknown sampler 'euler'"), (dict(n=0), 'n must be a whole number of at least 1'),
+    (dict(refine=False, seed=0, generator=torch.Generator()), 'seed or generator')])
+def test_wrong_options(refined, kwargs, words, refuses):
+    with refuses(words): refined.upscale(picture(6, 7), **kwargs)
+
+def test_options_that_weights_lack(pipe, refuses):
+    with refuses("the weights 'tiny' cannot refine: they have no refiner"): pipe.upscale(picture(6, 7), refine=True)
+    with refuses("the weights 'tiny' cannot restore: they have no restorer"): pipe.upscale(picture(6, 7), restore='auto')
+    with refuses('latent_weight is an option of the refiner'): pipe.upscale(picture(6, 7), latent_weight=.5)
+
+# the shipped weights
+
+def test_the_defaults_of_the_shipped_weights(emoji, photo):
+    assert photo.options('upscale') == dict(steps=2, sampler='dpmpp_2m', refine=True, latent_weight=0, restore='auto', back_project=True)
+    assert emoji.options('upscale') == dict(steps=2, sampler='dpmpp_2m', refine=True, latent_weight=.5, restore=0, back_project=True)
+    assert emoji.options('generate') == dict(steps=10, sampler='dpmpp_2m', guidance=2.)
+
+@pytest.mark.parametrize('given', [dict(steps=4), dict(sampler='ddim'), dict(guidance=1.), dict(steps=4, guidance=2.)])
+def test_distilled_steps_have_no_other_options(emoji, given, refuses):
+    with refuses('distilled=True has its own', *given): emoji.generate(distilled=True, **given)

@@ -1,4 +1,4 @@
-"The published configurations, as METHOD.md sections 1 and 2 give them, built without memory on the meta device."
+"The configurations of Kim & Kim 2024 (sections 3.1, 3.2 and 4.1), built without memory on the meta device."
 import pytest, torch
 from arsr.field import FirstStage, FirstStageConfig
 from arsr.lab.recipes import PRESETS
@@ -7,15 +7,24 @@ from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 NATURAL = UNetConfig(ch=160, mult=(1, 2, 2, 4), n_res=2, attn=(3,))     # attention at the lowest level
 FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), n_res=2, attn=(0, 1, 2))  # at full, half and quarter latent resolution
 
-PUBLISHED = {  # name: first stage, (encoder, decoder, LIIF) parameters, sides of (image, latent), denoiser, its parameters
-    'paper-gen-256': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (256, 64),
-        DenoiserConfig(NATURAL, z=3, prediction_type='eps', schedule='linear', betas=(.0015, .0155)), 113_618_243),
-    'paper-sr-faces-8x': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian'), (22_622_720, 30_141_856, 232_195), (128, 32),
-        DenoiserConfig(FACES, z=32, conditional=True, prediction_type='eps', schedule='linear', betas=(.0001, .015)), 411_075_104),
-    'paper-sr-div2k': (FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (192, 48),
-        DenoiserConfig(NATURAL, z=3, conditional=True, prediction_type='eps', schedule='linear', betas=(.0015, .0155)), 113_622_563),
-    'paper-sr-lsun-16x': (FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian'), (34_425_856, 44_306_848, 232_195), (256, 32),
-        DenoiserConfig(NATURAL, z=32, conditional=True, prediction_type='eps', schedule='linear', betas=(.0015, .0155)), 113_747_872),
+LINEAR = dict(prediction_type='eps', schedule='linear', betas=(.0015, .0155))
+
+# name: first stage, (encoder, decoder, LIIF) parameters, sides of (image, latent), denoiser, its parameters
+PUBLISHED = {
+    'paper-gen-256': (
+        FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (256, 64),
+        DenoiserConfig(NATURAL, z=3, **LINEAR), 113_618_243),
+    'paper-sr-faces-8x': (
+        FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian'),
+        (22_622_720, 30_141_856, 232_195), (128, 32),
+        DenoiserConfig(FACES, z=32, conditional=True, **LINEAR | dict(betas=(.0001, .015))), 411_075_104),
+    'paper-sr-div2k': (
+        FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (192, 48),
+        DenoiserConfig(NATURAL, z=3, conditional=True, **LINEAR), 113_622_563),
+    'paper-sr-lsun-16x': (
+        FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian'),
+        (34_425_856, 44_306_848, 232_195), (256, 32),
+        DenoiserConfig(NATURAL, z=32, conditional=True, **LINEAR), 113_747_872),
 }
 
 def count(module): return sum(p.numel() for p in module.parameters())
@@ -35,15 +44,16 @@ def test_denoiser(name):
     *_, (_, latent), cfg, n = PUBLISHED[name]
     with torch.device('meta'):
         denoiser, z = Denoiser(cfg), torch.empty(1, cfg.z, latent, latent)
-        answer = denoiser.predict(z, torch.empty(1, dtype=torch.long), z if cfg.conditional else None)
+        prediction = denoiser.predict(z, torch.empty(1, dtype=torch.long), z if cfg.conditional else None)
     assert count(denoiser) == n
-    assert answer.shape == z.shape and len(denoiser.alphas_cumprod) == 1000
+    assert prediction.shape == z.shape and len(denoiser.alphas_cumprod) == 1000
 
 def test_defaults_are_the_published_ones():
     assert FirstStageConfig() == PUBLISHED['paper-gen-256'][0]
     assert DenoiserConfig() == PUBLISHED['paper-gen-256'][3]
 
-SIZES = {'paper-gen-256': (64, 256), 'paper-sr-faces-8x': (32, 128), 'paper-sr-div2k': (48, 192), 'paper-sr-lsun-16x': (32, 256)}
+SIZES = {'paper-gen-256': (64, 256), 'paper-sr-faces-8x': (32, 128), 'paper-sr-div2k': (48, 192),
+         'paper-sr-lsun-16x': (32, 256)}
 
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_the_presets_are_the_published_configurations(name):
@@ -59,4 +69,5 @@ def test_every_preset_constructs_and_its_parts_fit_together(name):
     assert first.cfg.z == denoiser.cfg.z and preset.crop % first.cfg.f == 0
 
 def test_our_generators_know_every_kind_of_drawing(drawings):
-    assert {p.denoiser.unet.classes for p in PRESETS.values() if p.task == 'generator' and p.data == 'emoji'} == {len(drawings.classes)}
+    ours = [p for p in PRESETS.values() if p.task == 'generator' and p.data == 'emoji']
+    assert {p.denoiser.unet.classes for p in ours} == {len(drawings.classes)}

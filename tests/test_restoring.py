@@ -1,4 +1,4 @@
-"What the web does to a picture, and the network in front of the upscaler that undoes some of it."
+"How pictures are degraded, and the blind restorer in front of the upscaler."
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from kornia.filters import gaussian_blur2d
@@ -7,9 +7,11 @@ from torch.testing import assert_close
 from arsr.apps.cli import main
 from arsr.data import Renders, load_image
 from arsr.lab.metrics import psnr
-from arsr.pipeline import ARSR, middle
-from arsr.lab.recipes import PRESETS, Preset, train_stage
-from arsr.beyond.restoring import Restorer, RestorerConfig, DegradedPairs, random_degradation, restoring_loss, through_jpeg, degrade
+from arsr.pipeline import ARSR
+from arsr.lab.recipes import PRESETS, Preset
+from arsr.lab.stages import train_stage
+from arsr.beyond.restoring import (
+    DegradedPairs, Restorer, RestorerConfig, RestoringLoss, centre_crop, degrade, random_degradation, through_jpeg)
 from arsr.train import Settings
 from test_refining import CONFIG, UP, write_pictures
 
@@ -18,12 +20,16 @@ def smooth(h=24, w=40):
     y, x = torch.meshgrid(torch.linspace(0, 3, h), torch.linspace(0, 5, w), indexing='ij')
     return .5 + .3 * torch.stack([(x + y).sin(), (2 * x - y).cos(), (x * y).sin()])
 
-# wear
+def noisy(pictures, noise):
+    return torch.stack([degrade(x, noise=noise, rng=np.random.default_rng(k)) for k, x in enumerate(pictures)])
 
-def test_no_wear_is_no_change(): assert torch.equal(degrade(smooth()), smooth())
+# degradation
 
-@pytest.mark.parametrize('how', [dict(blur=.7), dict(noise=.03), dict(quality=40), dict(blur=1., noise=.05, quality=60)])
-def test_a_worn_picture_is_of_the_same_kind(how):
+def test_no_degradation_is_no_change(): assert torch.equal(degrade(smooth()), smooth())
+
+@pytest.mark.parametrize('how', [
+    dict(blur=.7), dict(noise=.03), dict(quality=40), dict(blur=1., noise=.05, quality=60)])
+def test_a_degraded_picture_is_of_the_same_kind(how):
     x = degrade(smooth(), **how)
     assert x.shape == (3, 24, 40) and x.dtype == torch.float32 and 0 <= x.min() and x.max() <= 1
     assert 15 < psnr(x, smooth()) < 50
@@ -33,14 +39,15 @@ def test_noise_is_as_strong_as_asked_for():
 
 def test_a_blur_keeps_the_mean_and_takes_the_edges():
     x = smooth()
-    for a, b in zip((.5, 1., 2.), (1., 2., 3.)): assert degrade(x, blur=b).diff(dim=-1).abs().mean() < degrade(x, blur=a).diff(dim=-1).abs().mean()
+    edges = [degrade(x, blur=blur).diff(dim=-1).abs().mean() for blur in (.5, 1., 2., 3.)]
+    assert edges == sorted(edges, reverse=True)
     assert_close(degrade(x, blur=1.).mean(), x.mean(), atol=5e-3, rtol=0)
 
 def test_jpeg_of_better_quality_is_better():
     worse, better = (psnr(through_jpeg(smooth(), q), smooth()) for q in (10, 95))
     assert better > worse + 5
 
-def test_all_degrees_of_wear_occur_and_none():
+def test_all_degrees_of_degradation_occur_and_none():
     how = [random_degradation(np.random.default_rng(k)) for k in range(400)]
     assert .1 < np.mean([not h for h in how]) < .3
     how = [h for h in how if h]
@@ -54,9 +61,10 @@ def test_patches_show_the_same_before_and_after(few):
     data = DegradedPairs(renders, side=32)
     for k in range(8):
         item, again = data[k], data[k]
-        assert item['worn'].shape == item['clean'].shape == (3, 32, 32) and all(torch.equal(item[n], again[n]) for n in item)
-        assert psnr(item['worn'], item['clean']) > psnr(item['worn'], item['clean'].flip(-1)) - .1
-    assert any(not torch.equal(item['worn'], item['clean']) for item in map(data.__getitem__, range(8)))
+        assert item['degraded'].shape == item['clean'].shape == (3, 32, 32)
+        assert all(torch.equal(item[n], again[n]) for n in item)
+        assert psnr(item['degraded'], item['clean']) > psnr(item['degraded'], item['clean'].flip(-1)) - .1
+    assert any(not torch.equal(item['degraded'], item['clean']) for item in map(data.__getitem__, range(8)))
 
 # the network
 
@@ -66,46 +74,54 @@ def test_a_fresh_restorer_changes_nothing_at_any_size(h, w):
     assert torch.equal(Restorer(RestorerConfig(ch=4, depth=1))(x), x)
 
 def test_it_does_the_same_everywhere():
-    "What it says of a pixel does not depend on where in the picture the pixel is, apart from its place in the 2 x 2."
+    "The prediction for a pixel does not depend on where in the picture it is, apart from its place in the 2 x 2."
     torch.manual_seed(0)
     net, x = Restorer(RestorerConfig(ch=4, depth=1)), torch.rand(1, 3, 40, 40)
     torch.nn.init.normal_(net.layers[-2].weight, std=.1)
     assert_close(net(x)[..., 14:26, 14:26], net(x[..., 4:36, 4:36])[..., 10:22, 10:22])
     assert (net(x) - x).abs().max() > .01
 
+def descend(opt, net, batch, steps):
+    for _ in range(steps):
+        opt.zero_grad()
+        RestoringLoss()(net, batch).backward()
+        opt.step()
+
 def test_it_learns():
     torch.manual_seed(0)
     net, clean = Restorer(RestorerConfig(ch=16, depth=2)), torch.stack([smooth(32, 32).roll(k, 0) for k in range(3)])
-    batch = dict(clean=clean, worn=torch.stack([degrade(x, noise=.05, rng=np.random.default_rng(k)) for k, x in enumerate(clean)]))
-    before, opt = restoring_loss(net, batch).item(), torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(40): opt.zero_grad(); restoring_loss(net, batch).backward(); opt.step()
-    assert restoring_loss(net, batch) < .7 * before
+    batch = dict(clean=clean, degraded=noisy(clean, .05))
+    before, opt = RestoringLoss()(net, batch).item(), torch.optim.Adam(net.parameters(), 3e-3)
+    descend(opt, net, batch, 40)
+    assert RestoringLoss()(net, batch) < .7 * before
 
 def test_it_learns_which_pictures_need_it():
     "Of a restorer that only blurs: what is noisy needs it, what is clean does not."
     torch.manual_seed(0)
-    net, clean = Restorer(RestorerConfig(ch=16, depth=1)), torch.stack([smooth(32, 32).roll(k, 0).repeat(1, 1, 2)[..., ::2] for k in range(4)])
+    net = Restorer(RestorerConfig(ch=16, depth=1))
+    clean = torch.stack([smooth(32, 32).roll(k, 0).repeat(1, 1, 2)[..., ::2] for k in range(4)])
     net.forward = lambda x: gaussian_blur2d(x, (5, 5), (1., 1.))
-    batch = dict(clean=clean, worn=torch.cat([clean[:2], torch.stack([degrade(x, noise=.08, rng=np.random.default_rng(k)) for k, x in enumerate(clean[2:])])]))
-    opt = torch.optim.Adam([*net.look.parameters(), *net.judge.parameters()], 1e-2)
-    for _ in range(60): opt.zero_grad(); restoring_loss(net, batch).backward(); opt.step()
-    predict_strength = net.predict_strength(batch['worn'], net(batch['worn']))
-    assert predict_strength.shape == (4,) and predict_strength[:2].max() < .3 < .7 < predict_strength[2:].min()
+    batch = dict(clean=clean, degraded=torch.cat([clean[:2], noisy(clean[2:], .08)]))
+    opt = torch.optim.Adam([*net.strength_features.parameters(), *net.strength_head.parameters()], 1e-2)
+    descend(opt, net, batch, 60)
+    strength = net.strength(batch['degraded'], net(batch['degraded']))
+    assert strength.shape == (4,) and strength[:2].max() < .3 < .7 < strength[2:].min()
 
-def test_the_need_of_a_picture_moves_nothing_else():
-    "The share is learned beside the restoring: what it does to the error does not reach the layers that restore."
+def test_the_strength_moves_nothing_else():
+    "It is learned beside the restoring: its gradient does not reach the layers that restore."
     torch.manual_seed(0)
     net, x = Restorer(RestorerConfig(ch=4, depth=1)), torch.rand(2, 3, 8, 8)
     torch.nn.init.normal_(net.layers[-2].weight, std=.1)
-    grads = lambda loss: torch.autograd.grad(loss, [*net.layers.parameters()])
-    batch = dict(worn=x, clean=x.flip(-1))
-    for a, b in zip(grads(restoring_loss(net, batch)), grads((net(x) - batch['clean']).abs().mean())): assert_close(a, b)
+    def grads(loss): return torch.autograd.grad(loss, [*net.layers.parameters()])
+    batch = dict(degraded=x, clean=x.flip(-1))
+    alone = grads((net(x) - batch['clean']).abs().mean())
+    for a, b in zip(grads(RestoringLoss()(net, batch)), alone): assert_close(a, b)
 
 @given(st.integers(1, 21), st.integers(1, 21))
-def test_need_is_a_share_at_any_size(h, w):
+def test_the_strength_is_a_share_at_any_size(h, w):
     x = torch.rand(2, 3, h, w)
-    predict_strength = Restorer(RestorerConfig(ch=4, depth=1)).predict_strength(x, x)
-    assert predict_strength.shape == (2,) and 0 < predict_strength.min() and predict_strength.max() < 1
+    strength = Restorer(RestorerConfig(ch=4, depth=1)).predict_strength(x)
+    assert strength.shape == (2,) and 0 < strength.min() and strength.max() < 1
 
 # in use
 
@@ -114,64 +130,74 @@ def trained(tmp_path_factory, drawings):
     "A toy upscaler with a restorer."
     root = tmp_path_factory.mktemp('restored')
     write_pictures(root/'pictures', drawings, 4)
-    PRESETS['toy-web'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(48, 64), crop=16, settings={k: Settings(batch=2, warmup=1) for k in ('first', 'latent', 'restore')})
-    for stage in ('first', 'latent', 'restore'): train_stage('toy-web', stage, root/'run', data=str(root/'pictures'), steps=3)
+    quick = {k: Settings(batch=2, warmup=1) for k in ('first', 'latent', 'restore')}
+    PRESETS['toy-web'] = Preset('upscaler', CONFIG, UP, base=32, sizes=(48, 64), crop=16, settings=quick)
+    for stage in quick: train_stage('toy-web', stage, root/'run', data=str(root/'pictures'), steps=3)
     yield root/'run'
     del PRESETS['toy-web']
 
 def test_it_is_a_part_like_any_other(trained, tmp_path):
-    pipe = ARSR.from_pretrained(trained)
-    assert [*pipe.parts] == ['first', 'upscaler', 'restorer']
-    again, lr = ARSR.from_pretrained(pipe.save_pretrained(tmp_path)), torch.rand(1, 3, 9, 14)
-    assert torch.equal(again.restored(lr), pipe.restored(lr)) and not torch.equal(pipe.restored(lr, 1), lr)
+    pipe = ARSR.from_pretrained(trained, 'cpu')
+    assert {*pipe.parts} == {'first', 'upscaler', 'restorer'}
+    again, lr = ARSR.from_pretrained(pipe.save_pretrained(tmp_path), 'cpu'), torch.rand(1, 3, 9, 14)
+    assert torch.equal(again.restorer.restore(lr), pipe.restorer.restore(lr))
+    assert not torch.equal(pipe.restorer.restore(lr, 1), lr)
 
 def test_what_is_upscaled_is_the_restored_picture(trained):
-    pipe, lr = ARSR.from_pretrained(trained), torch.rand(3, 8, 12)
-    for share in (0, .5, 1):
-        same = pipe.restored(lr[None].to(pipe.device), share)[0] if share else lr
-        assert_close(pipe.upscale(lr, seed=0, restore=share).render(scale=2), pipe.upscale(same, seed=0, restore=0).render(scale=2), atol=1e-5, rtol=0)
+    pipe, lr = ARSR.from_pretrained(trained, 'cpu'), torch.rand(3, 8, 12)
+    for strength in (0, .5, 1):
+        same = pipe.restorer.restore(lr[None], strength)[0] if strength else lr
+        a, b = pipe.upscale(lr, seed=0, restore=strength), pipe.upscale(same, seed=0, restore=0)
+        assert_close(a.render(scale=2), b.render(scale=2), atol=1e-5, rtol=0)
 
 def test_half_of_it_is_half_of_the_change(trained):
-    pipe, lr = ARSR.from_pretrained(trained), .3 + .4 * torch.rand(1, 3, 8, 12)
-    assert_close(pipe.restored(lr, .5), (lr + pipe.restored(lr, 1)) / 2)
+    restorer, lr = ARSR.from_pretrained(trained, 'cpu').restorer, .3 + .4 * torch.rand(1, 3, 8, 12)
+    assert_close(restorer.restore(lr, .5), (lr + restorer.restore(lr, 1)) / 2)
 
-def test_a_large_picture_is_restored_in_windows(trained):
+def test_a_large_picture_is_restored_in_tiles(trained):
     "They know nothing beyond their border, but count little there."
-    pipe, lr = ARSR.from_pretrained(trained), torch.rand(1, 3, 20, 600)
-    change = (pipe.restorer(lr) - lr).abs().max()
-    assert_close(pipe.restored(lr, 1), pipe.restorer(lr).clamp(0, 1), atol=.2 * change.item(), rtol=0)
+    restorer, lr = ARSR.from_pretrained(trained, 'cpu').restorer, torch.rand(1, 3, 20, 600)
+    change = (restorer(lr) - lr).abs().max()
+    assert_close(restorer.restore(lr, 1), restorer(lr).clamp(0, 1), atol=.2 * change.item(), rtol=0)
 
-def test_it_is_used_as_much_as_a_picture_needs_it(trained):
-    "By default, and each picture by its own need."
-    pipe, lr = ARSR.from_pretrained(trained), torch.stack([.3 + .4 * torch.rand(3, 8, 12), torch.full((3, 8, 12), .5)])
-    net, own = pipe.restorer, lr.to(pipe.device)
-    torch.nn.init.normal_(net.judge.weight, std=20)
-    share = net.predict_strength(own, net(own))[:, None, None, None]
-    assert (share[0] - share[1]).abs() > .01
-    assert_close(pipe.restored(lr.to(pipe.device)), own + share * (net(own) - own), atol=1e-2, rtol=0)
-    assert torch.equal(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*lr], seed=0, restore=None).feat)
-    assert_close(pipe.upscale([*lr], seed=0).feat, pipe.upscale([*pipe.restored(own)], seed=0, restore=0).feat)
+def test_the_strength_is_predicted_for_each_picture(trained):
+    "By default."
+    pipe = ARSR.from_pretrained(trained, 'cpu')
+    lr, net = torch.stack([.3 + .4 * torch.rand(3, 8, 12), torch.full((3, 8, 12), .5)]), pipe.restorer
+    torch.manual_seed(1)
+    torch.nn.init.normal_(net.strength_head.weight, std=40)
+    strength = net.strength(lr, net(lr))[:, None, None, None]
+    assert (strength[0] - strength[1]).abs() > .01
+    assert_close(net.restore(lr), lr + strength * (net(lr) - lr), atol=1e-2, rtol=0)
+    assert_close(net.predict_strength(lr), strength[:, 0, 0, 0], atol=1e-2, rtol=0)
+    auto = pipe.upscale([*lr], seed=0).feat
+    assert torch.equal(auto, pipe.upscale([*lr], seed=0, restore='auto').feat)
+    assert_close(auto, pipe.upscale([*net.restore(lr)], seed=0, restore=0).feat)
 
-@pytest.mark.parametrize('asked, decode_rgb', [([], None), (['--restore', '0.25'], ', restored by 25%'), (['--restore', '0'], ', restored by 0%')])
-def test_the_command_says_by_how_much(trained, tmp_path, capsys, asked, decode_rgb):
-    "And does what it says: by default the share is that of `upscale`."
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(tmp_path/'cat.png')
-    assert main(['upscale', str(tmp_path/'cat.png'), '--weights', str(trained), '--device', 'cpu', '-o', str(tmp_path/'large.png'), *asked]) == 0
-    pipe, x = ARSR.from_pretrained(trained, 'cpu'), load_image(tmp_path/'cat.png')
-    assert capsys.readouterr().out == f"{tmp_path/'large.png'} 32x48" + (decode_rgb or f', restored by {pipe.predict_strength(x[None]).item():.0%}') + '\n'
+@pytest.mark.parametrize('asked, words', [
+    ([], None), (['--restore', '0.25'], ', restored by 25%'), (['--restore', '0'], '')])
+def test_the_command_says_by_how_much(trained, tmp_path, capsys, asked, words):
+    "And does what it says: by default the strength is that of `upscale`."
+    small, large = tmp_path/'cat.png', tmp_path/'large.png'
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(small)
+    assert main(['upscale', str(small), '--weights', str(trained), '--device', 'cpu', '-o', str(large), *asked]) == 0
+    pipe, x = ARSR.from_pretrained(trained, 'cpu'), load_image(small)
+    if words is None: words = f', restored by {pipe.restorer.predict_strength(x[None]).item():.0%}'
+    assert capsys.readouterr().out == f'{large} 32x48{words}\n'
     same = pipe.upscale(x, seed=0, restore=float(asked[1]) if asked else None).render(scale=4)[0]
-    assert_close(load_image(tmp_path/'large.png'), same, atol=1 / 255, rtol=0)
+    assert_close(load_image(large), same, atol=1 / 255, rtol=0)
 
-def test_a_large_picture_is_judged_by_its_middle():
+def test_the_strength_of_a_large_picture_is_predicted_from_its_middle():
     x = torch.arange(7 * 4.).view(1, 1, 7, 4)
-    assert torch.equal(middle(x, 3), x[..., 2:5, 0:3]) and torch.equal(middle(x), x)
+    assert torch.equal(centre_crop(x, 3), x[..., 2:5, 0:3]) and torch.equal(centre_crop(x), x)
 
 @pytest.mark.parametrize('share', [-.1, 1.5])
 def test_it_is_used_by_a_share(trained, share, refuses):
-    with refuses('restore must be between 0 and 1'): ARSR.from_pretrained(trained).upscale(torch.rand(3, 8, 8), restore=share)
+    with refuses('restore', 'must be a number between 0 and 1'):
+        ARSR.from_pretrained(trained, 'cpu').upscale(torch.rand(3, 8, 8), restore=share)
 
-def test_weights_without_one_say_so(refuses):
-    with refuses("the weights 'emoji' cannot restore", 'no restorer'): ARSR.from_pretrained('emoji', 'cpu').upscale(torch.rand(3, 8, 8), restore=1)
+def test_weights_without_one_say_so(emoji, refuses):
+    with refuses("the weights 'emoji' cannot restore", 'no restorer'): emoji.upscale(torch.rand(3, 8, 8), restore=1)
 
 def test_a_generator_has_nothing_to_restore(trained, tmp_path, refuses):
-    with refuses('only an upscaler is given pictures to restore'): train_stage('emoji-generate', 'restore', tmp_path, steps=1)
+    with refuses("only upscalers have a stage 'restore'"): train_stage('emoji-generate', 'restore', tmp_path, steps=1)

@@ -1,4 +1,6 @@
 import math, time
+from functools import partial
+from unittest.mock import MagicMock
 import fastprogress.fastprogress, pytest, matplotlib.pyplot as plt, numpy as np, torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
@@ -17,7 +19,8 @@ from arsr.unet import DenoisingLoss
 
 def test_hardware_names_a_precision_and_a_layout():
     hw = hardware()
-    assert hw['mixed_precision'] in ('no', 'bf16', 'fp16') and hw['layout'] in (torch.contiguous_format, torch.channels_last)
+    assert hw['mixed_precision'] in ('no', 'bf16', 'fp16')
+    assert hw['layout'] in (torch.contiguous_format, torch.channels_last)
 
 def test_ema_is_the_weighted_sum_of_all_weights_so_far():
     model, values = nn.Linear(1, 1), [1., 4., -2., 8.]
@@ -35,7 +38,7 @@ def test_ema_settles_on_weights_that_do_not_move_and_copies_counters():
     model = nn.BatchNorm2d(2)
     ema = EMA(model, decay=.9)
     model(torch.randn(4, 2, 3, 3) + 5)
-    for step in range(200): ema.update_parameters(model)
+    for _ in range(200): ema.update_parameters(model)
     for k, v in model.state_dict().items(): assert_close(ema.module.state_dict()[k], v, atol=1e-4, rtol=0)
     assert ema.module.num_batches_tracked == 1
 
@@ -59,6 +62,8 @@ def noisy_loss(model, x): return (model(x) - x.sum(1, keepdim=True) + .1 * torch
 
 SETTINGS = Settings(batch=4, warmup=2)
 
+def plain(workers=0): return dict(mixed_precision='no', layout=torch.contiguous_format, workers=workers)
+
 class Clock:
     "Stands in for the module `time`; a training step takes one second, or what `step` says."
     now, step, perf_counter = 0., 1, staticmethod(time.perf_counter)
@@ -73,7 +78,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(arsr.train, 'time', clock)
-    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0))
+    monkeypatch.setattr(arsr.train, 'hardware', plain)
     return clock
 
 @pytest.fixture
@@ -86,9 +91,11 @@ def train(clock):
 def trained_pieces():
     model = make_model()
     opt, ema = torch.optim.AdamW(model.parameters(), 1e-2), EMA(model)
-    for step in range(2):
+    for _ in range(2):
         noisy_loss(model, torch.randn(4, 4)).backward()
-        opt.step(); opt.zero_grad(); ema.update_parameters(model)
+        opt.step()
+        opt.zero_grad()
+        ema.update_parameters(model)
     return model, ema, opt
 
 def test_a_checkpoint_brings_everything_back(tmp_path):
@@ -119,15 +126,18 @@ def test_a_damaged_checkpoint_refused(tmp_path, refuses, share):
     save_checkpoint(tmp_path, *trained_pieces(), dict(step=2))
     path = tmp_path/'checkpoint.safetensors'
     path.write_bytes(path.read_bytes()[:int(path.stat().st_size * share)])
-    with refuses('checkpoint.safetensors is not a complete checkpoint', 'delete it'): fit(make_model(), noisy_loss, Toy(), tmp_path, SETTINGS, steps=6)
+    with refuses('checkpoint.safetensors is not a complete checkpoint', 'delete it'):
+        fit(make_model(), noisy_loss, Toy(), tmp_path, SETTINGS, steps=6)
 
 def test_the_checkpoint_of_another_model_refused(tmp_path, refuses):
     save_checkpoint(tmp_path, *trained_pieces(), dict(step=2))
-    with refuses('belongs to another model', 'another folder'): fit(nn.Linear(4, 1), noisy_loss, Toy(), tmp_path, SETTINGS, steps=6)
+    with refuses('belongs to another model', 'another folder'):
+        fit(nn.Linear(4, 1), noisy_loss, Toy(), tmp_path, SETTINGS, steps=6)
 
 # the loop
 
-@pytest.mark.parametrize('budget', [dict(steps=0), dict(minutes=0), dict(minutes=-1), dict(plan=0), dict(minutes=float('nan'))])
+@pytest.mark.parametrize('budget', [
+    dict(steps=0), dict(minutes=0), dict(minutes=-1), dict(plan=0), dict(minutes=float('nan'))])
 def test_budgets_refused(train, tmp_path, refuses, budget):
     with refuses(next(iter(budget)), 'must be above zero'): train(tmp_path, **budget)
 
@@ -138,7 +148,9 @@ def test_stops_by_steps(train, tmp_path):
     assert again == state
     for k, v in model.state_dict().items(): assert torch.equal(v, same.state_dict()[k])
 
-@pytest.mark.parametrize('budget, steps', [(dict(minutes=5 / 60), 5), (dict(plan=7 / 60), 7), (dict(minutes=5 / 60, plan=3 / 60), 3), (dict(minutes=1, steps=4), 4)])
+@pytest.mark.parametrize('budget, steps', [
+    (dict(minutes=5 / 60), 5), (dict(plan=7 / 60), 7), (dict(minutes=5 / 60, plan=3 / 60), 3),
+    (dict(minutes=1, steps=4), 4)])
 def test_stops_by_minutes(train, tmp_path, budget, steps): assert train(tmp_path, **budget)[0]['step'] == steps
 
 @pytest.mark.parametrize('whole', [dict(steps=6), dict(plan=6 / 60)])
@@ -172,26 +184,30 @@ def test_every_sample_is_seen_once_in_order(clock, tmp_path):
     def loss(model, x):
         seen.extend(x[:, 0].tolist())
         return model(x).sum()
-    for minutes in (2 / 60, 3 / 60): fit(nn.Linear(1, 1), clock.ticking(loss), Counting(), tmp_path, SETTINGS, minutes=minutes)
+    for minutes in (2 / 60, 3 / 60):
+        fit(nn.Linear(1, 1), clock.ticking(loss), Counting(), tmp_path, SETTINGS, minutes=minutes)
     assert seen == list(range(5 * 4))
 
 def test_the_gradient_is_clipped(tmp_path):
     model = nn.Linear(1, 1, bias=False)
     grads = []
     model.weight.register_post_accumulate_grad_hook(lambda p: grads.append(p.grad.clone()))
-    seen = []
-    step = torch.optim.AdamW.step
+    norms, step = [], torch.optim.AdamW.step
+    def noting(self, *args, **kwargs):
+        norms.append(model.weight.grad.norm().item())
+        return step(self, *args, **kwargs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, 'step', lambda self, *a, **k: seen.append(model.weight.grad.norm().item()) or step(self, *a, **k))
+        patch.setattr(torch.optim.AdamW, 'step', noting)
         fit(model, lambda net, x: 1e4 * net(x[:, :1]).sum(), Toy(), tmp_path, Settings(batch=4, clip=.5), steps=3)
-    assert all(g.norm() > 100 for g in grads) and seen == pytest.approx([.5] * 3, rel=1e-3)
+    assert all(g.norm() > 100 for g in grads) and norms == pytest.approx([.5] * 3, rel=1e-3)
 
 def test_a_long_run_saves_and_shows_itself_on_the_way(train, clock, tmp_path, capsys):
     shown = []
     def preview(weights, step): shown.append((step, (tmp_path/'checkpoint.safetensors').exists(), weights.keys()))
     clock.step = 50
     train(tmp_path, steps=13, every=100, preview=preview)
-    assert [s[:2] for s in shown] == [(6, True), (12, True), (13, True)] and shown[0][2] == make_model().state_dict().keys()
+    assert [s[:2] for s in shown] == [(6, True), (12, True), (13, True)]
+    assert shown[0][2] == make_model().state_dict().keys()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 7 and all('loss' in line and 'img/s' in line and '% of peak' in line for line in lines)
 
@@ -205,7 +221,7 @@ def test_looking_on_changes_nothing(make_denoiser):
     def gradients(look):
         net, z = make_denoiser(classes=3), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         torch.manual_seed(1)
-        work = lambda: DenoisingLoss()(net, dict(z=z, label=torch.tensor([0, 2]))).backward()
+        def work(): DenoisingLoss()(net, dict(z=z, label=torch.tensor([0, 2]))).backward()
         assert not look or count_flops(work)[1] > 0
         if not look: work()
         return [p.grad for p in net.parameters() if p.grad is not None]
@@ -222,7 +238,7 @@ def test_the_share_of_the_peak(clock):
 def test_a_helper_brings_the_same_samples(monkeypatch, tmp_path):
     weights = []
     for workers in (0, 1):
-        monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=workers))
+        monkeypatch.setattr(arsr.train, 'hardware', partial(plain, workers))
         fit(model := make_model(), noisy_loss, Toy(), tmp_path/str(workers), SETTINGS, steps=5)
         weights.append(model.state_dict())
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
@@ -234,7 +250,8 @@ def test_it_trains_inside_the_wrapper_that_several_devices_need(monkeypatch, mak
         fit(make_denoiser(), DenoisingLoss(), Latents(), tmp_path/name, SETTINGS, steps=2)
         return load_file(tmp_path/name/'checkpoint.safetensors')
     bare = run('bare')
-    monkeypatch.setattr(Accelerator, 'prepare_model', lambda self, model, **kwargs: nn.parallel.DistributedDataParallel(model))
+    def wrap(self, model, **kwargs): return nn.parallel.DistributedDataParallel(model)
+    monkeypatch.setattr(Accelerator, 'prepare_model', wrap)
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
     try: wrapped = run('wrapped')
     finally: torch.distributed.destroy_process_group()
@@ -265,7 +282,7 @@ def test_fastprogress_shows_bar_and_plot_and_closes_the_figure(monkeypatch):
     class Handle:
         def update(self, what): shown.append(what)
     monkeypatch.setattr('IPython.display.display', lambda *args, **kwargs: shown.append(args) or Handle())
-    monkeypatch.setattr('IPython.get_ipython', lambda: type('Shell', (), {'kernel': None})())
+    monkeypatch.setattr('IPython.get_ipython', MagicMock)
     monkeypatch.setattr('fastprogress.fastprogress.master_bar', fastprogress.fastprogress.NBMasterBar)
     report = Report(batch=8, every=0)
     report.every = 0
@@ -278,7 +295,8 @@ def test_outside_a_notebook_there_is_no_bar(): assert notebook_bar() is None
 
 def test_it_learns(clock, tmp_path):
     model = nn.Linear(4, 1)
-    fit(model, lambda net, x: (net(x) - x.sum(1, keepdim=True)).square().mean(), Toy(), tmp_path, Settings(lr=.1, batch=16, warmup=1, decay=.9, weight_decay=0), steps=150)
+    def loss(net, x): return (net(x) - x.sum(1, keepdim=True)).square().mean()
+    fit(model, loss, Toy(), tmp_path, Settings(lr=.1, batch=16, warmup=1, decay=.9, weight_decay=0), steps=150)
     assert_close(model.weight, torch.ones(1, 4), atol=.02, rtol=0)
 
 # every stage through the same loop
@@ -287,7 +305,8 @@ def test_it_learns(clock, tmp_path):
 def renders(few): return Renders(few, base=32, sizes=(20, 40), per=2)
 
 def test_encode_renders(renders, first):
-    cache = dict(z=encode_renders(first, renders, batch=3), cond=encode_renders(first, renders, low_resolution, batch=3))
+    views = dict(z=None, cond=low_resolution)
+    cache = {name: encode_renders(first, renders, view, batch=3) for name, view in views.items()}
     assert cache['z'].shape == cache['cond'].shape == (4, 2, 4, 16, 16) and cache['z'].dtype == torch.float16
     x = renders.base[2:3] / 255
     small = resize(downsample(x.flip(-1), 4), (32, 32)).clamp(0, 1)
@@ -302,7 +321,8 @@ def test_latents(renders):
     items = [data[k] for k in range(40)]
     which = torch.stack([item['z'] for item in items]).flatten() * 2
     assert set(which.tolist()) == set(range(8))
-    for item, i in zip(items, which.long() // 2): assert item['label'] == renders.source.kind[i] and torch.equal(item['cond'], -item['z'])
+    for item, i in zip(items, which.long() // 2):
+        assert item['label'] == renders.source.kind[i] and torch.equal(item['cond'], -item['z'])
     assert set(Latents(renders, dict(z=z))[0]) == {'z'}
 
 def test_a_mirrored_latent_is_asked_about_the_mirrored_picture(renders):

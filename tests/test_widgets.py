@@ -6,7 +6,7 @@ from PIL import Image
 from arsr.beyond.fast import FastConfig, FastRenderer
 from arsr.field import ImageField
 from arsr.liif import LIIF
-from arsr.apps.widgets import bicubic, both_pictures, explore, magnify, overview, shares, span, viewport
+from arsr.apps.widgets import bicubic, both_pictures, explore, magnify, overlaps, overview, span, viewport
 
 unit = st.floats(0, 1)
 
@@ -24,7 +24,7 @@ def crop(whole, view):
     return whole[top:bottom, left:right]
 
 @pytest.fixture
-def progress(monkeypatch):
+def renders(monkeypatch):
     "Sizes of all renders from here on."
     sizes, render = [], ImageField.render
     def count(self, *args, **kwargs):
@@ -72,8 +72,8 @@ def test_both_pictures_agree_at_the_fields_own_size_and_differ_beyond():
 # how they are drawn
 
 @given(n=st.integers(1, 60), m=st.integers(1, 90))
-def test_shares_hand_out_all_light_once(n, m):
-    a = shares(n, m)
+def test_overlaps_hand_out_all_light_once(n, m):
+    a = overlaps(n, m)
     assert torch.allclose(a.sum(1), torch.ones(m).double()) and torch.allclose(a.sum(0), torch.full((n,), m / n).double())
     assert a.min() >= 0
 
@@ -117,16 +117,16 @@ def test_the_picture_is_what_the_caption_says():
     panel = explore(field, scale=4, centre=(.5, 1), index=1, most=64)
     call = re.search('<code>(.*)</code>', panel.caption.value)[1]
     assert call.startswith('field[1].render(')
-    decode_rgb = eval(call, {'field': field})[0].permute(1, 2, 0).mul(255).round().int().numpy()
-    assert np.abs(decoded(panel.ours) - decode_rgb).max() <= 1
+    rendered = eval(call, {'field': field})[0].permute(1, 2, 0).mul(255).round().int().numpy()
+    assert np.abs(decoded(panel.ours) - rendered).max() <= 1
 
-def test_no_more_is_rendered_than_is_seen(progress):
+def test_no_more_is_rendered_than_is_seen(renders):
     panel = explore(random_field(size=(320, 240)), most=48, scales=(.5, 32))
     for scale in (.5, 1, 4, 32):
-        progress.clear()
+        renders.clear()
         panel.scale.value = scale
         if scale == 1: continue # where it stood already
-        ours, theirs, overview = progress
+        ours, theirs, overview = renders
         assert max(ours) <= 48 and max(overview) <= 112
         assert max(theirs) <= 48 / min(scale, 1) + 10
 

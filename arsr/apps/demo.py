@@ -10,11 +10,11 @@ import resource, sys, time
 from pathlib import Path
 import torch
 from PIL import Image
+from .. import ARSR, load_image
 from ..coords import resize
-from ..data import downsample, load_image
+from ..data import downsample
 from ..field import to_bytes
 from ..lab.metrics import psnr
-from ..pipeline import ARSR
 
 # %% ../../nbs/apps/02_demo.ipynb #c9ca3f5f
 def peak_memory()->float:
@@ -22,11 +22,11 @@ def peak_memory()->float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 
-# %% ../../nbs/apps/02_demo.ipynb #bfb75d6f
 def row(task:str, size, seconds:float, ours=None, bicubic=None):
-    "Print one line: decibels only where the truth is known."
+    "Print one line: decibels only where the ground truth is known."
     quality = f'{ours:5.2f} / {bicubic:5.2f} dB' if ours is not None else ''
-    print(f"{task:34s} {'x'.join(map(str, size)):>11s} {seconds:7.2f} s {peak_memory():7.0f} MB   {quality}", flush=True)
+    cost = f'{seconds:7.2f} s {peak_memory():7.0f} MB'
+    print(f"{task:34s} {'x'.join(map(str, size)):>11s} {cost}   {quality}", flush=True)
 
 # %% ../../nbs/apps/02_demo.ipynb #50761226
 def timed(make):
@@ -35,7 +35,6 @@ def timed(make):
     out = make()
     return out, time.time() - start
 
-# %% ../../nbs/apps/02_demo.ipynb #21d69b91
 def timed_save(task, field, path, **query):
     "Render a field to a file and print its row."
     _, seconds = timed(lambda: field.save(path, **query))
@@ -64,23 +63,26 @@ def demo_generate(out:Path):
     row('  all eight', (256, 256), seconds)
     timed_save('  the first at scale 3.7', field, out/'generated-x3.7.png', scale=3.7)
     timed_save('  the first, long side 2048', field, out/'generated-2048.png', size=2048)
-    timed_save('  a window of it, not square', field, out/'generated-window.png', size=(480, 960), window=(.25, .2, .55, .8))
+    window = dict(size=(480, 960), window=(.25, .2, .55, .8))
+    timed_save('  a window of it, not square', field, out/'generated-window.png', **window)
 
 # %% ../../nbs/apps/02_demo.ipynb #2201d273
 def demo_upscale(out:Path):
-    "Two real photographs, shrunk and brought back; the truth is known at four times the small size."
+    "Two real photographs, downsampled and upscaled; the ground truth is known at four times the size of the input."
     from skimage import data
     pipe = ARSR.from_pretrained('photo')
     for name in ('astronaut', 'coffee'):
         truth = load_image(getattr(data, name)())
-        lr = downsample(truth, 4)
-        field, seconds = timed(lambda: pipe.upscale(lr, seed=0))
-        row(f'upscale {name}', lr.shape[-2:], seconds)
-        size = tuple(truth.shape[-2:])
-        ours, seconds = timed(lambda: field.render(size=size)[0])
+        lr, size = downsample(truth, 4), tuple(truth.shape[-2:])
         bicubic = resize(lr, size).clamp(0, 1)
-        sheet(torch.stack([bicubic, ours, truth]), columns=3).save(out/f'{name}-bicubic-ours-truth.png')
-        row('  x4 (PSNR: ours / bicubic)', size, seconds, psnr(ours, truth).item(), psnr(bicubic, truth).item())
+        pictures = [bicubic]
+        for path, options in {"the paper's path": dict(refine=False), 'by default': {}}.items():
+            field, seconds = timed(lambda: pipe.upscale(lr, seed=0, **options))
+            row(f'upscale {name}, {path}', lr.shape[-2:], seconds)
+            picture, seconds = timed(lambda: field.render(size=size)[0].cpu())
+            row('  x4 (PSNR: ours / bicubic)', size, seconds, psnr(picture, truth).item(), psnr(bicubic, truth).item())
+            pictures.append(picture)
+        sheet(torch.stack([*pictures, truth]), columns=2).save(out/f'{name}-bicubic-paper-default-truth.png')
     timed_save('  the last at scale 6.3', field, out/f'{name}-x6.3.png', scale=6.3)
     timed_save('  the last, long side 2048', field, out/f'{name}-2048.png', size=2048)
 
@@ -94,5 +96,4 @@ def main(out='demo'):
     demo_upscale(out)
     print(f'{time.time() - start:.0f} s in all; pictures are in {out}/')
 
-# %% ../../nbs/apps/02_demo.ipynb #fabd33b5
 if __name__ == '__main__' and '__file__' in globals(): main()  # as a program, not as a cell

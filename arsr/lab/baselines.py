@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'sample_lanczos', 'Lanczos', 'interpolated', 'EDSR', 'LIIFConfig', 'LIIFRegression', 'Implicit',
-           'window_axis', 'level_sizes', 'IDMConfig', 'PixelUNet', 'ImplicitDiffusion', 'common_noise', 'PixelSampler',
-           'SampledField', 'LowCrops', 'WindowPairs', 'RegressionLoss', 'PixelLoss', 'Baseline', 'find_baseline',
-           'save_baseline', 'load_baseline', 'train_baseline']
+           'window_axis', 'level_sizes', 'IDMConfig', 'PixelLayers', 'PixelUNet', 'ImplicitDiffusion', 'common_noise',
+           'PixelSampler', 'SampledField', 'LowCrops', 'WindowPairs', 'RegressionLoss', 'PixelLoss', 'Baseline',
+           'find_baseline', 'save_baseline', 'load_baseline', 'train_baseline']
 
 # %% ../../nbs/lab/02_baselines.ipynb #1c3ede43
 import json
@@ -29,11 +29,7 @@ from .recipes import find_preset, for_data
 from .stages import log_stage, open_renders
 
 # %% ../../nbs/lab/02_baselines.ipynb #ac311416
-def sample_lanczos(
-    x:Tensor, # (n,c,h,w) picture
-    size, # (H, W) in pixels
-    window=FULL, # top, left, bottom, right in [0,1]
-)->Tensor: # (n,c,H,W)
+def sample_lanczos(x:Tensor, size, window=FULL)->Tensor: # (n,c,h,w), (H, W) in pixels -> (n,c,H,W)
     "A window of a picture by Lanczos interpolation (three lobes), as Pillow computes it; shrinking is antialiased."
     (H, W), (t, l, b, r), (h, w) = check_size(size), check_window(window), x.shape[-2:]
     box = l * w, t * h, r * w, b * h
@@ -45,12 +41,9 @@ class Lanczos:
     "A renderer whose features are the picture itself, in model range."
     def render(self, feat, size, window=FULL)->Tensor: return sample_lanczos(feat, size, window)
 
-def interpolated(
-    lr:Tensor, # (n,3,h,w) in [0,1]
-    renderer=Bicubic(), # or `Lanczos()`
-)->ImageField: # its own size is the input's
-    "LR inputs as a field that only interpolates."
-    return ImageField(to_model(lr), renderer, lr.shape[-2:])
+def interpolated(lr:Tensor, renderer=None)->ImageField: # (n,3,h,w) in [0,1], bicubic if None
+    "LR inputs as a field of their own size that only interpolates."
+    return ImageField(to_model(lr), renderer or Bicubic(), lr.shape[-2:])
 
 # %% ../../nbs/lab/02_baselines.ipynb #4b200e79
 class EDSR(nn.Module):
@@ -100,10 +93,8 @@ class Implicit(nn.Module):
         self.near, self.offset = nn.Linear(c_in, hidden), nn.Linear(2, hidden, bias=False)
         self.out = nn.Linear(hidden, c_out)
 
-    def forward(self,
-        feat:Tensor, # (n,c_in,h,w)
-        rows:Tensor, cols:Tensor, # (n,H) and (n,W), or (1,H) and (1,W): the points' coordinates in [-1,1]
-    )->Tensor: # (n,c_out,H,W)
+    def forward(self, feat:Tensor, rows:Tensor, cols:Tensor)->Tensor:
+        # (n,c_in,h,w), the points' coordinates in [-1,1], (n,H) and (n,W) or (1,H) and (1,W) -> (n,c_out,H,W)
         (i, y), (j, x) = nearest(rows, 0, feat.shape[-2]), nearest(cols, 0, feat.shape[-1])
         k = torch.arange(len(feat), device=feat.device)[:, None, None]
         near = self.near(rearrange(feat, 'n c h w -> n h w c'))[k, i[:, :, None], j[:, None]]
@@ -111,10 +102,7 @@ class Implicit(nn.Module):
         return rearrange(self.out(F.silu(near + self.offset(offset))), 'n h w c -> n c h w')
 
 # %% ../../nbs/lab/02_baselines.ipynb #303f1589
-def window_axis(
-    n:int, # pixels on this side of the window
-    lo:Tensor, hi:Tensor, # (b,) where each window starts and ends, in [0,1]
-)->Tensor: # (b,n) centres in the whole picture's [-1,1]
+def window_axis(n:int, lo:Tensor, hi:Tensor)->Tensor: # pixels, (b,) starts and ends in [0,1] -> (b,n) in [-1,1]
     "`pixel_centres` for a batch of windows."
     return (lo + hi - 1)[:, None] + (hi - lo)[:, None] * pixel_centres(n).to(lo.device)
 
@@ -134,8 +122,8 @@ class IDMConfig:
     hidden: int = 64             # width of the functions that read its features
 
 # %% ../../nbs/lab/02_baselines.ipynb #bc3335e3
-class PixelUNet(nn.Module):
-    "A UNet over output pixels of any size: implicit functions on the way up, LR features read at every level."
+class PixelLayers(nn.Module):
+    "What `PixelUNet` is made of, and its way from a level to the next finer one."
     def __init__(self, cfg:IDMConfig):
         super().__init__()
         ch, chs, c_time = cfg.ch, [cfg.ch * m for m in cfg.mult], 4 * cfg.ch
@@ -152,6 +140,15 @@ class PixelUNet(nn.Module):
         self.finer = nn.ModuleList(Implicit(b, a, 2 * a) for a, b in pairs[1:])
         self.conv_out = nn.Sequential(norm(ch), nn.SiLU(), zero(conv3(ch, 3)))
 
+    def upward(self, k:int, x:Tensor, read:Tensor, scale:Tensor, size)->Tensor: # (n,c,h,w) -> (n,c',H,W)
+        "Mix in the LR features of a level, then read the mixture at the pixels of the next finer one."
+        own = self.share[k](scale).sigmoid()[:, :, None, None]
+        rows, cols = (pixel_centres(n).to(x.device)[None] for n in size)
+        return self.finer[k](own * x + (1 - own) * read, rows, cols)
+
+# %% ../../nbs/lab/02_baselines.ipynb #p1xe1une
+class PixelUNet(PixelLayers):
+    "A UNet over output pixels of any size: implicit functions on the way up, LR features read at every level."
     def forward(self, z_t:Tensor, t:Tensor, reads:list, scale:Tensor)->Tensor:
         # (n,3,H,W) noisy pictures, (n,) steps, LR features of each level, (n,2) log2 of the scales -> (n,3,H,W)
         emb, skips = self.time_embed(time_features(t, self.ch)), []
@@ -166,12 +163,6 @@ class PixelUNet(nn.Module):
             for block in self.up[level]: x = block(torch.cat([x, skips.pop()], 1), emb)
             if level: x = self.upward(level - 1, x, reads[level], scale, skips[-1].shape[-2:])
         return self.conv_out(x)
-
-    def upward(self, k:int, x:Tensor, read:Tensor, scale:Tensor, size)->Tensor: # (n,c,h,w) -> (n,c',H,W)
-        "Mix in the LR features of this level, then read the mixture at the pixels of the next finer one."
-        own = self.share[k](scale).sigmoid()[:, :, None, None]
-        rows, cols = (pixel_centres(n).to(x.device)[None] for n in size)
-        return self.finer[k](own * x + (1 - own) * read, rows, cols)
 
 # %% ../../nbs/lab/02_baselines.ipynb #cdf0cf96
 class ImplicitDiffusion(nn.Module):
@@ -258,13 +249,8 @@ class SampledField(ImageField):
 # %% ../../nbs/lab/02_baselines.ipynb #9e320f98
 class LowCrops(RandomScaleCrops):
     "For regression: a crop shrunk to low resolution, and ground truth at random points of it at a random output size."
-    def __init__(self,
-        renders:Renders, # the pictures
-        factor:int=4, # how much smaller the LR input is
-        crop:int=64, # side of the crop before it is shrunk
-        queries:int=512, # output pixels a crop
-        seed:int=0,
-    ):
+    def __init__(self, renders:Renders, factor:int=4, crop:int=64, queries:int=512, seed:int=0):
+        # how much smaller LR inputs are, side of a crop before it is shrunk, output pixels of each
         super().__init__(renders, crop, queries, seed)
         self.factor = factor
 
@@ -277,12 +263,7 @@ class LowCrops(RandomScaleCrops):
 # %% ../../nbs/lab/02_baselines.ipynb #3ebd0414
 class WindowPairs(SeededDataset):
     "For image-space diffusion: an LR input, a window of the ground truth at a random output size, and where it lies."
-    def __init__(self,
-        renders:Renders, # the pictures
-        factor:int=4, # how much smaller the LR input is
-        crop:int=64, # side of the window in output pixels
-        seed:int=0,
-    ):
+    def __init__(self, renders:Renders, factor:int=4, crop:int=64, seed:int=0): # crop: output pixels of a window's side
         super().__init__(seed)
         self.renders, self.factor, self.crop = renders, factor, crop
 
@@ -342,11 +323,11 @@ def save_baseline(name:str, net:nn.Module, out:Path, **meta):
     config = dict(baseline=name, config=asdict(net.cfg), **meta)
     atomic_write(out/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
 
-def load_baseline(
-    folder, # what `train_baseline` left
-    device=None, # 'cpu', 'cuda', ...; the GPU if there is one
-)->nn.Module: # a `LIIFRegression` or an `ImplicitDiffusion`, in evaluation mode; `meta` says how it was trained
-    "A trained baseline. `ValueError` for a folder without one, a damaged file, or weights of another shape."
+def load_baseline(folder, device=None)->nn.Module: # what `train_baseline` left; the GPU if there is one
+    """A trained baseline in evaluation mode; its `meta` says how it was trained.
+
+    `ValueError` for a folder without one, a damaged file, or weights of another shape.
+    """
     folder = Path(folder)
     if not (folder/'config.json').is_file():
         raise ValueError(f"{folder} holds no baseline: train one with arsr baseline")
@@ -366,7 +347,7 @@ def train_baseline(
     data:str='emoji', # what `open_source` opens
     **budget, # `minutes`, `plan`, `steps` of `fit`
 )->dict: # step, seconds, loss
-    """Train a baseline as our own upscaler is: the same pictures, sizes and task; from OUT/init.safetensors where that is.
+    """Train a baseline as our own upscaler is: same pictures, sizes and task; from OUT/init.safetensors where that is.
 
     `ValueError` for an unknown name, wrong numbers, or a folder of another model.
     """

@@ -17,7 +17,7 @@ __all__ = ['REFINED', 'LATENT_WEIGHT', 'FIRST', 'SAMPLED', 'REFINER', 'DEGRADATI
 import json, statistics, tempfile, time
 from dataclasses import dataclass, field, replace
 from datetime import date
-from functools import lru_cache, partial
+from functools import cache, partial
 from itertools import combinations, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,7 +115,7 @@ def efforts(b:Bench, kind:str)->dict: # method -> minutes of training, and param
 
 # %% ../../nbs/lab/06_bench.ipynb #f549f635
 def compare(b:Bench, make, lr:Tensor, truth:Tensor)->dict: # lr -> field, (1,3,h,w) and (1,3,H,W) in [0,1]
-    "Figures of one method on one picture; `psnr_y` without scale + 6 pixels at the border, `consistency` after shrinking."
+    "Figures of one method on one picture; `psnr_y` less scale + 6 pixels at the border, `consistency` after shrinking."
     size, factor = tuple(truth.shape[-2:]), truth.shape[-2] / lr.shape[-2]
     start = time.perf_counter()
     out = make(lr.to(b.device)).render(size=size).cpu()
@@ -194,7 +194,7 @@ def embed_views(pictures, seed:int=0, device='cpu')->dict: # n of (3,h,w) -> '' 
     views = {'': wholes, 'patch_': patches}
     return {name: efflite(device).embed(torch.stack(x), None) for name, x in views.items()}
 
-@lru_cache(maxsize=None)
+@cache
 def real_views(n:int, size:int, seed:int, others:bool, device:str)->dict: # as `embed_views`
     return embed_views(RealDrawings(n, size, seed, others), seed, device)
 
@@ -217,14 +217,15 @@ def table_generation(b:Bench):
     made = measured(lambda: b.emoji.generate(n, seed=b.seed), b.device)
     for size in b.pick((64, 96), (64, 128, 256, 512, 1024)):
         pictures = Rendered(made['result'], size)
-        cost, few = measured(lambda: pictures[0], b.device), torch.stack([pictures[i] for i in range(b.pick(4, 20))])
+        cost = measured(partial(pictures.__getitem__, 0), b.device)
+        few = torch.stack([pictures[i] for i in range(b.pick(4, 20))])
         yield dict(size=size, **distances(b, pictures, size), **diversity(few, b.device),
                    generate_seconds=made['seconds'] / n,
                    render_seconds=cost['seconds'], render_bytes=cost['peak_bytes'])
 
 # %% ../../nbs/lab/06_bench.ipynb #fa71f2f5
 def render_cached(field): # anything with `render(size=...)`; each size is rendered only the first time
-    return SimpleNamespace(render=lru_cache(lambda size: field.render(size=size)))
+    return SimpleNamespace(render=cache(lambda size: field.render(size=size)))
 
 def table_consistency(b:Bench):
     "SelfSSIM of every pair of sizes, for new drawings and for enlarged ones."
@@ -345,12 +346,12 @@ def table_cost(b:Bench):
     held, turns, idm = DistinctDrawings(), b.pick(1, 2), b.baselines.get('idm emoji')
     shown = "paper's path", 'refined with latent', 'LIIF regression', 'image-space diffusion'
     makers = {m: make for m, make in methods(b, 'emoji').items() if m in shown}
+    def run(make, lr, size): return make(lr).render(size=size, renderer='exact')
     if idm: makers['image-space diffusion, 2 steps'] = lambda lr: idm.upscale(lr[0], seed=b.seed, steps=2)
     by_output = [(32, size) for size in b.pick((64, 96), (128, 256, 512, 1024, 2048))]
     for side, size in by_output + [(side, 4 * side) for side in b.pick((16,), (16, 64, 128, 256))]:
         lr = held.small(0, side)[None].to(b.device)
-        def run(make): return make(lr).render(size=size, renderer='exact')
-        jobs = {m: partial(run, make) for m, make in makers.items() if size <= 1024 or not m.startswith('image')}
+        jobs = {m: partial(run, make, lr, size) for m, make in makers.items() if size <= 1024 or m[:5] != 'image'}
         for m, took in interleaved(jobs, turns, b.device).items():
             yield dict(method=m, input=side, size=size, **took, macs=macs(jobs[m]), runs=turns)
 
@@ -394,12 +395,12 @@ def renderers(liif:LIIF, fast:FastRenderer, feat:Tensor, size:int)->dict: # name
             'fast renderer': (partial(render_fast, fast, grid, feat.shape[-2:], size), narrow),
             'bicubic': (partial(sample_bicubic, feat[:, :3], size), 0)}
 
-def machine_limits(d:int, bytes:int, device)->dict: # name -> (job, products)
+def machine_limits(d:int, n_bytes:int, device)->dict: # name -> (job, products)
     "Bare matrix products of the shape of a hidden layer, in the fastest form, and a copy too large for a cache."
     def multiply(layer, x):
         for _ in range(64): layer(x)  # no result is kept: new memory would cost more than the product
-    x, y = torch.zeros(2, bytes, dtype=torch.uint8, device=device)
-    jobs = {f'copy of {bytes / 2**20:.0f} MB': (partial(y.copy_, x), 0)}
+    x, y = torch.zeros(2, n_bytes, dtype=torch.uint8, device=device)
+    jobs = {f'copy of {n_bytes / 2**20:.0f} MB': (partial(y.copy_, x), 0)}
     for dtype in (torch.float32, torch.bfloat16):
         layer = packed_linear(nn.Linear(d, d).to(device), dtype, 4096)
         x = torch.randn(4096, d, dtype=dtype, device=device)
@@ -450,7 +451,7 @@ def table_whole(b:Bench):
     for (task, how), job in once.items(): yield dict(task=task, method=how, **seconds_and_bytes(job, b.device), runs=1)
 
 # %% ../../nbs/lab/06_bench.ipynb #93907ca5
-def fields_with_truth(b:Bench): # of task, picture, scale, field, ground truth (3,h,w) and pixels of a cell at that scale
+def fields_with_truth(b:Bench): # of task, picture, scale, field, ground truth (3,h,w) and pixels of a cell there
     "Fields, and what they should show, for each kind of field that has a fast renderer."
     held, scales = DistinctDrawings(), b.pick((4,), (2, 4, 8, 16))
     for i in range(b.pick(1, 8)):
@@ -464,9 +465,9 @@ def fields_with_truth(b:Bench): # of task, picture, scale, field, ground truth (
 
 def table_fidelity(b:Bench):
     "What the fast renderers lose against LIIF: the same fields rendered both ways, beside the ground truth."
-    for task, name, scale, field, truth, period in fields_with_truth(b):
+    for task, name, scale, made, truth, period in fields_with_truth(b):
         size = tuple(truth.shape[-2:])
-        out = {how: field.render(size=size, renderer=how)[0].cpu() for how in ('exact', 'fast')}
+        out = {how: made.render(size=size, renderer=how)[0].cpu() for how in ('exact', 'fast')}
         for how, x in out.items():
             row = dict(task=task, method=how, scale=scale, picture=name, psnr=psnr(x, truth).item())
             if scale >= 4: row |= dict(cells=cell_peak(x, period), cells_truth=cell_peak(truth, period))

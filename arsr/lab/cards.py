@@ -47,13 +47,8 @@ def evaluation_photos()->dict: # name -> (3,h,w) in [0,1]
     return {k: x[:, :x.shape[1] // 4 * 4, :x.shape[2] // 4 * 4] for k, x in photos.items()}
 
 # %% ../../nbs/lab/05_cards.ipynb #d01c7b1a
-def compare_upscaled(
-    pipe:ARSR, # the model
-    lr, # (3,h,w) LR input
-    truth, # (3,H,W) ground truth
-    seed:int=0,
-)->dict: # PSNR and sharpness (relative to the ground truth's) of ours and of bicubic
-    "One clean picture, enlarged to the size of the ground truth by the model's defaults and by bicubic interpolation."
+def compare_upscaled(pipe:ARSR, lr, truth, seed:int=0)->dict: # (3,h,w) LR input, (3,H,W) ground truth
+    "PSNR and sharpness, relative to the ground truth's, of the model's defaults and of bicubic enlargement."
     size = tuple(truth.shape[-2:])
     outputs = {'': pipe.upscale(lr, seed=seed, restore=0).render(size=size)[0],
                ' bicubic': sample_bicubic(lr[None], size)[0].clamp(0, 1)}
@@ -102,22 +97,15 @@ def measure(pipe:ARSR)->dict:
     return out
 
 # %% ../../nbs/lab/05_cards.ipynb #765b4425
-def sheet(
-    pictures:torch.Tensor, # (n,3,h,w) in [0,1]
-    columns:int=4, # pictures in a row
-)->Image.Image:
+def sheet(pictures:torch.Tensor, columns:int=4)->Image.Image: # (n,3,h,w) in [0,1]
     "Pictures side by side."
     n, _, h, w = pictures.shape
     blank = pictures.new_ones(-n % columns, 3, h, w)
     rows = torch.cat([pictures, blank]).unflatten(0, (-1, columns))
     return Image.fromarray(to_bytes(rows.permute(2, 0, 3, 1, 4).reshape(3, -1, columns * w)))
 
-def write_sheets(
-    pipe:ARSR, # a model that generates
-    folder:Path, # where seeds.png and nearest.png go
-    side:int=112, # pixels of one picture
-):
-    "Seeds 0 to 63 on one sheet, and each of them left of its nearest training drawing on another."
+def write_sheets(pipe:ARSR, folder:Path, side:int=112): # pixels of one picture
+    "Seeds 0 to 63 as seeds.png, and each left of its nearest training drawing as nearest.png."
     drawings, folder = Drawings('train'), Path(folder)
     field = pipe.generate(64, seed=0)
     pictures = field.render(size=side)
@@ -181,21 +169,14 @@ def card(name:str, log:dict, results:dict, remarks:str='')->str: # Markdown
     return '\n\n'.join(parts + [remarks] * bool(remarks)) + '\n'
 
 # %% ../../nbs/lab/05_cards.ipynb #110622ed
-def write_card(
-    folder:Path, # of the weights: config.json, training.json and safetensors
-    remarks:str='', # what a reader should know: targets missed, and by how much
-):
+def write_card(folder:Path, remarks:str=''): # what a reader should know: targets missed, and by how much
     "Measure the model in `folder` and write results.json and README.md beside its weights."
     pipe, folder = ARSR.from_pretrained(folder, device='cpu'), Path(folder)
     results, log = measure(pipe), json.loads((folder/'training.json').read_text())
     atomic_write(folder/'results.json', lambda part: part.write_text(json.dumps(results, indent=1)))
     atomic_write(folder/'README.md', lambda part: part.write_text(card(pipe.meta['name'], log, results, remarks)))
 
-def ship(
-    run, # folder that `arsr train` wrote
-    folder, # where the model goes, such as arsr/weights/emoji
-    remarks:str='', # for the card
-):
+def ship(run, folder, remarks:str=''): # folder of `arsr train`; where the model goes, such as arsr/weights/emoji
     "Leave the checkpoints behind: copy weights, configuration and logs, measure, and write the card."
     run, folder = Path(run), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

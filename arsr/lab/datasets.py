@@ -52,12 +52,8 @@ def kinds_of(
     return {n: k if size[k] >= least else f'{categories[n]} / other' for n, k in kind.items()}
 
 # %% ../../nbs/lab/03_datasets.ipynb #7336969d
-def pack_emoji(
-    package:Path, # folder of the unpacked npm package @iconify-json/noto
-    datasource:Path, # folder of the unpacked npm package emoji-datasource
-    out:Path, # the .json.xz to write
-)->int: # number of drawings
-    "Pack name, category, class and SVG body of every drawing: 25 MB of JSON in 2 MB."
+def pack_emoji(package:Path, datasource:Path, out:Path)->int: # drawings in the .json.xz that is written
+    "Name, category, class and SVG body of every drawing, of unpacked @iconify-json/noto and emoji-datasource."
     def read(folder, name): return json.loads((Path(folder)/f'{name}.json').read_text())
     icons, characters, metadata = (read(package, name) for name in ('icons', 'chars', 'metadata'))
     known = {n: c for c, names in metadata['categories'].items() for n in names}

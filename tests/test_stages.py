@@ -1,0 +1,150 @@
+"Stages as rows of a table: what each needs and leaves, and that the runner goes on, in any order that makes sense."
+import json
+from dataclasses import replace
+import pytest, torch
+import arsr.train
+from safetensors.torch import load_file
+from arsr.field import FirstStageConfig
+from arsr.lab.recipes import PRESETS, Preset, for_data
+from arsr.lab.stages import EXTRAS, PAPER, Run, alignment_curve, assemble, cached, find_stage, train_stage
+from arsr.pipeline import ARSR
+from arsr.train import Settings
+from arsr.unet import DenoiserConfig, UNetConfig
+from test_refining import write_pictures
+
+CONFIG = FirstStageConfig(ch=8, mult=(1, 2, 2), n_res=1, z=4, latent='norm', noise=.1, hidden=(16, 16))
+UNET = UNetConfig(ch=8, mult=(1,), n_res=1, attn=(), dropout=.1)
+NET = DenoiserConfig(UNET, z=4, schedule='cosine', prediction_type='v')
+NAMES = list(dict.fromkeys(row.name for row in PAPER + EXTRAS))
+ORDER = {'generator': ['first', 'latent', 'align', 'control', 'guide', 'distill', 'decoder', 'finish', 'fast'],
+         'upscaler': ['first', 'latent', 'align', 'control', 'guide', 'refine', 'finish', 'fast', 'restore', 'decoder']}
+
+def preset(task):
+    few = {name: Settings(batch=2, warmup=1) for name in NAMES}
+    return Preset(task, CONFIG, replace(NET, conditional=task == 'upscaler'), base=32, sizes=(32, 48), crop=16,
+                  queries=32, held_out=.3, trajectories=3, w_max=3, perceptual=0., settings=few)
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory, drawings):
+    "Two toys, each after all of its stages."
+    root = tmp_path_factory.mktemp('stages')
+    write_pictures(root/'pictures', drawings, 8)
+    plain = dict(mixed_precision='no', layout=torch.contiguous_format, workers=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arsr.train, 'hardware', lambda: plain)
+        for task, stages in ORDER.items():
+            patch.setitem(PRESETS, f'toy-{task}', preset(task))
+            for stage in stages:
+                for steps in ((1, 9) if stage == 'latent' else (2,)):
+                    train_stage(f'toy-{task}', stage, root/task, data=str(root/'pictures'), steps=steps)
+        yield root
+
+# the tables
+
+def test_the_papers_stages_stand_apart():
+    assert [row.name for row in PAPER] == ['first', 'latent', 'align', 'control']
+    assert not {row.name for row in PAPER} & {row.name for row in EXTRAS}
+
+@pytest.mark.parametrize('task', ORDER)
+def test_what_a_stage_needs_is_a_stage(task):
+    for name in ORDER[task]:
+        for need in find_stage(name, task).needs: assert find_stage(need, task).task in ('', task)
+
+def test_no_stage_twice():
+    rows = [(row.name, task) for row in PAPER + EXTRAS for task in ORDER if row.task in ('', task)]
+    assert len(rows) == len(set(rows))
+
+def test_an_unknown_stage_refused(refuses):
+    with refuses("unknown stage 'paint'", f"choose one of {', '.join(NAMES)}"): find_stage('paint', 'generator')
+
+@pytest.mark.parametrize('stage, task, other', [
+    ('distill', 'upscaler', 'emoji-generate'), ('refine', 'generator', 'emoji-upscale'),
+    ('restore', 'generator', 'emoji-upscale')])
+def test_a_stage_of_the_other_task_refused(stage, task, other, refuses):
+    with refuses(f"have a stage '{stage}'", f'use a preset such as {other}'): find_stage(stage, task)
+
+# the runner
+
+@pytest.mark.parametrize('task', ORDER)
+def test_every_stage_leaves_its_weights_its_checkpoint_and_its_line(root, task):
+    log = json.loads((root/task/'training.json').read_text())
+    titles = [name if name in ('first', 'decoder') else f'{task} {name}' for name in ORDER[task]]
+    assert list(log) == sorted(titles, key=list(log).index) and len(log) == len(titles)
+    run = Run(for_data(PRESETS[f'toy-{task}'], str(root/'pictures')), root/task)
+    for name in ORDER[task]:
+        row = find_stage(name, task)
+        output = row.output.format(task=task, run=run)
+        assert run.file(output).exists() and (run.out/(row.folder or output)/'checkpoint.safetensors').exists()
+        assert all(x.isfinite().all() for x in load_file(run.file(output)).values())
+    assert not list(root.rglob('*.part*'))
+
+@pytest.mark.parametrize('task, parts', [
+    ('generator', {'first', 'generator', 'distilled', 'fast'}),
+    ('upscaler', {'first', 'upscaler', 'refiner', 'refiner_fast', 'restorer'})])
+def test_a_model_is_put_together(root, task, parts):
+    pipe = ARSR.from_pretrained(root/task, 'cpu')
+    assert {*pipe.parts} == parts and pipe.meta['name'] == 'toy'
+    field = pipe.generate(1, seed=0) if task == 'generator' else pipe.upscale(torch.rand(3, 8, 8), seed=0)
+    assert field.render(size=20).isfinite().all()
+
+def test_the_model_has_the_weights_of_the_latest_stage(root):
+    for task in ORDER:
+        files = [root/task/f'{name}.safetensors' for name in (task, f'{task}-guide', f'{task}-align')]
+        model, latest, aligned = map(load_file, files)
+        assert all(torch.equal(model[k], latest[k]) for k in model)
+        assert any(not torch.equal(model[k], aligned[k]) for k in model)
+
+def test_a_student_of_another_generator_is_left_out(root, tmp_path):
+    for path in (root/'generator').iterdir():
+        if path.is_file(): (tmp_path/path.name).write_bytes(path.read_bytes())
+    (tmp_path/'generator-guide.safetensors').unlink()
+    model = assemble(for_data(PRESETS['toy-generator'], str(root/'pictures')), tmp_path, 'toy')
+    assert 'distilled' not in model.parts and 'generator' in model.parts
+
+def test_decoders_alone_change_in_finish_and_decoder(root):
+    "So the latents, and what was trained on them, stay valid: there is one cache of each kind."
+    for task, kinds in (('generator', ['z']), ('upscaler', ['cond', 'z'])):
+        names = sorted(path.name.split('-')[1] for path in (root/task).glob('latents-*.safetensors'))
+        assert names == kinds
+
+def test_snapshots_double(root):
+    run = Run(PRESETS['toy-generator'], root/'generator')
+    names = sorted(p.name for p in run.out.glob('generator-after-*'))
+    assert names == ['generator-after-1.safetensors', 'generator-after-9.safetensors']
+
+def test_the_curve_tells_every_stage_on_held_out_pictures(root):
+    for task in ORDER:
+        curve = json.loads((root/task/f'alignment-{task}.json').read_text())
+        assert set(curve) == {'alphas_cumprod', 'pictures', 'latent', 'align', 'control'}
+        assert curve['pictures'] >= 1
+        assert len(curve['latent']) == len(curve['align']) == len(curve['alphas_cumprod']) == 20
+
+def test_no_held_out_picture_no_curve(root, tmp_path):
+    preset = replace(PRESETS['toy-generator'], held_out=0., data=str(root/'pictures'))
+    assert alignment_curve(Run(preset, root/'generator')) == {}
+
+def test_a_stage_goes_on_and_has_nothing_left_to_do(root):
+    again = train_stage('toy-upscaler', 'restore', root/'upscaler', data=str(root/'pictures'), steps=2)
+    assert again['step'] == 2
+
+@pytest.mark.parametrize('stage', ['latent', 'refine', 'fast'])
+def test_an_earlier_stage_is_asked_for_by_name(root, stage, tmp_path, refuses):
+    with refuses('holds no first.safetensors', 'run --stage first into the same folder before'):
+        train_stage('toy-upscaler', stage, tmp_path/'new', data=str(root/'pictures'), steps=1)
+    assert not (tmp_path/'new').exists()
+
+def test_other_pictures_in_the_same_folder_refused(root, drawings, tmp_path, refuses):
+    write_pictures(tmp_path/'other', drawings, 3)
+    with refuses('renders.safetensors was made of other pictures', 'another folder'):
+        train_stage('toy-generator', 'first', root/'generator', data=str(tmp_path/'other'), steps=1)
+
+def test_a_cache_is_made_once_and_appears_whole(tmp_path):
+    path, made = tmp_path/'deep'/'cache.safetensors', []
+    def make():
+        made.append(1)
+        return {'z': torch.ones(3)}
+    for _ in range(2): assert torch.equal(cached(path, make)['z'], torch.ones(3))
+    assert made == [1]
+    def broken(): raise RuntimeError('no')
+    with pytest.raises(RuntimeError): cached(tmp_path/'other.safetensors', broken)
+    assert not list(tmp_path.glob('*other*'))
