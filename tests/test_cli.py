@@ -150,7 +150,7 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (UP + ['--seed', str(2**64)], 'seed must be a whole number from 0'),
     (UP + ['--device', 'abacus'], "cannot compute on 'abacus'"), (UP + ['--refine'], 'they have no refiner'),
     (UP + ['--restore', 'auto'], 'they have no restorer'),
-    (UP + ['--restore', 'much'], "invalid _share value: 'much'"),
+    (UP + ['--restore', 'much'], "must be auto, or a number from 0 to 1, not 'much'"),
     (UP + ['--restore', '1.5'], 'restore must be between 0 and 1, not 1.5'),
     (UP + ['--latent-weight', '-1'], 'latent_weight must be between 0 and 1'),
     (UP + ['--latent-weight', '1'], 'latent_weight is an option of the refiner'),

@@ -22,7 +22,9 @@ def parse_size(
     return parts[0] if len(parts) == 1 else tuple(parts)
 
 def _share(text:str): # 'auto' or a number
-    return text if text == 'auto' else float(text)
+    try: return text if text == 'auto' else float(text)
+    except ValueError: pass
+    raise argparse.ArgumentTypeError(f"must be auto, or a number from 0 to 1, not '{text}'")
 
 # %% ../../nbs/apps/01_cli.ipynb #21f202c6
 def check_numbers(args):
