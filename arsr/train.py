@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, shape_wrapper
 from .coords import FULL, resize, to_model
 from .data import Renders, SeededDataset, atomic_write, downsample, progress, random_queries
 from .field import FirstStage
@@ -229,6 +228,7 @@ def _linear_flops(x, *args, out_shape=None, **kwargs): return 2 * math.prod(out_
 class FlopCounter(TorchDispatchMode):
     "Adds up operations as they are carried out, by PyTorch's own rules and two for what they pass over."
     def __init__(self):
+        from torch.utils.flop_counter import flop_registry, shape_wrapper  # late: it imports Triton
         super().__init__()
         rules:dict = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
         if hasattr(torch.ops.mkldnn, '_linear_pointwise'): rules[torch.ops.mkldnn._linear_pointwise] = _linear_flops

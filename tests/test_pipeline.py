@@ -367,10 +367,10 @@ def test_it_is_a_module_that_takes_modules_as_they_are():
     assert not model.training and set(model.parts) == {'first'} and model.to('meta').device.type == 'meta'
 
 def test_unknown_parts_are_refused(pipe, saved, refuses):
-    with refuses('no part called judge', 'first, generator, upscaler'): ARSR(pipe.first, judge=pipe.generator)
+    with refuses('no part called critic', 'first, generator, upscaler'): ARSR(pipe.first, critic=pipe.generator)
     config = json.loads((saved/'config.json').read_text())
-    (saved/'config.json').write_text(json.dumps(config | {'judge': {}}))
-    with refuses('the model has judge, which nobody registered'): ARSR.from_pretrained(saved)
+    (saved/'config.json').write_text(json.dumps(config | {'critic': {}}))
+    with refuses('the model has critic, which nobody registered'): ARSR.from_pretrained(saved)
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_precision(pipe, saved, dtype):
