@@ -141,9 +141,9 @@ class Portrait:
     def attributes(self)->dict: # attribute -> option
         "Everything that can be seen, by name."
         parts = {name: self.parts[name] for name in part_choices(self.family)}
-        slots = insert_parts(self.family, self.parts)
+        palettes, slots = family_spec(self.family)['colors'], insert_parts(self.family, self.parts)
         colors = {name: self.colors[name] if f'{{{name}}}' in slots else NONE
-                  for name, palette in family_spec(self.family)['colors'].items() if len(palette) > 1}
+                  for name in palettes if len(palettes[name]) > 1}
         return {'family': self.family, **parts, **colors, 'background': self.colors['background']}
 
     @property
@@ -226,7 +226,7 @@ def draw_portrait(
 class Portraits:
     "Portraits without end: number k is the same on every machine."
     def __init__(self,
-        split:str='train', # 'train', 'valid', 'pairs' (two parts meet that never do in training), 'all'
+        split:str='train', # 'train', 'valid', 'pairs' (that never meet in training) or 'all'
         family:str|None=None, # one family only
         seed:int=0, # another seed, other portraits
     ):
@@ -239,18 +239,18 @@ class Portraits:
     def portrait(self, k:int)->Portrait:
         "Portrait number k."
         k = operator.index(k)
-        if not 0 <= k < len(self): raise IndexError(f"portraits are numbered 0 to {len(self) - 1}, not {k}")
-        return draw_portrait(pick(self.drawn, self.seed, k, 'family'), self.split, self.seed, k)
+        if not 0 <= k < len(self): raise IndexError(f"no portrait {k}: there are {len(self)}")
+        return draw_portrait(self.families[self.family(k)], self.split, self.seed, k)
+
+    def family(self, k:int)->int: # its place in `families`
+        return self.families.index(pick(self.drawn, self.seed, k, 'family'))
 
     def attributes(self, k:int)->dict: return self.portrait(k).attributes
-
     def svg(self, k:int)->str: return self.portrait(k).svg
-
-    def family(self, k:int)->int: return self.families.index(pick(self.drawn, self.seed, k, 'family'))
-
-    def view(self, k:int, size, window=FULL)->Tensor: return render_portrait(self.portrait(k), size, window)
-
     def __getitem__(self, k:int)->dict: return self.attributes(k) | {'svg': self.svg(k)}
+
+    def view(self, k:int, size, window=FULL)->Tensor: # (3,h,w) in [0,1]
+        return render_portrait(self.portrait(k), size, window)
 
 # %% ../nbs/01a_portraits.ipynb #b7a4e98c
 def part_shares(
