@@ -11,6 +11,7 @@ import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
 const FAMILIES = ['toon-head', 'micah', 'adventurer', 'personas'];
+const TRIALS = 500;  // portraits of each family that are compared with DiceBear's
 const folder = resolve(process.argv[2] ?? '.', 'node_modules/@dicebear');
 
 // What the packages' hooks do beyond drawing lots (micah/lib/hooks, adventurer/lib/hooks), as data.
@@ -64,6 +65,21 @@ function check(family, { layout, parts, colors }) {
   if (texts.some(text => text.includes('$'))) throw new Error(`${family}: a template is left`);
 }
 
+// And filled in, they must be what DiceBear itself draws, letter for letter.
+async function compare(family, { layout, parts }) {
+  const { createAvatar } = await import(pathToFileURL(`${folder}/core/lib/index.js`));
+  const style = await import(pathToFileURL(`${folder}/${family}/lib/index.js`));
+  for (let seed = 0; seed < TRIALS; seed++) {
+    const { svg, extra } = createAvatar(style, { seed: `${seed}` }).toJson();
+    const fill = text => text.replace(/\{(\w+)\}/g, (_, name) => (name in parts ? parts[name].options[extra[name]] ?? '' : extra[name]));
+    if (!svg.includes(fill(fill(fill(layout))))) throw new Error(`${family}: portrait ${seed} is another one`);
+  }
+}
+
 const packed = {};
-for (const family of FAMILIES) check(family, packed[family] = await pack(family));
+for (const family of FAMILIES) {
+  packed[family] = await pack(family);
+  check(family, packed[family]);
+  await compare(family, packed[family]);
+}
 process.stdout.write(JSON.stringify(packed));
