@@ -145,9 +145,9 @@ class GroupSampler:
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff'}
 
 class Images:
-    "Pictures in a folder (searched recursively) or in a zip archive, held out by the name before its first '@'."
+    "Pictures in a folder (searched recursively) or in a zip archive, of which `share` is held out, by name."
     category = kind = None  # only drawings have them
-    def __init__(self, path, split:str='all', share:float=.05): # folder or .zip; of what split; the share held out
+    def __init__(self, path, split:str='all', share:float=.05): # folder or .zip; 'train', 'valid' or 'all'
         self.path = Path(path)
         if not self.path.exists(): raise ValueError(f"no such folder or zip archive: {path}")
         try: self.zip = zipfile.ZipFile(self.path) if self.path.suffix == '.zip' else None

@@ -137,10 +137,7 @@ def block_shape(size:tuple, cells:float, block:int)->tuple: # (h, w) of the outp
 
 # %% ../nbs/03_liif.ipynb #41cb1056
 def precompute_first_layer(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tuple:
-    """What is computed once for a window: the first layer at each cell of its lines, (n,lines,w,hidden), and its axes.
-
-    These are, for rows and for columns, the cells and offsets (2,n_out) of both shifts, on the CPU.
-    """
+    "Once for a window: the first layer at each cell of its lines, (n,lines,w,hidden), and `_axis` of rows, of columns."
     (H, W), (t, l, b, r), (h, w) = size, window, feat.shape[-2:]
     (row, rel_r), columns = _axis(H, h, t, b), _axis(W, w, l, r)
     top, bottom = int(row.min()), int(row.max()) + 1

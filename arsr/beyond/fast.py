@@ -66,9 +66,6 @@ class FastRenderer(nn.Module):
             if feat[:, 0].numel() > self.kept_cells: return render_by_parts(self, feat, size, window)
             return render_fast(self, self.kept_grid(feat), feat.shape[-2:], size, window)
 
-for _name in ('fast', 'refiner_fast'):
-    register_part(_name, lambda entry: FastRenderer(build_config(FastConfig, entry)))
-
 # %% ../../nbs/beyond/01_fast.ipynb #b505ec18
 def _between(n_out, n, lo, hi, device):
     "For one axis: grid points below and above each pixel, and the share of the upper one; the slice that they index."
@@ -137,3 +134,6 @@ class DistillationLoss:
             coord = torch.rand(len(feat), self.queries, 2, device=feat.device) * 2 - 1
             target = self.teacher(feat, coord, cell).float()
         return (fast(feat, coord, cell).float() - target).abs().mean()
+
+for _name in ('fast', 'refiner_fast'):
+    register_part(_name, lambda entry: FastRenderer(build_config(FastConfig, entry)))
