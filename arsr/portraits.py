@@ -12,16 +12,18 @@ __all__ = ['NONE', 'BACKGROUNDS', 'LONG_HAIR', 'FIRST_FIVE', 'PAIRS', 'SPLITS', 
 import difflib, hashlib, json, lzma, operator, re
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from itertools import count
 from torch import Tensor
 from .coords import FULL
-from .data import ASSETS, held_out, render_svg
+from .data import held_out, render_svg
 
 # %% ../nbs/01a_portraits.ipynb #bd63c7e0
 @cache
 def portrait_families()->dict: # name -> side, layout, parts, colors, and who made it
     "The families of portraits: strings of SVG with placeholders, and lists of what goes there."
-    with lzma.open(ASSETS/'portraits.json.xz') as file: return json.load(file)
+    packed = (resources.files('arsr')/'assets/portraits.json.xz').read_bytes()
+    return json.loads(lzma.decompress(packed))
 
 # %% ../nbs/01a_portraits.ipynb #03a840a9
 def find_option(
