@@ -1,4 +1,4 @@
-"Images as continuous functions: arbitrary-scale generation and upsampling with latent diffusion and an implicit neural decoder."
+"Images as continuous functions: generate and upsample at any scale with latent diffusion and an implicit decoder."
 __version__ = "0.1.0"
 
 from importlib import import_module

@@ -57,12 +57,7 @@ class Encoder(nn.Module):
     One thing differs from the published code: its stride-2 convolutions pad on one side only (right and bottom), ours
     on both, so published weights would give another function here. Sides of the input: multiples of f = 2^(levels-1).
     """
-    def __init__(self,
-        ch:int=128, # channels at the first level
-        mult:tuple=(1, 2, 4), # channel multiplier of each level
-        n_res:int=2, # ResBlocks a level
-        z:int=3, # channels that come out
-    ):
+    def __init__(self, ch:int=128, mult:tuple=(1, 2, 4), n_res:int=2, z:int=3): # ch * mult[i] channels at level i
         super().__init__()
         chs = [ch * m for m in mult]
         layers:list[nn.Module] = [conv3(3, ch)]
@@ -77,12 +72,7 @@ class Encoder(nn.Module):
 # %% ../nbs/02_autoencoder.ipynb #5c190340
 class Decoder(nn.Module):
     "The encoder's levels in reverse, with no up-sampling: features at the latent's size (Kim & Kim 2024, section 3)."
-    def __init__(self,
-        ch:int=128, # channels of the features that come out, times mult[0]
-        mult:tuple=(1, 2, 4), # the encoder's multipliers; walked deepest first
-        n_res:int=2, # ResBlocks a level; the decoder has one more
-        z:int=3, # latent channels
-    ):
+    def __init__(self, ch:int=128, mult:tuple=(1, 2, 4), n_res:int=2, z:int=3): # the encoder's; n_res + 1 ResBlocks
         super().__init__()
         chs = [ch * m for m in reversed(mult)]
         layers:list[nn.Module] = [nn.Conv2d(z, z, 1), conv3(z, chs[0]), middle(chs[0])]

@@ -19,14 +19,10 @@ from .coords import FULL, cell_size, check_size, check_window, pixel_centres, sp
 SHIFTS = [(r, c) for r in (-1, 1) for c in (-1, 1)]  # half a cell up or down, half a cell left or right
 EPS = 1e-6  # a nudge that decides for both shifts alike when a point lies exactly on a cell's centre
 
-def nearest(
-    x:Tensor, # (...) coordinates along one axis, in [-1,1]
-    shift:int, # -1 or 1: look half a cell towards the start or the end; 0: do not
-    n:int, # cells along this axis
-)->tuple: # (...) index of the nearest cell, and (...) offset of `x` from its centre times n: 2 is one whole cell
-    """Along one axis: which cell is nearest to the shifted point, and where the unshifted point lies relative to it.
+def nearest(x:Tensor, shift:int, n:int)->tuple: # (...) in [-1,1], -1, 0 or 1, cells -> (...) index, (...) offset
+    """Along one axis: the cell nearest to `x` shifted by half a cell, and the offset of `x` itself from its centre.
 
-    The shift, the nudge and the clamp are those of the published LIIF (Chen et al. 2021).
+    An offset of 2 is one whole cell. Shift, nudge and clamp are those of the published LIIF (Chen et al. 2021).
     """
     moved = (x + shift / n + EPS).clamp(-1 + EPS, 1 - EPS)
     index = ((moved + 1) / 2 * n).floor().long().clamp(max=n - 1)
@@ -51,21 +47,13 @@ class LIIF(nn.Module):
     `forward` is the definition: four neighbours, one MLP, predictions blended by area. `render` is the same function
     for a whole grid of pixels at a fraction of the cost.
     """
-    def __init__(self,
-        n_feat:int, # channels of the feature map
-        n_out:int=3, # channels of a prediction: RGB
-        hidden:tuple=(256, 256, 256, 256), # widths of the hidden layers
-    ):
+    def __init__(self, n_feat:int, n_out:int=3, hidden:tuple=(256,) * 4): # channels in and out, widths of hidden layers
         super().__init__()
         if not hidden: raise ValueError("hidden must name the width of one layer at least")
         self.n_feat, self.mlp = n_feat, mlp(n_feat + 4, n_out, tuple(hidden))
 
-    def forward(self,
-        feat:Tensor, # (n,c,h,w) features, one vector per latent cell
-        coord:Tensor, # (n,q,2) query points in [-1,1], order (row, column)
-        cell:Tensor, # (n,q,2) size of the queried pixels
-    )->Tensor: # (n,q,n_out)
-        "Predict the colour at `coord` of pixels as large as `cell`."
+    def forward(self, feat:Tensor, coord:Tensor, cell:Tensor)->Tensor: # (n,c,h,w), (n,q,2), (n,q,2) -> (n,q,n_out)
+        "Predict the colour at `coord`, (row, column) in [-1,1], of pixels as large as `cell`."
         h, w = feat.shape[-2:]
         flat, scaled_cell = rearrange(feat, 'n c h w -> n (h w) c'), cell * cell.new_tensor([h, w])
         preds, areas = [], []
@@ -124,10 +112,7 @@ def has_packed(dtype:torch.dtype)->bool:
 def fast_linear(weight:Tensor, bias:Tensor|None=None, relu:bool=True, rows:int=0): # function (n,in) -> (n,out)
     "x -> x @ weight.T + bias, with ReLU, as fast as it can be had; `rows`: used often, with about so many vectors."
     if weight.device.type == 'cpu' and has_packed(weight.dtype): return _onednn(weight, bias, relu, rows)
-    def plain(x):
-        y = F.linear(x, weight, bias)
-        return y.relu_() if relu else y
-    return plain
+    return lambda x: F.linear(x, weight, bias).relu_() if relu else F.linear(x, weight, bias)
 
 def packed_linear(layer:nn.Linear, dtype:torch.dtype, rows:int, relu:bool=True): # function (n,in) -> (n,out)
     "relu(layer(x)), or layer(x), in `dtype`, with weights laid out once for many calls with about `rows` vectors."
@@ -137,11 +122,8 @@ def packed_linear(layer:nn.Linear, dtype:torch.dtype, rows:int, relu:bool=True):
 # %% ../nbs/03_liif.ipynb #f120ad9d
 MAX_TABLE_CELLS = 95  # cells of a line in one table
 
-def gather_matrix(col:Tensor, rel:Tensor)->tuple: # (2,cols) cells and offsets of both shifts
-    """What to multiply a table of a line with: a one for each pixel's cell, and in the last column its offset.
-
-    Returns (2 cols, MAX_TABLE_CELLS + 1) numbers, and the slice of cells that they read.
-    """
+def gather_matrix(col:Tensor, rel:Tensor)->tuple: # (2,cols) each -> (2 cols, MAX_TABLE_CELLS + 1), slice of cells
+    "What to multiply a table of these cells with: a one for each pixel's cell, and in the last column its offset."
     start, read = int(col.min()), rel.new_zeros(*rel.shape, MAX_TABLE_CELLS + 1)
     read.scatter_(2, (col - start)[..., None], 1)
     read[..., -1] = rel
@@ -155,10 +137,7 @@ def block_shape(size:tuple, cells:float, block:int)->tuple: # (h, w) of the outp
 
 # %% ../nbs/03_liif.ipynb #41cb1056
 def precompute_first_layer(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tuple:
-    """What is computed once for a window: the first layer at each cell of the lines that it needs, and its axes.
-
-    Returns (n,lines,w,hidden), and for rows and columns the cells and offsets (2,n_out) of both shifts, on the CPU.
-    """
+    "Once for a window: the first layer at each cell of its lines, (n,lines,w,hidden), and `_axis` of rows, of columns."
     (H, W), (t, l, b, r), (h, w) = size, window, feat.shape[-2:]
     (row, rel_r), columns = _axis(H, h, t, b), _axis(W, w, l, r)
     top, bottom = int(row.min()), int(row.max()) + 1
@@ -181,18 +160,13 @@ def _block(lines, table, read, layers, weights):
 
 # %% ../nbs/03_liif.ipynb #f71c8b47
 @torch.no_grad()
-def render_grid(liif:LIIF,
-    feat:Tensor, # (n,c,h,w) features
-    size, window=FULL, # (h, w) of the output in pixels, and what it covers
-    block:int|None=None, # pixels at a time; None: 8 kB of one channel on a CPU, 2^18 pixels on a GPU
-    dtype:torch.dtype=torch.float32, # what the hidden layers compute in
-)->Tensor: # (n, n_out, H, W)
-    "`liif` on the pixels of a window, exactly but for rounding; a prediction depends on no block and no window."
+def render_grid(liif:LIIF, feat:Tensor, size, window=FULL, block:int|None=None, dtype=torch.float32)->Tensor:
+    "`liif` of features (n,c,h,w) on a window's pixels, (n,n_out,H,W), exactly but for rounding, whatever the window."
     (H, W), window = check_size(size), check_window(window)
     base, (row, rel_r), (col, rel_c) = precompute_first_layer(liif, feat, (H, W), window)
     first, *hidden, last = linears(liif.mlp)
     w_row, w_col = first.weight[:, liif.n_feat:liif.n_feat + 2].float().T
-    block = block or (2**13 // dtype.itemsize if feat.device.type == 'cpu' else 2**18)
+    block = block or (2**13 // dtype.itemsize if feat.device.type == 'cpu' else 2**18)  # pixels at a time
     high, wide = block_shape((H, W), feat.shape[-1] * (window[3] - window[1]), block)
     layers = [packed_linear(layer, dtype, 4 * high * wide) for layer in hidden]
     to_rgb = packed_linear(last, torch.float32, high * wide, relu=False)

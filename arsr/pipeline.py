@@ -239,6 +239,10 @@ class ARSR(nn.Module, ModelHubMixin):
     Options that are None are those of the weights (`config.json`, `meta.defaults`), or of `DEFAULTS`. Whatever is wrong
     with them is a `ValueError` of one line.
     """
+    first:FirstStage
+    generator:Any # or None, as all parts but the first
+    upscaler:Any
+
     def __init__(self,
         first:FirstStage, # encoder, decoder and LIIF; modules are taken as they are, but for their evaluation mode
         generator:Denoiser|None=None, # unconditional, or by category
@@ -272,7 +276,7 @@ class ARSR(nn.Module, ModelHubMixin):
         return self
 
     @classmethod
-    def from_pretrained(cls,
+    def from_pretrained(cls, # type: ignore[override]
         name='emoji', # 'emoji' or 'photo', a folder, or a hub id 'owner/name'
         device=None, dtype:torch.dtype|None=None, # 'cpu', 'cuda', 'mps', ...: a GPU if there is one; float32
         revision:str|None=None, cache_dir=None, token=None, local_files_only:bool=False, # of the hub's client
@@ -282,10 +286,10 @@ class ARSR(nn.Module, ModelHubMixin):
         folder = find_weights(name, **hub)
         parts, meta = read_config(folder, build_parts)
         for k, module in parts.items(): load_weights(module, folder/f'{k}.safetensors')
-        model = cls(**parts, meta=meta).requires_grad_(False)
-        return model.to(device=device or find_device(), dtype=dtype, memory_format=torch.channels_last)
+        model = cls(**parts, meta=meta).requires_grad_(False).to(device=device or find_device(), dtype=dtype)
+        return model.to(memory_format=torch.channels_last) # type: ignore[call-overload]
 
-    def save_pretrained(self,
+    def save_pretrained(self, # type: ignore[override]
         folder, # where to; made if missing
         **_, # what `push_to_hub` says of a model card: write one yourself
     )->Path: # `folder`
@@ -359,7 +363,7 @@ class ARSR(nn.Module, ModelHubMixin):
             net, options = student.merge(net), dict(steps=student.cfg.steps, sampler='ddim', guidance=1.)
         else: options = self.options('generate', **given)
         with self._inference():
-            noise, label = seeded_noise((n, net.cfg.z, h, w), seed, generator), None
+            noise, label = seeded_noise((n, net.cfg.z, h, w), seed, generator), torch.zeros(n)
             if net.cfg.unet.classes: label = sample_labels(self.meta, n, seed, generator, category).to(self.device)
             z = self._sample(net, cfg_denoiser(net, label, options['guidance']), noise, options, generator, callback)
             return self.decode(z, (h * self.first.cfg.f, w * self.first.cfg.f))

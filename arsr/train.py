@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from .coords import FULL, resize, to_model
 from .data import Renders, SeededDataset, atomic_write, downsample, progress, random_queries
 from .field import FirstStage
@@ -191,6 +190,7 @@ def peak_rate(device:str)->float: # floating-point operations a second
 class FlopCounter(TorchDispatchMode):
     "Adds up operations as they are carried out, by PyTorch's rules and two for what they pass over on a CPU."
     def __init__(self):
+        from torch.utils.flop_counter import flop_registry  # late: it imports Triton
         super().__init__()
         aten, linear = torch.ops.aten, getattr(torch.ops.mkldnn, '_linear_pointwise', None)
         def linear_flops(x, *args, out_val, **kwargs): return 2 * out_val.numel() * x.shape[-1]

@@ -1,4 +1,5 @@
-import contextlib, os, re, socket, subprocess, sys
+import os, re, socket, subprocess, sys
+from dataclasses import replace
 import pytest, numpy as np, torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -14,7 +15,8 @@ from arsr.train import Settings
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
 FIRST = FirstStageConfig(ch=8, mult=(1, 2, 2), n_res=1, z=4, hidden=(16,))
-def net(**kwargs): return DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=(), classes=kwargs.pop('classes', 0)), z=4, **kwargs)
+def net(classes=0, **kwargs):
+    return DenoiserConfig(UNetConfig(ch=8, mult=(1,), n_res=1, attn=(), classes=classes), z=4, **kwargs)
 
 @pytest.fixture(scope='module')
 def toy(tmp_path_factory):
@@ -28,16 +30,18 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def place(toy, tmp_path, monkeypatch):
-    "An empty folder but for a picture, a text that says it is one, and the model; plain arithmetic; the limit as it was."
+    "A folder with a picture, a text that says it is one, and the model; plain arithmetic; the limit as it was."
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0))
+    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision='no', layout=torch.contiguous_format,
+                                                             workers=0))
     monkeypatch.setattr(ImageField, 'max_pixels', ImageField.max_pixels)
     os.symlink(toy, 'toy')
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).save('cat.png')
     (tmp_path/'text.png').write_text('hello')
     return tmp_path
 
-def files(place): return {p.relative_to(place).as_posix(): p.read_bytes() if p.is_file() else None for p in place.rglob('*')}
+def files(place):
+    return {p.relative_to(place).as_posix(): p.read_bytes() if p.is_file() else None for p in place.rglob('*')}
 
 @pytest.fixture
 def run(capsys):
@@ -50,7 +54,8 @@ def run(capsys):
 
 # what works
 
-@pytest.mark.parametrize('query, size', [([], (32, 48)), (['--scale', 3.7], (30, 44)), (['--scale', .5], (4, 6)), (['--size', 60], (40, 60)), (['--size', '50x20'], (50, 20))])
+@pytest.mark.parametrize('query, size', [([], (32, 48)), (['--scale', 3.7], (30, 44)), (['--scale', .5], (4, 6)),
+                                         (['--size', 60], (40, 60)), (['--size', '50x20'], (50, 20))])
 def test_upscale(run, query, size):
     code, out, err = run('upscale', 'cat.png', '--weights', 'toy', '-o', 'large.png', '--steps', 2, *query)
     assert (code, out, err) == (0, f'large.png {size[0]}x{size[1]}\n', '')
@@ -77,7 +82,8 @@ def test_a_seed_is_an_answer(run, place, command):
     assert np.array_equal(first, answer(1)) and not np.array_equal(first, answer(2))
 
 def test_a_later_picture_of_a_run_is_the_first_of_a_later_seed(run):
-    for n, seed, out in ((3, 0, 'many'), (1, 2, 'one')): assert run('generate', '--weights', 'toy', '--steps', 2, '-n', n, '--seed', seed, '-o', out)[0] == 0
+    for n, seed, out in ((3, 0, 'many'), (1, 2, 'one')):
+        assert run('generate', '--weights', 'toy', '--steps', 2, '-n', n, '--seed', seed, '-o', out)[0] == 0
     a, b = (np.asarray(Image.open(f'{folder}/0002.png')).astype(int) for folder in ('many', 'one'))
     assert abs(a - b).max() <= 1  # rounding to bytes
 
@@ -87,12 +93,14 @@ def test_a_renderer_can_be_chosen_where_there_is_one(run, place, toy):
     assert code == 2 and err.count('\n') == 1 and 'no fast renderer' in err and not (place/'a.png').exists()
     pipe = ARSR.from_pretrained(toy, 'cpu')
     ARSR(**pipe.parts, fast=FastRenderer(FastConfig(8, wide=8, hidden=(8, 8))), meta=pipe.meta).save_pretrained('both')
-    for renderer in ('exact', 'fast'): assert run(*query, renderer, '--weights', 'both', '-o', f'{renderer}.png')[0] == 0
+    for renderer in ('exact', 'fast'):
+        assert run(*query, renderer, '--weights', 'both', '-o', f'{renderer}.png')[0] == 0
     assert (np.array(Image.open('exact.png')) != np.array(Image.open('fast.png'))).any()
 
 def test_info(run):
     code, out, err = run('info', '--weights', 'toy')
-    assert code == 0 and err == '' and re.search(r'weights toy: first 0\.\d M, generator 0\.\d M, upscaler 0\.\d M', out)
+    assert code == 0 and err == ''
+    assert re.search(r'weights toy: first 0\.\d M, generator 0\.\d M, upscaler 0\.\d M', out)
     assert all(name in out for name in PRESETS)
 
 def test_force_lifts_the_limit(run, monkeypatch):
@@ -119,33 +127,53 @@ def test_every_option_is_explained():
 
 # what does not
 
-UP, GEN, TRAIN = ['upscale', 'cat.png', '--weights', 'toy', '-o', 'a.png'], ['generate', '--weights', 'toy', '-o', 'new'], ['train', 'emoji-generate', '--out', 'new', '--stage']
+UP = ['upscale', 'cat.png', '--weights', 'toy', '-o', 'a.png']
+GEN = ['generate', '--weights', 'toy', '-o', 'new']
+TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
 
 @pytest.mark.parametrize('argv, words', [
-    ([], 'COMMAND'), (['enlarge'], "invalid choice: 'enlarge'"), (['upscale'], 'arguments are required: image, -o/--output'),
+    ([], 'COMMAND'), (['enlarge'], "invalid choice: 'enlarge'"),
+    (['upscale'], 'arguments are required: image, -o/--output'),
     (UP + ['--colour'], 'unrecognized arguments: --colour'), (UP + ['--scale', 'four'], "invalid float value: 'four'"),
     (UP + ['--scale', '2', '--size', '9'], 'not allowed with argument'), (UP + ['--seed', '1.5'], 'invalid int value'),
     (['upscale', 'dog.png', '--weights', 'toy', '-o', 'a.png'], 'no such image file: dog.png'),
     (['upscale', 'text.png', '--weights', 'toy', '-o', 'a.png'], 'text.png is not an image that can be read'),
     (['upscale', '.', '--weights', 'toy', '-o', 'a.png'], 'no such image file'),
     (UP + ['--scale', '0'], 'scale must be a number above zero, not 0'), (UP + ['--scale', '-1'], 'above zero, not -1'),
-    (UP + ['--scale', 'nan'], 'above zero, not nan'), (UP + ['--scale', 'inf'], 'above zero, not inf'), (UP + ['--scale', '1e6'], 'over the limit'),
-    (UP + ['--size', '0'], 'HEIGHTxWIDTH'), (UP + ['--size', '-5'], 'HEIGHTxWIDTH'), (UP + ['--size', '5x'], 'HEIGHTxWIDTH'), (UP + ['--size', '99999'], 'over the limit'),
-    (UP + ['--steps', '0'], 'steps must be a number above zero'), (UP + ['--steps', '1001'], 'steps must be a whole number between 1 and 1000'),
-    (UP + ['--seed', '-1'], 'seed must be a whole number from 0'), (UP + ['--seed', str(2**64)], 'seed must be a whole number from 0'),
-    (UP + ['--device', 'abacus'], "cannot compute on 'abacus'"), (UP + ['--refine'], 'they have no refiner'), (UP + ['--restore', 'auto'], 'they have no restorer'),
-    (UP + ['--restore', 'much'], "invalid share value: 'much'"), (UP + ['--restore', '1.5'], 'restore must be between 0 and 1, not 1.5'),
-    (UP + ['--latent-weight', '-1'], 'latent_weight must be between 0 and 1'), (UP + ['--latent-weight', '1'], 'latent_weight is an option of the refiner'),
-    (GEN + ['--distilled'], 'they have no distilled'), (['baseline', 'gan', '--out', 'new'], "unknown baseline 'gan'; choose one of liif, idm"),
-    (UP[:-1] + ['a.xyz'], "cannot tell an image format from 'a.xyz'"), (UP[:-1] + ['a'], "cannot tell an image format from 'a'"),
-    (UP[:-1] + ['nowhere/a.png'], 'no such folder: nowhere'), (['upscale', 'cat.png', '--weights', 'nothing', '-o', 'a.png'], "no weights called 'nothing'"),
+    (UP + ['--scale', 'nan'], 'above zero, not nan'), (UP + ['--scale', 'inf'], 'above zero, not inf'),
+    (UP + ['--scale', '1e6'], 'over the limit'),
+    (UP + ['--size', '0'], 'HEIGHTxWIDTH'), (UP + ['--size', '-5'], 'HEIGHTxWIDTH'),
+    (UP + ['--size', '5x'], 'HEIGHTxWIDTH'), (UP + ['--size', '99999'], 'over the limit'),
+    (UP + ['--steps', '0'], 'steps must be a number above zero'),
+    (UP + ['--steps', '1001'], 'steps must be a whole number between 1 and 1000'),
+    (UP + ['--seed', '-1'], 'seed must be a whole number from 0'),
+    (UP + ['--seed', str(2**64)], 'seed must be a whole number from 0'),
+    (UP + ['--device', 'abacus'], "cannot compute on 'abacus'"), (UP + ['--refine'], 'they have no refiner'),
+    (UP + ['--restore', 'auto'], 'they have no restorer'),
+    (UP + ['--restore', 'much'], "must be auto, or a number from 0 to 1, not 'much'"),
+    (UP + ['--restore', '1.5'], 'restore must be between 0 and 1, not 1.5'),
+    (UP + ['--latent-weight', '-1'], 'latent_weight must be between 0 and 1'),
+    (UP + ['--latent-weight', '1'], 'latent_weight is an option of the refiner'),
+    (GEN + ['--distilled'], 'they have no distilled'),
+    (['baseline', 'gan', '--out', 'new'], "unknown baseline 'gan'; choose one of liif, idm"),
+    (UP[:-1] + ['a.xyz'], "cannot tell an image format from 'a.xyz'"),
+    (UP[:-1] + ['a'], "cannot tell an image format from 'a'"),
+    (UP[:-1] + ['nowhere/a.png'], 'no such folder: nowhere'),
+    (['upscale', 'cat.png', '--weights', 'nothing', '-o', 'a.png'], "no weights called 'nothing'"),
     (GEN + ['-n', '0'], 'n must be a number above zero'), (GEN + ['--guidance', 'nan'], 'guidance must be a number'),
-    (GEN + ['--category', 'Dragons'], "unknown category 'Dragons'; choose one of Animals, Food"), (GEN + ['--size', '9999'], 'over the limit'),
-    (GEN[:-1] + ['cat.png'], 'cat.png is a file'), (['generate', '--weights', 'nothing', '-o', 'new'], 'no weights called'),
-    (['info', '--weights', 'nothing'], 'no weights called'), (['train', 'large', '--stage', 'first', '--out', 'new'], "unknown preset 'large'; choose one of emoji-generate"),
-    (TRAIN + ['second'], "unknown stage 'second'; choose one of first, latent, align"), (TRAIN + ['latent'], 'run --stage first into the same folder before'),
-    (TRAIN + ['align'], 'run --stage first'), (TRAIN + ['first', '--data', 'nowhere'], 'no such folder or zip archive: nowhere'), (TRAIN + ['first', '--data', 'cat.png'], 'cat.png'),
-    (TRAIN + ['first', '--minutes', '0'], 'minutes must be a number above zero'), (TRAIN + ['first', '--plan', '-3'], 'plan must be a number above zero')])
+    (GEN + ['--category', 'Dragons'], "unknown category 'Dragons'; choose one of Animals, Food"),
+    (GEN + ['--size', '9999'], 'over the limit'),
+    (GEN[:-1] + ['cat.png'], 'cat.png is a file'), (['generate', '--weights', 'nothing', '-o', 'new'],
+                                                    'no weights called'),
+    (['info', '--weights', 'nothing'], 'no weights called'),
+    (['train', 'large', '--stage', 'first', '--out', 'new'], "unknown preset 'large'; choose one of emoji-generate"),
+    (TRAIN + ['second'], "unknown stage 'second'; choose one of first, latent, align"),
+    (TRAIN + ['latent'], 'run --stage first into the same folder before'),
+    (TRAIN + ['align'], 'run --stage first'), (TRAIN + ['first', '--data', 'nowhere'],
+                                               'no such folder or zip archive: nowhere'),
+                                               (TRAIN + ['first', '--data', 'cat.png'], 'cat.png'),
+    (TRAIN + ['first', '--minutes', '0'], 'minutes must be a number above zero'),
+    (TRAIN + ['first', '--plan', '-3'], 'plan must be a number above zero')])
 def test_wrong_input_gives_one_line_and_leaves_nothing(run, place, argv, words):
     before = files(place)
     code, out, err = run(*argv)
@@ -169,7 +197,9 @@ def test_a_crash_while_writing_leaves_the_old_picture(run, place, monkeypatch):
     code, _, err = run(*UP, '--steps', 1, '--seed', 3)
     assert code == 2 and 'No space left on device' in err and files(place) == before
 
-@pytest.mark.parametrize('error, code', [(MemoryError(), 2), (RuntimeError('not enough memory: you tried to allocate 9 bytes'), 2), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize('error, code', [(MemoryError(), 2),
+                                         (RuntimeError('not enough memory: you tried to allocate 9 bytes'), 2),
+                                         (KeyboardInterrupt(), 130)])
 def test_too_little_memory_and_ctrl_c(run, monkeypatch, error, code):
     def fail(*args, **kwargs): raise error
     monkeypatch.setattr(ARSR, 'upscale', fail)
@@ -192,15 +222,21 @@ def test_damaged_weights(run, place, toy):
 def preset(place, monkeypatch):
     "A preset that trains in a moment, on three pictures."
     quick = Settings(batch=4, warmup=2)
-    monkeypatch.setitem(PRESETS, 'toy', Preset('upscaler', FIRST, net(conditional=True, schedule='cosine', prediction_type='v'), base=16, sizes=(16, 24), crop=16,
-                                               queries=32, held_out=0, w_max=3, settings=dict(first=quick, latent=quick, align=quick)))
+    monkeypatch.setitem(PRESETS, 'toy', Preset('upscaler', FIRST,
+                                               net(conditional=True, schedule='cosine', prediction_type='v'), base=16,
+                                               sizes=(16, 24), crop=16,
+                                               queries=32, held_out=0, w_max=3,
+                                               settings=dict(first=quick, latent=quick, align=quick)))
     (place/'pictures').mkdir()
-    for k in range(3): Image.fromarray(np.random.default_rng(k).integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(f'pictures/{k}.png')
+    for k in range(3):
+        pixels = np.random.default_rng(k).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f'pictures/{k}.png')
 
 def test_train_gives_a_model_and_goes_on(run, preset):
-    query = lambda stage, *more: run('train', 'toy', '--stage', stage, '--data', 'pictures', '--out', 'runs', *more)
+    def query(stage, *more): return run('train', 'toy', '--stage', stage, '--data', 'pictures', '--out', 'runs', *more)
     code, out, err = query('first', '--minutes', .002)
-    assert code == 0 and re.search(r'first: (\d+) steps, .* minutes in all, loss \d\.\d+; runs can be used as --weights', out)
+    assert code == 0
+    assert re.search(r'first: (\d+) steps, .* minutes in all, loss \d\.\d+; runs can be used as --weights', out)
     steps = int(re.search(r'first: (\d+) steps', out)[1])
     again = query('first', '--minutes', .002)[1]
     assert int(re.search(r'first: (\d+) steps', again)[1]) > steps
@@ -211,18 +247,19 @@ def test_train_gives_a_model_and_goes_on(run, preset):
 
 def test_train_refuses_what_does_not_belong_together(run, place, preset, monkeypatch):
     train_stage('toy', 'first', 'runs', data='pictures', steps=1)
-    (place/'fewer').mkdir(); Image.new('RGB', (24, 24)).save('fewer/0.png')
+    (place/'fewer').mkdir()
+    Image.new('RGB', (24, 24)).save('fewer/0.png')
     before = files(place)
     code, _, err = run('train', 'toy', '--stage', 'first', '--data', 'fewer', '--out', 'runs')
     assert code == 2 and 'renders.safetensors was made of other pictures' in err
-    monkeypatch.setitem(PRESETS, 'other', arsr.lab.recipes.replace(PRESETS['toy'], first=arsr.lab.recipes.replace(FIRST, z=5)))
+    monkeypatch.setitem(PRESETS, 'other', replace(PRESETS['toy'], first=replace(FIRST, z=5)))
     code, _, err = run('train', 'other', '--stage', 'latent', '--data', 'pictures', '--out', 'runs')
     assert code == 2 and 'does not fit' in err
     assert files(place) == before
 
 def test_a_checkpoint_of_another_model_or_half_of_one(run, place, preset, monkeypatch):
     train_stage('toy', 'first', 'runs', data='pictures', steps=1)
-    monkeypatch.setitem(PRESETS, 'toy', arsr.lab.recipes.replace(PRESETS['toy'], first=arsr.lab.recipes.replace(FIRST, z=5)))
+    monkeypatch.setitem(PRESETS, 'toy', replace(PRESETS['toy'], first=replace(FIRST, z=5)))
     query = 'train', 'toy', '--stage', 'first', '--data', 'pictures', '--out', 'runs'
     code, _, err = run(*query)
     assert code == 2 and 'belongs to another model' in err and err.count('\n') == 1
@@ -232,7 +269,7 @@ def test_a_checkpoint_of_another_model_or_half_of_one(run, place, preset, monkey
     assert code == 2 and 'not a complete checkpoint' in err and err.count('\n') == 1
 
 def test_own_pictures_have_no_categories(preset, monkeypatch):
-    monkeypatch.setitem(PRESETS, 'toy', arsr.lab.recipes.replace(PRESETS['toy'], task='generator', denoiser=net(classes=9)))
+    monkeypatch.setitem(PRESETS, 'toy', replace(PRESETS['toy'], task='generator', denoiser=net(classes=9)))
     for stage in ('first', 'latent'): train_stage('toy', stage, 'runs', data='pictures', steps=1)
     pipe = ARSR.from_pretrained('runs', device='cpu')
     assert pipe.generator.cfg.unet.classes == 0 and 'categories' not in pipe.meta
@@ -245,16 +282,21 @@ import sys, arsr.train
 from arsr.apps.cli import main
 from test_cli import FIRST, Preset, PRESETS, Settings, net, torch, train_stage
 arsr.train.hardware = lambda: dict(mixed_precision='no', layout=torch.contiguous_format, workers=0)
-PRESETS['toy'] = Preset('upscaler', FIRST, net(conditional=True), base=16, sizes=(16, 24), crop=16, queries=32, held_out=0, settings=dict(first=Settings(batch=4, warmup=2)))
+PRESETS['toy'] = Preset('upscaler', FIRST, net(conditional=True), base=16, sizes=(16, 24), crop=16, queries=32,
+                        held_out=0, settings=dict(first=Settings(batch=4, warmup=2)))
 torch.manual_seed(0)
 train_stage('toy', 'first', sys.argv[1], data='pictures', steps=3)
 """
 
 def test_two_processes_train_the_same_model_as_one(preset):
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
     path = os.pathsep.join([os.path.dirname(__file__), os.environ.get('PYTHONPATH', '')])
-    env = os.environ | dict(PYTHONPATH=path, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2')
-    pair = [subprocess.Popen([sys.executable, '-c', PROGRAM, 'two'], env=env | dict(RANK=str(k), LOCAL_RANK=str(k))) for k in range(2)]
+    env = os.environ | dict(PYTHONPATH=path, OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true', MASTER_ADDR='127.0.0.1',
+                            MASTER_PORT=str(port), WORLD_SIZE='2')
+    pair = [subprocess.Popen([sys.executable, '-c', PROGRAM, 'two'],
+                             env=env | dict(RANK=str(k), LOCAL_RANK=str(k))) for k in range(2)]
     torch.manual_seed(0)
     train_stage('toy', 'first', 'one', data='pictures', steps=3)
     assert [p.wait(timeout=300) for p in pair] == [0, 0]
@@ -264,8 +306,10 @@ def test_two_processes_train_the_same_model_as_one(preset):
     assert ARSR.from_pretrained('two', device='cpu').encode('cat.png').size == (8, 12)
 
 def test_the_program_is_quiet_but_for_its_one_line():
-    done = subprocess.run([sys.executable, '-m', 'arsr.apps.cli', 'upscale', 'text.png', '-o', 'a.png'], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1 and done.stderr.startswith('arsr: text.png is not an image')
+    done = subprocess.run([sys.executable, '-m', 'arsr.apps.cli', 'upscale', 'text.png', '-o', 'a.png'],
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1
+    assert done.stderr.startswith('arsr: text.png is not an image')
 
 @pytest.mark.parametrize('text, size', [('512', 512), ('1080x1920', (1080, 1920)), ('8X9', (8, 9))])
 def test_sizes(text, size): assert parse_size(text) == size

@@ -52,44 +52,50 @@ def lab(tmp_path):
     (home/'config'/'labconfig'/'page_config.json').write_text(json.dumps({'disabledExtensions': {news: True}}))
     root.mkdir()
     kernel = {'kernelspec': {'name': 'python3', 'display_name': 'Python 3', 'language': 'python'}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)], metadata=kernel), root/'panel.ipynb')
-    own = {'HOME': home, 'IPYTHONDIR': home/'ipython', 'JUPYTER_CONFIG_DIR': home/'config', 'JUPYTER_DATA_DIR': home/'data',
-           'JUPYTER_RUNTIME_DIR': home/'runtime', 'JUPYTERLAB_WORKSPACES_DIR': home/'workspaces', 'JUPYTERLAB_SETTINGS_DIR': home/'settings'}
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)], metadata=kernel),
+                   root/'panel.ipynb')
+    own = {'HOME': home, 'IPYTHONDIR': home/'ipython', 'JUPYTER_CONFIG_DIR': home/'config',
+           'JUPYTER_DATA_DIR': home/'data',
+           'JUPYTER_RUNTIME_DIR': home/'runtime', 'JUPYTERLAB_WORKSPACES_DIR': home/'workspaces',
+           'JUPYTERLAB_SETTINGS_DIR': home/'settings'}
     port = free_port()
     options = dict(ip='127.0.0.1', port=port, port_retries=0, root_dir=root, open_browser=False, allow_root=True)
-    command = [sys.executable, '-m', 'jupyterlab', *(f'--ServerApp.{k}={v}' for k, v in options.items()), '--IdentityProvider.token=']
+    command = [sys.executable, '-m', 'jupyterlab', *(f'--ServerApp.{k}={v}' for k, v in options.items()),
+               '--IdentityProvider.token=']
     url, log = f'http://127.0.0.1:{port}', tmp_path/'lab.log'
     with log.open('w') as out:
         server = psutil.Popen(command, env=os.environ | {k: str(v) for k, v in own.items()}, stdout=out, stderr=out)
     try:
-        wait_until(lambda: answers(f'{url}/api/status') or server.poll() is not None, PATIENCE, 'the start of JupyterLab')
+        wait_until(lambda: answers(f'{url}/api/status') or server.poll() is not None, PATIENCE,
+                   'the start of JupyterLab')
         assert server.poll() is None, log.read_text()
         yield url
     finally: end(server)
 
 @contextmanager
 def browser_page(profile, picture):
-    "A page of a new headless browser with its own profile; what it looks like at the end, well or not, goes to `picture`."
+    "A page of a new headless browser with its own profile; what it looks like at the end goes to `picture`."
     with playwright.sync_playwright() as p:
-        context = p.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=FLAGS, viewport={'width': 1280, 'height': 900})
+        context = p.chromium.launch_persistent_context(profile, executable_path=CHROMIUM, args=FLAGS,
+                                                       viewport={'width': 1280, 'height': 900})
         context.set_default_timeout(1000 * PATIENCE)
         try: yield context.pages[0]
         finally:
             context.pages[0].screenshot(path=picture)
             context.close()
 
-READ = 'async img => Array.from(new Uint8Array(await (await fetch(img.src)).arrayBuffer())).join()' # its src is a blob of the PNG
+READ = 'async img => Array.from(new Uint8Array(await (await fetch(img.src)).arrayBuffer())).join()' # a PNG's blob
 
 def shown(page):
     "The bytes of all three pictures (map, field, bicubic) and the caption, as the browser has them."
     panel = page.locator('.jp-OutputArea-output').first
     return [img.evaluate(READ) for img in panel.locator('img').all()], panel.get_by_text('on show').inner_text()
 
-@pytest.mark.skipif(CHROMIUM is None, reason='no Chromium is installed: no chromium, chromium-browser or google-chrome on the PATH')
+@pytest.mark.skipif(CHROMIUM is None, reason='no chromium, chromium-browser or google-chrome on the PATH')
 def test_the_scale_slider_in_jupyterlab(lab, tmp_path):
     with browser_page(tmp_path/'profile', tmp_path/'panel.png') as page:
         page.goto(f'{lab}/lab/tree/panel.ipynb')
-        page.get_by_text('Python 3 (ipykernel) | Idle').wait_for() # before that, running a cell asks which kernel to use
+        page.get_by_text('Python 3 (ipykernel) | Idle').wait_for() # before that, a cell asks for a kernel
         page.get_by_role('menuitem', name='Run', exact=True).click()
         page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
         sliders = page.get_by_role('slider')

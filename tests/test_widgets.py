@@ -1,4 +1,4 @@
-"The panel of `arsr.apps.widgets`, driven without a browser: which pixels it shows, and that its pictures follow its controls."
+"The panel of `arsr.apps.widgets`, driven without a browser: which pixels it shows, and that pictures follow controls."
 import base64, io, re
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
@@ -13,7 +13,8 @@ unit = st.floats(0, 1)
 def random_field(n=1, size=(32, 24)):
     "A field of strong random features, so that every pixel and every image of it differs."
     torch.manual_seed(0)
-    return ImageField(2 * torch.randn(n, 16, size[0] // 4, size[1] // 4), LIIF(16, hidden=(32,)).requires_grad_(False), size)
+    feat, liif = 2 * torch.randn(n, 16, size[0] // 4, size[1] // 4), LIIF(16, hidden=(32,)).requires_grad_(False)
+    return ImageField(feat, liif, size)
 
 def pixels(picture): return np.array(picture).astype(int)
 def decoded(widget): return pixels(Image.open(io.BytesIO(widget.value)))
@@ -74,7 +75,8 @@ def test_both_pictures_agree_at_the_fields_own_size_and_differ_beyond():
 @given(n=st.integers(1, 60), m=st.integers(1, 90))
 def test_overlaps_hand_out_all_light_once(n, m):
     a = overlaps(n, m)
-    assert torch.allclose(a.sum(1), torch.ones(m).double()) and torch.allclose(a.sum(0), torch.full((n,), m / n).double())
+    assert torch.allclose(a.sum(1), torch.ones(m).double())
+    assert torch.allclose(a.sum(0), torch.full((n,), m / n).double())
     assert a.min() >= 0
 
 @pytest.mark.parametrize('k', [1, 2, 5])
@@ -101,7 +103,8 @@ def test_the_scale_slider_changes_pictures_and_caption():
     panel.scale.value = 8
     after = panel.ours.value, panel.theirs.value, panel.map.value, panel.caption.value
     assert all(a != b for a, b in zip(before, after))
-    assert 'scale 8.00' in panel.caption.value and '256 &times; 192' in panel.caption.value and '64 &times; 64' in panel.caption.value
+    assert 'scale 8.00' in panel.caption.value and '256 &times; 192' in panel.caption.value
+    assert '64 &times; 64' in panel.caption.value
 
 def test_the_centre_moves_the_window_only_where_there_is_room():
     panel = explore(random_field(), scale=1, most=64)
@@ -132,7 +135,7 @@ def test_no_more_is_rendered_than_is_seen(renders):
 
 def test_a_batch_has_an_image_slider_and_a_single_image_has_none():
     one, two = explore(random_field(), most=32), explore(random_field(n=2), most=32)
-    controls = lambda panel: [w.description for w in panel.children[0].children[1].children]
+    def controls(panel): return [w.description for w in panel.children[0].children[1].children]
     assert controls(one) == ['scale', 'down', 'across'] and controls(two) == ['scale', 'down', 'across', 'image']
     before = two.ours.value
     two.index.value = 1
@@ -142,9 +145,11 @@ def test_every_control_and_picture_has_words():
     panel = explore(random_field(n=2), most=32)
     row_of_controls, row_of_pictures, _ = panel.children
     assert all(w.description for w in row_of_controls.children[1].children)
-    assert [box.children[0].value for box in row_of_pictures.children] == ['the field', 'bicubic enlargement of its own 32 x 24 pixels']
+    assert [box.children[0].value for box in row_of_pictures.children] == ['the field',
+                                                                           'bicubic enlargement of its own 32 x 24 pixels']
 
-@pytest.mark.parametrize('wrong, says', [(dict(scale=99), 'scale must lie'), (dict(scales=(0, 1)), 'scale must lie'), (dict(index=1), 'index must lie'),
+@pytest.mark.parametrize('wrong, says', [(dict(scale=99), 'scale must lie'), (dict(scales=(0, 1)), 'scale must lie'),
+                                         (dict(index=1), 'index must lie'),
                                          (dict(centre=(2, 0)), 'down must lie')])
 def test_what_cannot_be_shown_is_refused(refuses, wrong, says):
     with refuses(says): explore(random_field(), **wrong)

@@ -29,15 +29,15 @@ def row(task:str, size, seconds:float, ours=None, bicubic=None):
     print(f"{task:34s} {'x'.join(map(str, size)):>11s} {cost}   {quality}", flush=True)
 
 # %% ../../nbs/apps/02_demo.ipynb #50761226
-def timed(make):
+def timed(make, *args, **kwargs):
     "Call `make` and say how long it took."
     start = time.time()
-    out = make()
+    out = make(*args, **kwargs)
     return out, time.time() - start
 
 def timed_save(task, field, path, **query):
     "Render a field to a file and print its row."
-    _, seconds = timed(lambda: field.save(path, **query))
+    _, seconds = timed(field.save, path, **query)
     row(task, field.output_size(**query), seconds)
 
 # %% ../../nbs/apps/02_demo.ipynb #eff0c890
@@ -56,9 +56,9 @@ def sheet(
 def demo_generate(out:Path):
     "Eight drawings from noise; one of them at three more sizes."
     pipe = ARSR.from_pretrained('emoji')
-    field, seconds = timed(lambda: pipe.generate(8, seed=0))
+    field, seconds = timed(pipe.generate, 8, seed=0)
     row('generate 8 drawings', (128, 128), seconds)
-    pictures, seconds = timed(lambda: field.render(size=256))
+    pictures, seconds = timed(field.render, size=256)
     sheet(pictures).save(out/'generated.png')
     row('  all eight', (256, 256), seconds)
     timed_save('  the first at scale 3.7', field, out/'generated-x3.7.png', scale=3.7)
@@ -76,12 +76,13 @@ def demo_upscale(out:Path):
         lr, size = downsample(truth, 4), tuple(truth.shape[-2:])
         bicubic = resize(lr, size).clamp(0, 1)
         pictures = [bicubic]
-        for path, options in {"the paper's path": dict(refine=False), 'by default': {}}.items():
-            field, seconds = timed(lambda: pipe.upscale(lr, seed=0, **options))
+        for path, refine in (("the paper's path", False), ('by default', None)):
+            field, seconds = timed(pipe.upscale, lr, seed=0, refine=refine)
             row(f'upscale {name}, {path}', lr.shape[-2:], seconds)
-            picture, seconds = timed(lambda: field.render(size=size)[0].cpu())
-            row('  x4 (PSNR: ours / bicubic)', size, seconds, psnr(picture, truth).item(), psnr(bicubic, truth).item())
-            pictures.append(picture)
+            rendered, seconds = timed(field.render, size=size)
+            pictures.append(rendered[0].cpu())
+            decibels = psnr(pictures[-1], truth).item(), psnr(bicubic, truth).item()
+            row('  x4 (PSNR: ours / bicubic)', size, seconds, *decibels)
         sheet(torch.stack([*pictures, truth]), columns=2).save(out/f'{name}-bicubic-paper-default-truth.png')
     timed_save('  the last at scale 6.3', field, out/f'{name}-x6.3.png', scale=6.3)
     timed_save('  the last, long side 2048', field, out/f'{name}-2048.png', size=2048)

@@ -1,2 +1,2 @@
 "Evidence and recipes. All that goes beyond the method is registered before."
-from .. import beyond
+from .. import beyond as beyond

@@ -10,6 +10,7 @@ __all__ = ['BASELINES', 'sample_lanczos', 'Lanczos', 'interpolated', 'EDSR', 'LI
 
 # %% ../../nbs/lab/02_baselines.ipynb #1c3ede43
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -155,18 +156,19 @@ class PixelUNet(PixelLayers):
         x = self.conv_in(torch.cat([z_t, reads[0]], 1))
         for level, blocks in enumerate(self.down):
             if level: x = self.halve[level - 1](x)
-            for block in blocks:
+            for block in blocks.children():
                 x = block(x, emb)
                 skips.append(x)
         for block in self.middle: x = block(x, emb)
         for level in reversed(range(len(self.up))):
-            for block in self.up[level]: x = block(torch.cat([x, skips.pop()], 1), emb)
+            for block in self.up[level].children(): x = block(torch.cat([x, skips.pop()], 1), emb)
             if level: x = self.upward(level - 1, x, reads[level], scale, skips[-1].shape[-2:])
         return self.conv_out(x)
 
 # %% ../../nbs/lab/02_baselines.ipynb #cdf0cf96
 class ImplicitDiffusion(nn.Module):
     "Diffusion on the pixels of the output, conditioned on an LR input; compact, after IDM (Gao et al. 2023)."
+    alphas_cumprod: Tensor
     def __init__(self, cfg:IDMConfig=IDMConfig()):
         super().__init__()
         self.cfg, self.encoder, self.unet = cfg, EDSR(cfg.lr_ch, cfg.lr_blocks), PixelUNet(cfg)
@@ -222,15 +224,14 @@ class PixelSampler:
     net: ImplicitDiffusion
     seeds: range       # one for each LR input
     steps: int         # network evaluations
-    sampler: object    # of `SAMPLERS`
+    sampler: Callable  # of `SAMPLERS`
     max_pixels = 2**22 # of the largest whole picture that is sampled, 2,048 x 2,048
 
     @torch.no_grad()
     def render(self, feat, size, window=FULL)->Tensor: # (n,3,h,w) LR inputs in [-1,1] -> (n,3,H,W)
         t, l, b, r = window
         h, w = max(1, round(size[0] / (b - t))), max(1, round(size[1] / (r - l)))
-        remedy = 'it is sampled whole for any window; ask for fewer, or raise PixelSampler.max_pixels'
-        check_pixels((h, w), self.max_pixels, remedy)
+        check_pixels((h, w), self.max_pixels, 'sampled whole for any window; or raise PixelSampler.max_pixels')
         common = tuple(8 * n for n in feat.shape[-2:])
         z = torch.stack([common_noise(s, (h, w), common) for s in self.seeds]).to(feat)
         with fast_arithmetic(z.device.type):
@@ -241,6 +242,7 @@ class PixelSampler:
 
 class SampledField(ImageField):
     "A field whose renderer samples."
+    renderer: PixelSampler
     def __getitem__(self, i):
         part, i = super().__getitem__(i), slice(i, i + 1 or None) if isinstance(i, (int, np.integer)) else i
         part.renderer = replace(self.renderer, seeds=self.renderer.seeds[i])
@@ -317,7 +319,7 @@ def find_baseline(name:str)->Baseline:
     return BASELINES[name]
 
 # %% ../../nbs/lab/02_baselines.ipynb #1b3f2096
-def save_baseline(name:str, net:nn.Module, out:Path, **meta):
+def save_baseline(name:str, net, out:Path, **meta):
     "Write weights and config.json."
     save_weights(net, out/'model.safetensors')
     config = dict(baseline=name, config=asdict(net.cfg), **meta)

