@@ -109,7 +109,7 @@ def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimize
         tensors |= {f'opt.{i}.{name}': value for name, value in slots.items()}
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     atomic_write(out/'checkpoint.safetensors', lambda part: save_file(tensors, part, metadata=metadata))
-    if preview: preview(ema.module.state_dict(), state['step'])
+    if preview: preview(ema.module, state['step'])
 
 def load_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer)->dict: # the state; others are filled
     "Restore what `save_checkpoint` saved, if anything; `ValueError` for a damaged file or one of another model."
@@ -309,7 +309,7 @@ def take_step(acc, objective:Objective, opt, batch, settings:Settings, state:dic
 def fit(
     model:nn.Module, loss, data, out, settings:Settings=Settings(), # (model, batch) -> scalar; samples; a folder
     minutes:float|None=None, plan:float|None=None, steps:int|None=None, # of this call; of all, ending at rate zero
-    every:float=30, preview=None, # seconds between lines; called with (averaged state dict, step) at each checkpoint
+    every:float=30, preview=None, # seconds between lines; called with (averaged model, step) at each checkpoint
 )->dict: # step, seconds, loss
     "Train to averaged weights until time or steps are used up, or Ctrl-C; go on from `out` if it holds a checkpoint."
     out, acc = Path(out), accelerator()

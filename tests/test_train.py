@@ -203,7 +203,7 @@ def test_the_gradient_is_clipped(tmp_path):
 
 def test_a_long_run_saves_and_shows_itself_on_the_way(train, clock, tmp_path, capsys):
     shown = []
-    def preview(weights, step): shown.append((step, (tmp_path/'checkpoint.safetensors').exists(), weights.keys()))
+    def preview(net, step): shown.append((step, (tmp_path/'checkpoint.safetensors').exists(), net.state_dict().keys()))
     clock.step = 50
     train(tmp_path, steps=13, every=100, preview=preview)
     assert [s[:2] for s in shown] == [(6, True), (12, True), (13, True)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['through_jpeg', 'degrade', 'random_degradation', 'DegradedPairs', 'RestorerConfig', 'Pair', 'even', 'centre_crop',
-           'RestorerNet', 'Restorer', 'RestoringLoss']
+           'Restorer', 'RestoringLoss']
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0005
 import io
@@ -82,8 +82,8 @@ def centre_crop(x:Tensor, side:int=1024)->Tensor: # (n,c,h,w) -> the middle, no 
     return x[..., top:top + side, left:left + side]
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0011
-class RestorerNet(nn.Module):
-    "What to change in a degraded picture (after Zhang, Zuo and Zhang 2018), and how much of the change it needs."
+class Restorer(nn.Module):
+    "A blind restorer: a degraded picture to a cleaner one of the same size (after Zhang, Zuo and Zhang 2018)."
     def __init__(self, cfg:RestorerConfig=RestorerConfig()):
         super().__init__()
         self.cfg, c = cfg, cfg.ch
@@ -102,9 +102,6 @@ class RestorerNet(nn.Module):
         features = self.strength_features(even(torch.cat([x - .5, 10 * (clean - x)], 1)))
         return self.strength_head(features.mean((-2, -1)))[:, 0].sigmoid()
 
-# %% ../../nbs/beyond/04_restoring.ipynb #7b0e0013
-class Restorer(RestorerNet):
-    "A blind restorer: a degraded picture to a cleaner one of the same size."
     @torch.no_grad()
     def restore(self, lr:Tensor, strength:float|None=None)->Tensor: # (n,3,h,w) in [0,1] -> the same
         "LR inputs with less blur, noise and JPEG; `strength`: share of the change, 0 to 1; None: as predicted."
@@ -122,8 +119,6 @@ class Restorer(RestorerNet):
     def tiled(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> the same with all of the change, not clamped
         with fast_arithmetic(lr.device.type): return tiled_apply(self, lr, window=256, overlap=64, batch=4).float()
 
-register_part('restorer', lambda entries: Restorer(build_config(RestorerConfig, entries)))
-
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0205
 @dataclass(frozen=True)
 class RestoringLoss:
@@ -134,3 +129,5 @@ class RestoringLoss:
         change = (clean - x).detach()
         by_strength = x + restorer.strength(x, x + change)[:, None, None, None] * change
         return (clean - truth).abs().mean() + (by_strength - truth).abs().mean()
+
+register_part('restorer', lambda entries: Restorer(build_config(RestorerConfig, entries)))
