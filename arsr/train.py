@@ -149,11 +149,8 @@ def encode_renders(
 
 # %% ../nbs/08_train.ipynb #e0eb5663
 class Latents(SeededDataset):
-    "Second-stage training data: cached latents, with conditions, labels and ground truth where they are wanted."
-    def __init__(self,
-        renders:Renders, cache:dict, scaling_factor:float=1., # z and perhaps cond (n,2,c,h,w), divided by the factor
-        labels:bool=False, queries:int=0, # with the drawings' classes; ground truth at so many points
-    ):
+    "Cached z, and perhaps cond, (n,2,c,h,w) over a factor; the drawings' classes, and ground truth at some points."
+    def __init__(self, renders:Renders, cache:dict, scaling_factor:float=1., labels:bool=False, queries:int=0):
         super().__init__()
         self.renders, self.cache, self.scaling_factor, self.queries = renders, cache, scaling_factor, queries
         self.label = renders.source.kind if labels else None
