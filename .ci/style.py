@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ['', 'beyond', 'lab', 'apps']  # a room imports from itself and from those before it; '' is the method
-LIBRARY_LINES, FUNCTION_LINES, CELL_LINES, LESSON_WIDTH = 4800, 40, 30, 100
+LIBRARY_LINES, FUNCTION_LINES, CELL_LINES, LESSON_WIDTH, LIBRARY_WIDTH = 4800, 40, 30, 100, 120
 LATE = 'accelerate matplotlib ipywidgets tifffile psutil kornia fastprogress'  # inference does without
 OLD = '''
     abar absolute_error any_questions any_trust any_wear begun beliefs blur_of blurred chores cleaned counted doubted
@@ -121,8 +121,15 @@ def long_cells():
 
 def one_class(source):
     "A class whose methods stand in its body is one cell, however many they are; each method has its own bound."
-    body = [node for node in ast.parse(source).body if not isinstance(node, (ast.Import, ast.ImportFrom))]
+    body = [n for n in ast.parse(source).body if not isinstance(n, (ast.Import, ast.ImportFrom, ast.Assign))]
     return len(body) == 1 and isinstance(body[0], ast.ClassDef)
+
+def wide_lines():
+    for path, _ in modules().values():
+        for k, line in enumerate((ROOT/path).read_text(encoding='utf-8').splitlines(), 1):
+            generated = line.startswith(("__all__", '"""', ' ')) and k < 9  # nbdev's header
+            if len(line) > LIBRARY_WIDTH and not generated:
+                yield f'{path}:{k}: {len(line)} characters; at most {LIBRARY_WIDTH}'
 
 def library():
     lines = sum((ROOT/path).read_text(encoding='utf-8').count('\n') for path, _ in modules().values())
@@ -146,7 +153,7 @@ def words():
         for word, _ in () if exported else identifiers(source):
             if word in OLD: yield f'{path}: cell {i}: the old name {word}'
 
-CHECKS = arrows, circles, late, library, functions, expressions, long_cells, words
+CHECKS = arrows, circles, late, library, wide_lines, functions, expressions, long_cells, words
 
 def problems():
     for check in CHECKS: yield from dict.fromkeys(check())

@@ -1,7 +1,6 @@
-"""A device that only keeps the books. Tensors on PyTorch's 'meta' device have shapes and no numbers: whoever asks one for
-a number, or mixes it with a tensor of the CPU, fails. So it stands in for a GPU where there is none,
-and shows that nothing
-waits for the GPU halfway and nothing was left behind."""
+"""A device that only keeps the books. Tensors on PyTorch's 'meta' device have shapes and no numbers: whoever asks one
+for a number, or mixes it with a tensor of the CPU, fails. So it stands in for a GPU where there is none, and shows
+that nothing waits for the GPU halfway and nothing was left behind."""
 import copy
 import pytest, torch
 import arsr.diffusion, arsr.train

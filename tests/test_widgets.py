@@ -145,8 +145,8 @@ def test_every_control_and_picture_has_words():
     panel = explore(random_field(n=2), most=32)
     row_of_controls, row_of_pictures, _ = panel.children
     assert all(w.description for w in row_of_controls.children[1].children)
-    assert [box.children[0].value for box in row_of_pictures.children] == ['the field',
-                                                                           'bicubic enlargement of its own 32 x 24 pixels']
+    titles = [box.children[0].value for box in row_of_pictures.children]
+    assert titles == ['the field', 'bicubic enlargement of its own 32 x 24 pixels']
 
 @pytest.mark.parametrize('wrong, says', [(dict(scale=99), 'scale must lie'), (dict(scales=(0, 1)), 'scale must lie'),
                                          (dict(index=1), 'index must lie'),
