@@ -47,8 +47,8 @@ def read_config(folder:Path, build): # a folder with a config.json, and a functi
 # %% ../nbs/09_pipeline.ipynb #2b1c3f88
 def save_weights(module:nn.Module, path:Path):
     "Half-precision safetensors, readable by everybody who may read the folder."
-    state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
-    content = save({k: v.contiguous() for k, v in state.items()})
+    def half(x): return (x.half() if x.is_floating_point() else x).contiguous()
+    content = save({k: half(x) for k, x in module.state_dict().items()})
     atomic_write(path, lambda part: part.write_bytes(content))
 
 def load_weights(module:nn.Module, path:Path):
@@ -218,6 +218,7 @@ class ARSR(nn.Module, ModelHubMixin):
     first:FirstStage
     generator:Any # or None, as all parts but the first
     upscaler:Any
+    distilled:Any
 
     def __init__(self,
         first:FirstStage, # encoder, decoder and LIIF; modules are taken as they are, but for their evaluation mode

@@ -243,7 +243,7 @@ def tiled_apply(
     Memory is that of `batch` windows, whatever the size. `ValueError` unless windows are larger than their overlap.
     """
     if not 0 <= overlap < window: raise ValueError(f"windows of {window} cells cannot overlap by {overlap}")
-    n, (h, w) = len(maps[0]), maps[0].shape[-2:]
+    n, _, h, w = maps[0].shape
     if max(h, w) <= window: return f(*maps)
     def cut(x, top, left, g=1): return x[..., g * top:g * (top + window), g * left:g * (left + window)]
     windows = list(product(*(blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))))

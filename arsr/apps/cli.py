@@ -100,8 +100,8 @@ def _report(name, state, then):
     "The last line of a training, printed by its first process."
     from accelerate import PartialState
     loss = 'none yet' if state['loss'] is None else f"{state['loss']:.4f}"
-    minutes = state['seconds'] / 60
-    PartialState().print(f"{name}: {state['step']} steps, {minutes:.1f} minutes in all, loss {loss}; {then}")
+    how_far = f"{state['step']} steps, {state['seconds'] / 60:.1f} minutes in all"
+    PartialState().print(f"{name}: {how_far}, loss {loss}; {then}")
 
 # %% ../../nbs/apps/01_cli.ipynb #07d9808e
 def info(args):
@@ -125,8 +125,8 @@ def bench(args):
     all_names = [n for n in TASKS.get(args.task, TABLES) if not args.data or n == 'photos']
     names = args.only.split(',') if args.only else all_names
     for name in names: find_table(name)
-    device, how = check_device(args.device), dict(data=args.data, quick=args.quick, seed=args.seed)
-    b = open_bench(args.baselines, args.runs, device, **how)
+    how = dict(data=args.data, quick=args.quick, seed=args.seed)
+    b = open_bench(args.baselines, args.runs, check_device(args.device), **how)
     for name in names:
         result = run_table(b, name, args.out, args.keep)
         head = f"{name}: {result['what']} {len(result['rows'])} rows in {result['seconds']:.0f} s"
@@ -185,8 +185,8 @@ def _add_upscale(commands):
                    'is sampled) to 1 (default: that of the weights)')
     p.add_argument('--restore', type=_share, metavar='auto|SHARE', help='remove blur, noise and JPEG artefacts before, '
                    'from 0 to 1; auto: as much as the picture is predicted to need (default: that of the weights)')
-    p.add_argument('--back-project', action=switch,
-                   help='correct the result until it downsamples to the input (default: that of the weights)')
+    p.add_argument('--back-project', action=switch, help='correct the result until it downsamples to the input '
+                   '(default: that of the weights)')
     _add_common(p, 'photo', 2)
 
 def _add_generate(commands):
@@ -234,8 +234,7 @@ def _add_bench(commands):
     p.add_argument('--data', help='a folder of your pictures instead of the photographs')
     p.add_argument('--baselines', help='folder with trained baselines: liif-emoji, idm-emoji, liif-photo, idm-photo')
     p.add_argument('--keep', action='store_true', help='leave rows of methods that are not measured this time')
-    p.add_argument('--run', dest='runs', nargs='+', default=(), metavar='FOLDER',
-                   help='of `arsr train`, one a model, for weights that are not shipped')
+    p.add_argument('--run', dest='runs', nargs='+', default=(), metavar='FOLDER', help='of `arsr train`, one a model')
     p.add_argument('--seed', type=int, default=0, help='of all noise (default: 0)')
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
 
