@@ -14,19 +14,12 @@ import torch
 from torch import Tensor
 
 # %% ../nbs/05_diffusion.ipynb #8b988854
-def linear_schedule(
-    b0:float=.0015, # first beta
-    b1:float=.0155, # last beta
-    T:int=1000, # timesteps
-)->Tensor: # (T,) alphas_cumprod: the share of signal variance left after each timestep
-    "The latent-diffusion schedule, linear in the square root of beta."
+def linear_schedule(b0:float=.0015, b1:float=.0155, T:int=1000)->Tensor: # (T,) alphas_cumprod
+    "The latent-diffusion schedule, linear in the square root of beta: the signal variance left after each timestep."
     beta = torch.linspace(b0**.5, b1**.5, T, dtype=torch.float64)**2
     return (1 - beta).cumprod(0).float()
 
-def cosine_schedule(
-    T:int=1000, # timesteps
-    shift:float=.008, # keeps the first betas from being too small
-)->Tensor: # (T,) alphas_cumprod
+def cosine_schedule(T:int=1000, shift:float=.008)->Tensor: # (T,) alphas_cumprod; shift: no first beta is too small
     "The cosine schedule of Nichol and Dhariwal (2021): signal leaves at an even pace."
     t = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((t + shift) / (1 + shift) * math.pi / 2)**2
@@ -39,36 +32,30 @@ def alpha_sigma(alphas_cumprod:Tensor, t:Tensor)->tuple: # (T,), (n,) timesteps 
     a = alphas_cumprod[t][:, None, None, None]
     return a.sqrt(), (1 - a).sqrt()
 
-def noise_like(z:Tensor, generator:torch.Generator|None=None)->Tensor:
-    "Noise from N(0,I) of the shape of `z`, sampled on the generator's device (the CPU without one)."
+def noise_like(z:Tensor, generator:torch.Generator|list|None=None)->Tensor: # (n,c,h,w), or of a list of m -> as z
+    "Noise from N(0,I), sampled on the generator's device (the CPU without one); with m generators, each for a picture."
+    if isinstance(generator, list):  # n is a multiple of m, and the m noises are repeated
+        noise = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generator])
+        return noise.repeat(len(z) // len(noise), 1, 1, 1).to(z)
     device = generator.device if generator else 'cpu'
     return torch.randn(z.shape, generator=generator, device=device).to(z)
 
-def q_sample(
-    z:Tensor, t:Tensor, # (n,c,h,w) clean latent of unit variance, (n,) timesteps
-    eps:Tensor, alphas_cumprod:Tensor, # (n,c,h,w) noise from N(0,I), (T,) schedule
-)->Tensor: # (n,c,h,w) z_t
-    "The noisy latent at timestep t, in one go."
+def q_sample(z:Tensor, t:Tensor, eps:Tensor, alphas_cumprod:Tensor)->Tensor: # (n,c,h,w), (n,), (n,c,h,w), (T,) -> z_t
+    "The noisy latent at timestep t, in one go, from a clean latent of unit variance and noise from N(0,I)."
     m, s = alpha_sigma(alphas_cumprod, t)
     return m * z + s * eps
 
 # %% ../nbs/05_diffusion.ipynb #ed1b77f8
-def make_target(
-    prediction_type:str, # 'eps', 'x0' or 'v'
-    z:Tensor, eps:Tensor, m:Tensor, s:Tensor, # clean latent and noise (n,c,h,w), their scales (n,1,1,1)
-)->Tensor: # (n,c,h,w) what the network should predict
-    "The regression target of each parameterisation."
+def make_target(prediction_type:str, z:Tensor, eps:Tensor, m:Tensor, s:Tensor)->Tensor: # (n,c,h,w), m and s (n,1,1,1)
+    "What a network should predict, 'eps', 'x0' or 'v', for a clean latent, noise, and their scales."
     return {'eps': eps, 'x0': z, 'v': m * eps - s * z}[prediction_type]
 
 def to_eps(x0:Tensor, z_t:Tensor, m:Tensor, s:Tensor)->Tensor:
     "The noise that `z_t` holds if `x0` is right."
     return (z_t - m * x0) / s
 
-def to_x0(
-    prediction_type:str, # what `out` is a prediction of
-    out:Tensor, z_t:Tensor, m:Tensor, s:Tensor, # prediction and noisy latent (n,c,h,w), scales (n,1,1,1)
-)->Tensor: # (n,c,h,w) the clean latent that this prediction implies
-    "From any parameterisation to x0."
+def to_x0(prediction_type:str, out:Tensor, z_t:Tensor, m:Tensor, s:Tensor)->Tensor: # (n,c,h,w), m and s (n,1,1,1)
+    "The clean latent that a prediction of 'eps', 'x0' or 'v' implies."
     return {'eps': (z_t - s * out) / m, 'x0': out, 'v': m * z_t - s * out}[prediction_type]
 
 # %% ../nbs/05_diffusion.ipynb #91871e4f
@@ -77,10 +64,7 @@ class Schedule(NamedTuple):
     timesteps:Tensor # (k,) descending, on the CPU
     alphas_cumprod:Tensor # (k,) at these timesteps
 
-def uniform_schedule(
-    alphas_cumprod:Tensor, # (T,) schedule of the training
-    steps:int, # network evaluations
-)->Schedule: # of `steps` noise levels
+def uniform_schedule(alphas_cumprod:Tensor, steps:int)->Schedule: # (T,) schedule of the training, network evaluations
     "Timesteps evenly spaced from T-1 downwards. `ValueError` unless 1 <= steps <= T."
     check_steps(steps, len(alphas_cumprod))
     t = len(alphas_cumprod) - 1 - torch.arange(steps) * len(alphas_cumprod) // steps
@@ -91,8 +75,8 @@ def check_steps(steps:int, T:int):
     if not 1 <= steps <= T: raise ValueError(f"steps must be between 1 and {T}, not {steps}")
 
 # %% ../nbs/05_diffusion.ipynb #2c26f59e
-def spaced_schedule(alphas_cumprod:Tensor, steps:int)->Schedule:
-    "As `uniform_schedule`, with short steps first: for few network evaluations."
+def spaced_schedule(alphas_cumprod:Tensor, steps:int)->Schedule: # as `uniform_schedule`
+    "Short steps first, for few network evaluations."
     check_steps(steps, len(alphas_cumprod))
     t = spaced_timesteps(alphas_cumprod, steps)
     return Schedule(t, alphas_cumprod[t])
@@ -112,7 +96,7 @@ def sample_ddpm(
     z:Tensor, # (n,c,h,w) noise from N(0,I)
     schedule:Schedule, # noise levels to visit
     callback=None, # called with (step, x0) after each evaluation, step from 0
-    generator:torch.Generator|None=None, # of the fresh noise
+    generator:torch.Generator|list|None=None, # of the fresh noise, as for `noise_like`
 )->Tensor: # (n,c,h,w) clean latents
     "Ancestral sampling (Ho et al. 2020, equations 6 and 7)."
     a = schedule.alphas_cumprod
@@ -129,8 +113,7 @@ def sample_ddpm(
 @torch.no_grad()
 def sample_ddim(
     denoise, z:Tensor, schedule:Schedule, callback=None, # as for `sample_ddpm`
-    generator:torch.Generator|None=None, # of the fresh noise, for eta > 0
-    eta:float=0., # 0: deterministic; 1: as noisy as DDPM
+    generator=None, eta:float=0., # of the fresh noise; eta 0: deterministic, 1: as noisy as DDPM
 )->Tensor: # (n,c,h,w) clean latents
     "Song et al. (2021), equation 12: go to the estimate, come back with less noise."
     a = schedule.alphas_cumprod
@@ -147,8 +130,7 @@ def sample_ddim(
 # %% ../nbs/05_diffusion.ipynb #eba76fd9
 @torch.no_grad()
 def sample_dpmpp_2m(
-    denoise, z:Tensor, schedule:Schedule, callback=None, # as for `sample_ddpm`
-    generator:torch.Generator|None=None, # not used: there is no fresh noise
+    denoise, z:Tensor, schedule:Schedule, callback=None, generator=None, # as for `sample_ddpm`; no fresh noise
 )->Tensor: # (n,c,h,w) clean latents
     "DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): a second-order step in log(m/s) from two successive estimates."
     a, last = schedule.alphas_cumprod, z
@@ -165,9 +147,7 @@ def sample_dpmpp_2m(
 # %% ../nbs/05_diffusion.ipynb #dd2e25b6
 SAMPLERS = {'dpmpp_2m': sample_dpmpp_2m, 'ddim': sample_ddim, 'ddpm': sample_ddpm}
 
-def find_sampler(
-    sampler, # a name of `SAMPLERS`, or a function that is one
-): # (denoise, z, schedule, callback, generator) -> clean latents
+def find_sampler(sampler): # a name, or a function -> (denoise, z, schedule, callback, generator) -> clean latents
     "A sampler by its name; functions come back as they are. `ValueError` for any other name."
     if callable(sampler): return sampler
     if sampler not in SAMPLERS: raise ValueError(f"unknown sampler '{sampler}'; choose one of {', '.join(SAMPLERS)}")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'DEFAULTS', 'PAPER', 'build_config', 'read_config', 'save_weights', 'load_weights',
-           'load_if_exists', 'find_weights', 'seeded_noise', 'sample_labels', 'register_part', 'build_parts',
-           'check_number', 'check_options', 'tiled_denoiser', 'cast_once', 'back_project', 'in_batches', 'find_device',
-           'ARSR']
+           'load_if_exists', 'find_weights', 'seeded_generators', 'seeded_noise', 'sample_labels', 'register_part',
+           'build_parts', 'check_number', 'check_options', 'tiled_denoiser', 'cast_once', 'back_project', 'in_batches',
+           'find_device', 'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json, math
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import nn, Tensor
 from .coords import FULL, check_size, resize, subwindow, tiles, to_image, to_model
 from .data import atomic_write, downsample, load_image, progress
-from .diffusion import find_sampler, spaced_schedule
+from .diffusion import find_sampler, noise_like, spaced_schedule
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
 from .train import fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, cfg_denoiser, tiled_apply
@@ -36,10 +36,7 @@ def build_config(cls, entries:dict): # a dataclass, and its entry in config.json
         return tuple(x) if isinstance(x, list) else x
     return cls(**{name: value(name, x) for name, x in entries.items()})
 
-def read_config(
-    folder:Path, # with a config.json
-    build, # makes something of what JSON says
-): # what `build` made
+def read_config(folder:Path, build): # a folder with a config.json, and a function of its content -> its result
     "Build from config.json; `ValueError` if it is no JSON, or does not describe a model."
     path = folder/'config.json'
     try: return build(json.loads(path.read_text()))
@@ -50,8 +47,8 @@ def read_config(
 # %% ../nbs/09_pipeline.ipynb #2b1c3f88
 def save_weights(module:nn.Module, path:Path):
     "Half-precision safetensors, readable by everybody who may read the folder."
-    state = {k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()}
-    content = save({k: v.contiguous() for k, v in state.items()})
+    def half(x): return (x.half() if x.is_floating_point() else x).contiguous()
+    content = save({k: half(x) for k, x in module.state_dict().items()})
     atomic_write(path, lambda part: part.write_bytes(content))
 
 def load_weights(module:nn.Module, path:Path):
@@ -60,12 +57,11 @@ def load_weights(module:nn.Module, path:Path):
     try: tensors = load_file(path)
     except Exception as e:
         raise ValueError(f"{path} is not a complete safetensors file ({e}); fetch or train it again") from None
-    own = module.state_dict()
-    wrong = [k for k in sorted(own.keys() | tensors.keys())
-             if k not in own or k not in tensors or own[k].shape != tensors[k].shape]
+    def shapes(state): return {(k, x.shape) for k, x in state.items()}
+    wrong = sorted({k for k, _ in shapes(module.state_dict()) ^ shapes(tensors)})
     if wrong: raise ValueError(f"{path} does not fit its config.json: {len(wrong)} tensors differ in name or shape, "
                                f"the first is '{wrong[0]}'")
-    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
+    module.load_state_dict(tensors)
 
 def load_if_exists(module:nn.Module, path:Path)->nn.Module: # `module`
     "With the weights at `path`, if there are any."
@@ -75,11 +71,8 @@ def load_if_exists(module:nn.Module, path:Path)->nn.Module: # `module`
 # %% ../nbs/09_pipeline.ipynb #95994413
 WEIGHTS = Path(str(resources.files('arsr')))/'weights'
 
-def find_weights(
-    name, # 'emoji' or 'photo', a folder, or a hub id 'owner/name'
-    **hub, # `revision`, `cache_dir`, `token`, `local_files_only` of the hub's client
-)->Path: # folder with config.json and weights
-    "The folder that a name means: shipped weights, a folder of yours, or a snapshot from the hub."
+def find_weights(name, **hub)->Path: # a name, and options of the hub's client -> folder with config.json and weights
+    "The folder that a name means: shipped weights ('emoji', 'photo'), a folder, or a hub id 'owner/name'."
     for folder in (WEIGHTS/str(name), Path(name)):
         if (folder/'config.json').is_file(): return folder
     if str(name).count('/') == 1 and not Path(name).exists(): return _snapshot(str(name), **hub)
@@ -89,29 +82,25 @@ def find_weights(
 def _snapshot(repo_id, **hub):
     "Weights fetched from the hub, or found in its cache."
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     try: return Path(snapshot_download(repo_id, allow_patterns=['*.json', '*.safetensors'], **hub))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
+    except (OSError, ValueError) as e:  # of the network, of the name
         reason = str(e).splitlines()[0]
         raise ValueError(f"'{repo_id}' is no folder here and could not be fetched from the hub: {reason}") from None
 
 # %% ../nbs/09_pipeline.ipynb #449002c6
-def seeded_noise(
-    shape:tuple, # (n,c,h,w)
-    seed:int|None=None, # picture k gets the noise of seed + k; None: any noise
-    generator:torch.Generator|None=None, # or the generator that all of it is sampled with
-)->Tensor: # (n,c,h,w) from N(0,I)
-    "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3. `ValueError` for seed and generator."
+def seeded_generators(n:int, seed:int|None=None, generator:torch.Generator|None=None): # as `noise_like` takes them
+    "One for each of n pictures, number k of seed + k (None: any), or `generator` for all. `ValueError` for both."
     if generator and seed is not None: raise ValueError("give seed or generator, not both")
-    if generator: return torch.randn(shape, generator=generator, device=generator.device)
+    if generator: return generator
     if seed is None: seed = int(torch.randint(2**31, ()))
-    generators = [torch.Generator().manual_seed(seed + k) for k in range(shape[0])]
-    return torch.stack([torch.randn(shape[1:], generator=g) for g in generators])
+    return [torch.Generator().manual_seed(seed + k) for k in range(n)]
 
-# %% ../nbs/09_pipeline.ipynb #bd5ca80d
+def seeded_noise(shape:tuple, seed:int|None=None, generator:torch.Generator|None=None)->Tensor: # (n,c,h,w) from N(0,I)
+    "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3. `ValueError` for seed and generator."
+    return noise_like(torch.empty(shape), seeded_generators(shape[0], seed, generator))
+
 def sample_labels(
-    meta:dict, # categories, such as 'Food & Drink / food-fruit', and shares: how frequent each is
-    n:int, # labels
+    meta:dict, n:int, # categories, such as 'Food & Drink / food-fruit', and shares: how frequent each is; labels
     seed:int|None=None, generator:torch.Generator|None=None, # label k is that of seed + k; or as `seeded_noise`
     category:str|None=None, # one that has to match, such as 'Food & Drink' or 'food-fruit'; None: any
 )->Tensor: # (n,)
@@ -121,18 +110,13 @@ def sample_labels(
     known = ', '.join(dict.fromkeys(name[0] for name in names))
     if not weights.any(): raise ValueError(f"unknown category '{category}'; choose one of {known}")
     if generator: return torch.multinomial(weights.to(generator.device), n, replacement=True, generator=generator)
-    if seed is None: return torch.multinomial(weights, n, replacement=True)
-    generators = [torch.Generator().manual_seed(seed + k) for k in range(n)]
-    return torch.cat([torch.multinomial(weights, 1, generator=g) for g in generators])
+    return torch.cat([torch.multinomial(weights, 1, generator=g) for g in seeded_generators(n, seed)])
 
 # %% ../nbs/09_pipeline.ipynb #a15dad17
 PARTS = {}  # what a model may consist of, and how each part is built from its entry in config.json
 
-def register_part(
-    name:str, # of the entry in config.json, of the file of weights, and of the attribute
-    build, # entry -> nn.Module with a `cfg`
-):
-    "Let models have a part of this name."
+def register_part(name:str, build): # entry in config.json -> nn.Module with a `cfg`
+    "Let models have a part of this name: that of its entry, of its file of weights, and of its attribute."
     PARTS[name] = build
 
 def build_parts(config:dict)->tuple: # all of config.json -> the parts by name, and the rest, `meta`
@@ -169,14 +153,11 @@ def check_options(options:dict, T:int): # T: timesteps of the training
         if not isinstance(given, bool): raise ValueError(f"{name} must be True or False, not {given!r}")
 
 # %% ../nbs/09_pipeline.ipynb #tiledden1
-def tiled_denoiser(
-    net:Denoiser, # conditional
-    cond:Tensor, # (n,c,h,w) encoded LR inputs
-): # (z_t, t) -> estimate of the clean latent, in windows where it is large
-    "A denoiser with its condition, for samplers."
-    def predict(z_t, cond, t): return net(z_t, t[:1].expand(len(z_t)), cond)
+def tiled_denoiser(net:Denoiser, cond:Tensor): # (n,c,h,w) encoded LR inputs -> (z_t, t) -> estimate of the clean latent
+    "A denoiser with its condition, for samplers; in windows where latents are large."
     def denoise(z_t, t):
-        return tiled_apply(lambda z, c: predict(z, c, t), z_t, cond, window=64, overlap=16, what='denoising')
+        def predict(z, c): return net(z, t[:1].expand(len(z)), c)
+        return tiled_apply(predict, z_t, cond, window=64, overlap=16, what='denoising')
     return denoise
 
 @contextmanager
@@ -190,10 +171,8 @@ def cast_once(net:nn.Module):
 
 # %% ../nbs/09_pipeline.ipynb #311134b6
 def back_project(
-    field:ImageField, # predicted from `lr`
-    lr:Tensor, # (n,3,h,w) LR inputs in [0,1]
-    factor:int=4, # the field is rendered so many times larger, downsampled, and compared
-    rounds:int=3, # comparisons
+    field:ImageField, lr:Tensor, # and the (n,3,h,w) LR inputs in [0,1] that it was predicted from
+    factor:int=4, rounds:int=3, # so often rendered that many times larger, downsampled, and compared
     tile:int=256, # pixels of `lr` a side that are treated together
 )->ImageField: # the same field plus a smooth correction
     "Correct a field until it downsamples to its LR input (iterative back-projection, Irani and Peleg 1991)."
@@ -213,11 +192,8 @@ def back_project(
     return fixed
 
 # %% ../nbs/09_pipeline.ipynb #bysize01
-def in_batches(
-    images, # what `load_image` takes, or a list or (n,3,h,w) tensor of such
-    make, # (m,3,h,w) in [0,1] -> a field of m * n pictures
-)->Any: # one field, or a list of fields, one for each image, where sizes differ
-    "Apply `make` to pictures of one size at a time."
+def in_batches(images, make)->Any: # as `upscale`; (m,3,h,w) in [0,1] -> a field of m * n pictures -> field or fields
+    "Apply `make` to pictures of one size at a time; where sizes differ, a list of fields, one for each image."
     several = isinstance(images, (list, tuple)) or getattr(images, 'ndim', 0) == 4
     loaded = [load_image(x) for x in (images if several else [images])]
     if not loaded: raise ValueError("the list of images is empty; give one at least")
@@ -242,11 +218,11 @@ class ARSR(nn.Module, ModelHubMixin):
     first:FirstStage
     generator:Any # or None, as all parts but the first
     upscaler:Any
+    distilled:Any
 
     def __init__(self,
         first:FirstStage, # encoder, decoder and LIIF; modules are taken as they are, but for their evaluation mode
-        generator:Denoiser|None=None, # unconditional, or by category
-        upscaler:Denoiser|None=None, # conditioned on the encoded LR input
+        generator:Denoiser|None=None, upscaler:Denoiser|None=None, # by category or not; conditioned on the LR input
         meta:dict|None=None, # name, size (of generated pictures), factor, defaults; categories and their shares
         **parts:nn.Module|None, # what else is registered in `PARTS`
     ):
@@ -256,6 +232,7 @@ class ARSR(nn.Module, ModelHubMixin):
         unknown = ', '.join(sorted(given.keys() - PARTS.keys()))
         if unknown: raise ValueError(f"there is no part called {unknown}; there are {', '.join(PARTS)}")
         for name in PARTS: self.register_module(name, given.get(name))
+        self._merging:Any = None, None  # what `_merged` remembers; in a tuple, it is no part
         self.eval()
 
     @property
@@ -278,7 +255,7 @@ class ARSR(nn.Module, ModelHubMixin):
     @classmethod
     def from_pretrained(cls, # type: ignore[override]
         name='emoji', # 'emoji' or 'photo', a folder, or a hub id 'owner/name'
-        device=None, dtype:torch.dtype|None=None, # 'cpu', 'cuda', 'mps', ...: a GPU if there is one; float32
+        device=None, dtype:torch.dtype|None=None, # 'cpu', 'cuda', 'mps', ... (None: a GPU if there is one); float32
         revision:str|None=None, cache_dir=None, token=None, local_files_only:bool=False, # of the hub's client
     )->'ARSR': # frozen
         "Load a model. `ValueError` for an unknown name, weights of another shape or a damaged file."
@@ -289,11 +266,8 @@ class ARSR(nn.Module, ModelHubMixin):
         model = cls(**parts, meta=meta).requires_grad_(False).to(device=device or find_device(), dtype=dtype)
         return model.to(memory_format=torch.channels_last) # type: ignore[call-overload]
 
-    def save_pretrained(self, # type: ignore[override]
-        folder, # where to; made if missing
-        **_, # what `push_to_hub` says of a model card: write one yourself
-    )->Path: # `folder`
-        "Write config.json and half-precision weights, each file all or nothing."
+    def save_pretrained(self, folder, **_)->Path: # type: ignore[override]
+        "Write config.json and half-precision weights, each file all or nothing; `push_to_hub` writes no model card."
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for k, module in self.parts.items(): save_weights(module, folder/f'{k}.safetensors')
@@ -340,16 +314,21 @@ class ARSR(nn.Module, ModelHubMixin):
             z = sample(denoise, noise.to(self.device), schedule, report, generator)
         return z.float() * net.scaling_factor
 
+    def _merged(self)->Denoiser:
+        "The distilled generator, merged anew only where the weights of either network are others than before."
+        nets = self.generator, self.distilled
+        state = [(x.data_ptr(), x._version) for net in nets for x in net.state_dict().values()]
+        if self._merging[0] != state: self._merging = state, self.distilled.merge(self.generator)
+        return self._merging[1]
+
     def generate(self,
-        n:int=1, # pictures
-        size=None, # the field's own size in pixels, (h, w) or one number; None: the training size
+        n:int=1, size=None, # pictures; their own size in pixels, (h, w) or one number, None: that of the training
         seed:int|None=None, # picture k is that of seed + k
         steps:int|None=None, sampler=None, # evaluations of 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
         category:str|None=None, # such as 'Food & Drink' or 'food-fruit', of meta['categories']; None: by chance
         guidance:float|None=None, # 1: as trained; above: more typical of the category
         distilled:bool=False, # take the few steps of the distilled generator, which has its own sampler and guidance
-        generator:torch.Generator|None=None, # in place of a seed
-        callback=None, # called with (step, x0) after each evaluation; x0 as `decode` takes it
+        generator:torch.Generator|None=None, callback=None, # in place of a seed; called with (step, x0 for `decode`)
     )->ImageField: # n pictures
         "New pictures from noise."
         net, given = self._part('generator', 'generate'), dict(steps=steps, sampler=sampler, guidance=guidance)
@@ -360,21 +339,20 @@ class ARSR(nn.Module, ModelHubMixin):
         if distilled:
             student, extra = self._part('distilled', 'take few steps'), [k for k in given if given[k] is not None]
             if extra: raise ValueError(f"distilled=True has its own {' and '.join(extra)}: leave one or the other away")
-            net, options = student.merge(net), dict(steps=student.cfg.steps, sampler='ddim', guidance=1.)
+            net, options = self._merged(), dict(steps=student.cfg.steps, sampler='ddim', guidance=1.)
         else: options = self.options('generate', **given)
         with self._inference():
-            noise, label = seeded_noise((n, net.cfg.z, h, w), seed, generator), torch.zeros(n)
+            generators, label = seeded_generators(n, seed, generator), torch.zeros(n)
+            noise = noise_like(torch.empty(n, net.cfg.z, h, w), generators)
             if net.cfg.unet.classes: label = sample_labels(self.meta, n, seed, generator, category).to(self.device)
-            z = self._sample(net, cfg_denoiser(net, label, options['guidance']), noise, options, generator, callback)
+            z = self._sample(net, cfg_denoiser(net, label, options['guidance']), noise, options, generators, callback)
             return self.decode(z, (h * self.first.cfg.f, w * self.first.cfg.f))
 
     def upscale(self,
         image, # path, URL, open file, PIL image, array or tensor; or a list of them
-        seed:int|None=None, # prediction k is that of seed + k
-        n:int=1, # predictions for each input
+        seed:int|None=None, n:int=1, # prediction k of the n for each input is that of seed + k
         steps:int|None=None, sampler=None, # evaluations of 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
-        generator:torch.Generator|None=None, # in place of a seed
-        callback=None, # called with (step, x0) after each evaluation; x0 as `decode` takes it
+        generator:torch.Generator|None=None, callback=None, # in place of a seed; called with (step, x0 for `decode`)
         refine:bool|None=None, # let a refiner read the latents; False: the paper's path, and nothing else unless given
         latent_weight:float|None=None, # of the sampled latents in the refiner; 0: regression, nothing is sampled
         restore:float|str|None=None, # share of the restorer's change to the input, from 0 to 1, or 'auto': as predicted
@@ -397,8 +375,9 @@ class ARSR(nn.Module, ModelHubMixin):
         cond, lr = self.condition(lr).repeat_interleave(n, 0), lr.repeat_interleave(n, 0)
         if weight == 0: z = torch.zeros_like(cond)  # regression
         else:
-            noise = seeded_noise((n, *cond.shape[1:]), seed, generator).repeat(len(cond) // n, 1, 1, 1)
-            z = self._sample(net, tiled_denoiser(net, cond), noise, options, generator, callback)
+            generators = seeded_generators(n, seed, generator)
+            noise = noise_like(torch.empty(n, *cond.shape[1:]), generators).repeat(len(cond) // n, 1, 1, 1)
+            z = self._sample(net, tiled_denoiser(net, cond), noise, options, generators, callback)
         if weight is None: field = self.decode(z, lr.shape[-2:])
         else:
             refiner, fast = self._part('refiner', 'refine'), self.parts.get('refiner_fast')

@@ -113,10 +113,8 @@ class UNet(nn.Module):
         c = cfg.ch * cfg.mult[0]
         self.conv_out = nn.Sequential(norm(c), nn.SiLU(), zero(conv3(c, c_out * cfg.patch**2)))
 
-    def forward(self,
-        x:Tensor, # (n,c_in,h,w); any size
-        t:Tensor, label:Tensor|None=None, # (n,) timesteps, and categories; None: unknown
-    )->Tensor: # (n,c_out,h,w)
+    def forward(self, x:Tensor, t:Tensor, label:Tensor|None=None)->Tensor: # (n,c_in,h,w), (n,), (n,) -> (n,c_out,h,w)
+        "Any size will do; a label of None is 'unknown'."
         p, (h, w), classes = self.cfg.patch, x.shape[-2:], self.cfg.classes
         unit = p * 2**(len(self.cfg.mult) - 1)
         x = F.pad(x, (0, -w % unit, 0, -h % unit), mode='replicate')
@@ -158,11 +156,8 @@ class Denoiser(nn.Module):
         self.register_buffer('alphas_cumprod', alphas_cumprod, persistent=False)
         self.register_buffer('scaling_factor', torch.ones(()))
 
-    def predict(self,
-        z_t:Tensor, t:Tensor, # (n,z,h,w) noisy latent, (n,) timesteps
-        cond:Tensor|None=None, label:Tensor|None=None, # (n,z,h,w) encoded LR input in the same units, (n,) categories
-    )->Tensor: # (n,z,h,w) eps, x0 or v
-        "The network's own prediction."
+    def predict(self, z_t:Tensor, t:Tensor, cond:Tensor|None=None, label:Tensor|None=None)->Tensor: # (n,z,h,w)
+        "The network's own prediction, eps, x0 or v; `cond` (n,z,h,w) is the encoded LR input in the units of z_t."
         return self.unet(z_t if cond is None else torch.cat([z_t, cond], 1), t, label)
 
     def forward(self, z_t, t, cond=None, label=None)->Tensor: # (n,z,h,w) estimate of the clean latent
@@ -176,9 +171,7 @@ class DenoisingLoss:
     "Squared error of the network's own prediction at a random timestep (Kim & Kim 2024, section 3)."
     drop:float = .1  # share of labels replaced by 'unknown', for classifier-free guidance
 
-    def __call__(self,
-        denoiser:Denoiser, batch:dict, # the model; z (n,z,h,w), and where it takes them cond (n,z,h,w) and label (n,)
-    )->Tensor: # scalar
+    def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # z, cond (n,z,h,w), label (n,) where known -> scalar
         inputs, eps = training_inputs(denoiser, batch, self.drop)
         m, s = alpha_sigma(denoiser.alphas_cumprod, inputs[1])
         target = make_target(denoiser.cfg.prediction_type, batch['z'], eps, m, s)
@@ -196,11 +189,7 @@ def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None:
     return torch.where(torch.rand(label.shape, device=label.device) < share, unknown, label)
 
 # %% ../nbs/06_unet.ipynb #34fe8ccb
-def cfg_denoiser(
-    denoiser:Denoiser, # trained with dropped labels
-    label:Tensor, # (n,) categories
-    scale:float=2., # 1: as trained; above 1: more typical of the category
-): # (z_t, t) -> estimate of the clean latent
+def cfg_denoiser(denoiser:Denoiser, label:Tensor, scale:float=2.): # (n,) categories -> (z_t, t) -> clean latent
     "Classifier-free guidance (Ho and Salimans 2022), both evaluations in one batch; nothing to do without classes."
     if not denoiser.cfg.unet.classes: return denoiser
     def conditioned(z_t, t): return denoiser(z_t, t, label=label)
@@ -232,10 +221,7 @@ def _starts(n:int, window:int, overlap:int)->list:
     count = math.ceil((n - overlap) / (window - overlap))
     return [round(i * (n - window) / (count - 1)) for i in range(count)]
 
-def blend_weights(
-    n:int, window:int, overlap:int, # cells along one side, of a window, and shared by neighbours at least
-    grow:int=1, device=None, # output cells for each input cell
-)->list: # (start, (grow*window,) weights) of each window
+def blend_weights(n:int, window:int, overlap:int, grow:int=1, device=None)->list: # (start, (grow*window,)) each
     "Where windows start along one side, and the weights of their outputs, which sum to one in every output cell."
     starts, side = _starts(n, window, overlap), grow * min(n, window)
     up = torch.arange(1., side + 1)
@@ -257,7 +243,7 @@ def tiled_apply(
     Memory is that of `batch` windows, whatever the size. `ValueError` unless windows are larger than their overlap.
     """
     if not 0 <= overlap < window: raise ValueError(f"windows of {window} cells cannot overlap by {overlap}")
-    n, (h, w) = len(maps[0]), maps[0].shape[-2:]
+    n, _, h, w = maps[0].shape
     if max(h, w) <= window: return f(*maps)
     def cut(x, top, left, g=1): return x[..., g * top:g * (top + window), g * left:g * (left + window)]
     windows = list(product(*(blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))))

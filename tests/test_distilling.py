@@ -1,4 +1,5 @@
 "Distillation: trajectories, the low-rank change that is learned from them, and the stage that learns it."
+import copy
 import pytest, torch
 import arsr.lab.cards
 import arsr.train
@@ -130,6 +131,18 @@ def test_distilled_drawings_are_those_of_the_changed_generator(pipe):
     distilled = pipe.generate(3, seed=5, distilled=True).render(size=20)
     assert_close(distilled, plain.generate(3, seed=5, steps=8, sampler='ddim', guidance=1).render(size=20))
     assert (distilled - pipe.generate(3, seed=5).render(size=20)).abs().max() > 1e-3
+
+def test_the_student_is_merged_once_and_anew_when_weights_change(pipe, monkeypatch):
+    merges, merge = [], LoRAStudent.merge
+    monkeypatch.setattr(LoRAStudent, 'merge', lambda self, net: merges.append(0) or merge(self, net))
+    pipe, names = copy.deepcopy(pipe), [*pipe.state_dict()]
+    a, again = (pipe.generate(1, seed=0, distilled=True).feat for _ in range(2))
+    assert len(merges) == 1 and torch.equal(a, again)
+    assert [*pipe.parts] == ['first', 'generator', 'distilled'] and [*pipe.state_dict()] == names
+    with torch.no_grad(): next(iter(pipe.distilled.up.values())).add_(1.)
+    changed = pipe.generate(1, seed=0, distilled=True).feat
+    pipe.double().float().generate(1, seed=0, distilled=True)
+    assert len(merges) == 3 and not torch.equal(a, changed)
 
 def test_a_category_counts_for_them_too(pipe):
     one, other = (pipe.generate(1, seed=0, category=c, distilled=True).render(size=16) for c in ('b', 'd'))

@@ -1,4 +1,5 @@
 import copy, json
+from functools import partial
 from pathlib import Path
 import pytest, torch
 from PIL import Image
@@ -8,7 +9,7 @@ from arsr import ARSR
 from arsr.lab.cards import evaluation_photos
 from arsr.coords import resize
 from arsr.data import downsample
-from arsr.diffusion import sample_ddim, sample_dpmpp_2m, spaced_schedule
+from arsr.diffusion import cosine_schedule, sample_ddim, sample_ddpm, sample_dpmpp_2m, spaced_schedule
 from arsr.field import FirstStage, FirstStageConfig, ImageField
 from arsr.lab.metrics import psnr
 from arsr.pipeline import back_project, build_config, load_weights, sample_labels, save_weights, seeded_noise
@@ -157,6 +158,25 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(pipe, task
     for i in range(4):
         for k in range(i): assert (x[i] - x[k]).abs().mean() > 1e-3
     assert not torch.equal(make(pipe, task, seed=None).feat, make(pipe, task, seed=None).feat)
+
+@pytest.mark.parametrize('sampler', [sample_ddpm, partial(sample_ddim, eta=1.)])
+@pytest.mark.parametrize('task', ['generate', 'upscale'])
+def test_fresh_noise_belongs_to_the_seed_too(pipe, task, sampler):
+    many = make(pipe, task, n=2, seed=5, sampler=sampler)
+    assert torch.equal(many.feat, make(pipe, task, n=2, seed=5, sampler=sampler).feat)
+    for k in range(2):
+        alone = make(pipe, task, seed=5 + k, sampler=sampler)
+        assert_close(many[k].render(size=20), alone.render(size=20), atol=1e-4, rtol=0)
+    pictures = [picture(8, 9, 1), picture(8, 9, 2)]
+    together = pipe.upscale(pictures, seed=5, n=2, steps=2, sampler=sampler).feat
+    alone = pipe.upscale(pictures[1], seed=5, n=2, steps=2, sampler=sampler).feat
+    assert_close(together[2:], alone, atol=1e-4, rtol=0)
+
+def test_ddpm_takes_all_steps_and_follows_its_seed(pipe):
+    pipe = copy.deepcopy(pipe)
+    pipe.generator.alphas_cumprod = cosine_schedule(T=3)
+    a, b, c = (pipe.generate(1, size=8, seed=seed, sampler='ddpm').feat for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
 
 # generate
 

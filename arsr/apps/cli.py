@@ -11,9 +11,7 @@ import argparse, sys
 from pathlib import Path
 
 # %% ../../nbs/apps/01_cli.ipynb #2889f190
-def parse_size(
-    text:str, # '512' or '1080x1920', height before width
-): # a number or (height, width)
+def parse_size(text:str): # '512' or '1080x1920', height before width -> a number or (height, width)
     "A size as people type it."
     try: parts = [int(p) for p in text.lower().split('x')]
     except ValueError: parts = []
@@ -29,24 +27,19 @@ def _share(text:str): # 'auto' or a number
 # %% ../../nbs/apps/01_cli.ipynb #21f202c6
 def check_numbers(args):
     "`ValueError` for a number that cannot be: checked before anything is imported."
-    for name in ('n', 'scale', 'steps', 'minutes', 'plan'):
-        value = getattr(args, name, None)
-        if value is not None and not 0 < value < float('inf'):
+    given = {name: value for name, value in vars(args).items() if value not in (None, 'auto')}
+    for name, value in given.items():
+        if name in ('n', 'scale', 'steps', 'minutes', 'plan') and not 0 < value < float('inf'):
             raise ValueError(f"{name} must be a number above zero, not {value:g}")
-    for name in ('latent_weight', 'restore'):
-        value = getattr(args, name, None)
-        if value not in (None, 'auto') and not 0 <= value <= 1:
+        if name in ('latent_weight', 'restore') and not 0 <= value <= 1:
             raise ValueError(f"{name} must be between 0 and 1, not {value:g}")
-    if not 0 <= getattr(args, 'seed', 0) < 2**32:
+    if not 0 <= given.get('seed', 0) < 2**32:
         raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, not {args.seed}")
-    if not abs(getattr(args, 'guidance', None) or 0) < float('inf'):
+    if not abs(given.get('guidance', 0)) < float('inf'):
         raise ValueError(f"guidance must be a number, not {args.guidance}")
 
 # %% ../../nbs/apps/01_cli.ipynb #9a611625
-def check_target(
-    own:tuple, # (h, w): the field's own size
-    size, scale, force:bool, # as typed
-)->tuple: # (h, w) of the picture to be written
+def check_target(own:tuple, size, scale, force:bool)->tuple: # (h, w) of the field, options -> (h, w) of its picture
     "`ValueError` for a picture over the limit, unless `--force` lifts it."
     from arsr.field import ImageField, check_pixels, output_size
     if force: ImageField.max_pixels = None  # type: ignore[assignment]
@@ -107,8 +100,8 @@ def _report(name, state, then):
     "The last line of a training, printed by its first process."
     from accelerate import PartialState
     loss = 'none yet' if state['loss'] is None else f"{state['loss']:.4f}"
-    minutes = state['seconds'] / 60
-    PartialState().print(f"{name}: {state['step']} steps, {minutes:.1f} minutes in all, loss {loss}; {then}")
+    how_far = f"{state['step']} steps, {state['seconds'] / 60:.1f} minutes in all"
+    PartialState().print(f"{name}: {how_far}, loss {loss}; {then}")
 
 # %% ../../nbs/apps/01_cli.ipynb #07d9808e
 def info(args):
@@ -132,8 +125,8 @@ def bench(args):
     all_names = [n for n in TASKS.get(args.task, TABLES) if not args.data or n == 'photos']
     names = args.only.split(',') if args.only else all_names
     for name in names: find_table(name)
-    device, how = check_device(args.device), dict(data=args.data, quick=args.quick, seed=args.seed)
-    b = open_bench(args.baselines, args.runs, device, **how)
+    how = dict(data=args.data, quick=args.quick, seed=args.seed)
+    b = open_bench(args.baselines, args.runs, check_device(args.device), **how)
     for name in names:
         result = run_table(b, name, args.out, args.keep)
         head = f"{name}: {result['what']} {len(result['rows'])} rows in {result['seconds']:.0f} s"
@@ -173,9 +166,8 @@ def _add_common(p, weights, steps):
     p.add_argument('--weights', default=weights, help=f"'emoji', 'photo', a folder or a hub id (default: {weights})")
     p.add_argument('--seed', type=int, default=0, help='which of the possible predictions (default: 0)')
     p.add_argument('--steps', type=int, help=f'network evaluations (default: that of the weights, {steps})')
-    p.add_argument('--renderer', choices=('auto', 'exact', 'fast'), default='auto',
-                   help='exact: LIIF; fast: what was distilled from it, for large pictures; '
-                        'auto: exact up to 1,024 x 1,024 pixels, fast above where the weights can (default: auto)')
+    p.add_argument('--renderer', choices=('auto', 'exact', 'fast'), default='auto', help='exact: LIIF; fast: distilled '
+                   'from it; auto: fast above 1,024 x 1,024 pixels where the weights can (default: auto)')
     p.add_argument('--device', help='cpu, cuda, mps, ... (default: a GPU if there is one)')
     p.add_argument('--force', action='store_true', help='allow pictures over 67 megapixels')
 
@@ -187,20 +179,16 @@ def _add_upscale(commands):
     size, switch = p.add_mutually_exclusive_group(), argparse.BooleanOptionalAction
     size.add_argument('--scale', type=float, help='how many times larger; any number (default: 4)')
     size.add_argument('--size', help='or pixels: the long side, or HEIGHTxWIDTH')
-    p.add_argument('--refine', action=switch,
-                   help="let a refiner read the sampled latents; --no-refine: the paper's path, which takes none of "
-                        "the options below unless they are given (default: that of the weights)")
-    p.add_argument('--latent-weight', type=float,
-                   help='of the sampled latents in the refiner, from 0 to 1; at 0 it is a regression, and nothing is '
-                        'sampled (default: that of the weights)')
-    p.add_argument('--restore', type=_share, metavar='auto|SHARE',
-                   help='remove blur, noise and JPEG artefacts before, from 0 (not at all) to 1; auto: as much as the '
-                        'picture is predicted to need (default: that of the weights)')
-    p.add_argument('--back-project', action=switch,
-                   help='correct the result until it downsamples to the input (default: that of the weights)')
+    p.add_argument('--refine', action=switch, help="let a refiner read the latents; --no-refine: the paper's path, "
+                   "with none of the options below unless they are given (default: that of the weights)")
+    p.add_argument('--latent-weight', type=float, help='of the latents in the refiner, from 0 (a regression, nothing '
+                   'is sampled) to 1 (default: that of the weights)')
+    p.add_argument('--restore', type=_share, metavar='auto|SHARE', help='remove blur, noise and JPEG artefacts before, '
+                   'from 0 to 1; auto: as much as the picture is predicted to need (default: that of the weights)')
+    p.add_argument('--back-project', action=switch, help='correct the result until it downsamples to the input '
+                   '(default: that of the weights)')
     _add_common(p, 'photo', 2)
 
-# %% ../../nbs/apps/01_cli.ipynb #c1dcbe2e
 def _add_generate(commands):
     p = _command(commands, 'generate', generate, 'arsr generate -n 9 --size 512 --seed 7 -o pictures')
     p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')
@@ -208,8 +196,7 @@ def _add_generate(commands):
     p.add_argument('-o', '--output', required=True, help='folder for the pictures')
     p.add_argument('--category', help="such as 'Food & Drink' or 'food-fruit' (default: by chance)")
     p.add_argument('--guidance', type=float, help='1: as trained; above: more typical (default: 2)')
-    p.add_argument('--distilled', action='store_true',
-                   help='take the few steps of the distilled generator, in place of --steps and --guidance')
+    p.add_argument('--distilled', action='store_true', help='few steps, in place of --steps and --guidance')
     _add_common(p, 'emoji', 10)
 
 # %% ../../nbs/apps/01_cli.ipynb #649e32cb
@@ -227,8 +214,7 @@ def _add_train(commands):
     p.add_argument('preset', help='name of a preset; `arsr info` lists them')
     p.add_argument('--stage', required=True, help=STAGES)
     p.add_argument('--out', required=True, help='folder; the stages of a model share it, and a later call continues')
-    p.add_argument('--data', help="'emoji', a folder, a zip, NAME:FOLDER of a public set, hub:OWNER/NAME "
-                                  "(default: the preset's)")
+    p.add_argument('--data', help="'emoji', a folder, a zip, NAME:FOLDER, hub:OWNER/NAME (default: the preset's)")
     _add_budget(p, 25)
 
 def _add_baseline(commands):
@@ -248,14 +234,12 @@ def _add_bench(commands):
     p.add_argument('--data', help='a folder of your pictures instead of the photographs')
     p.add_argument('--baselines', help='folder with trained baselines: liif-emoji, idm-emoji, liif-photo, idm-photo')
     p.add_argument('--keep', action='store_true', help='leave rows of methods that are not measured this time')
-    p.add_argument('--run', dest='runs', nargs='+', default=(), metavar='FOLDER',
-                   help='of `arsr train`, one a model, for weights that are not shipped')
+    p.add_argument('--run', dest='runs', nargs='+', default=(), metavar='FOLDER', help='of `arsr train`, one a model')
     p.add_argument('--seed', type=int, default=0, help='of all noise (default: 0)')
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
 
 def _add_info(commands):
-    p = _command(commands, 'info', info, 'arsr info')
-    p.add_argument('--weights', help='only these weights')
+    _command(commands, 'info', info, 'arsr info').add_argument('--weights', help='only these weights')
 
 # %% ../../nbs/apps/01_cli.ipynb #bdeaa475
 def main(argv=None)->int: # exit code: 0, or 2 for wrong input

@@ -17,8 +17,8 @@ from ..field import to_bytes
 from ..lab.metrics import psnr
 
 # %% ../../nbs/apps/02_demo.ipynb #c9ca3f5f
-def peak_memory()->float:
-    "The most memory this process has held so far, in MB."
+def peak_memory()->float: # MB
+    "The most memory this process has held so far."
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'WIDE', 'scale_slider', 'position_slider', 'span', 'Viewport', 'viewport', 'around', 'bicubic', 'overlaps',
-           'magnify', 'overview', 'caption', 'png', 'titled', 'row', 'side_by_side', 'both_pictures', 'Explorer',
-           'explore']
+           'magnify', 'overview', 'caption', 'png', 'row', 'side_by_side', 'both_pictures', 'Explorer', 'explore']
 
 # %% ../../nbs/apps/03_widgets.ipynb #e7a2a04e
 import io, math, time
@@ -21,11 +20,8 @@ from ..field import VIEWERS, ImageField
 SCALES = .5, 32.  # ends of the scale slider
 WIDE = {'width': '26em'}
 
-def scale_slider(
-    scale:float=1., # where it starts
-    scales:tuple=SCALES, # its two ends
-)->ipw.FloatLogSlider: # eight steps to every doubling
-    "A slider on which every doubling of the scale has the same length."
+def scale_slider(scale:float=1., scales:tuple=SCALES)->ipw.FloatLogSlider: # where it starts, its two ends
+    "A slider on which every doubling of the scale has the same length, of eight steps."
     low, high = scales
     if not 0 < low <= scale <= high: raise ValueError(f"scale must lie between {low} and {high}, not {scale}")
     return ipw.FloatLogSlider(scale, base=2, min=math.log2(low), max=math.log2(high), step=1/8, readout_format='.2f',
@@ -38,12 +34,8 @@ def position_slider(name:str, value:float)->ipw.FloatSlider:
                            tooltip=f'centre of the window, {name} the picture')
 
 # %% ../../nbs/apps/03_widgets.ipynb #f78573f9
-def span(
-    n:int, # pixels of the whole picture along this axis
-    centre:float, # where to look, in [0,1]
-    most:int, # pixels there is room for
-)->tuple: # first pixel on show, and the one after the last
-    "The run of at most `most` pixels that lies around `centre` and inside the picture."
+def span(n:int, centre:float, most:int)->tuple: # first pixel on show, and the one after the last
+    "The run of at most `most` of n pixels along an axis that lies around `centre` in [0,1] and inside the picture."
     if not 0 <= centre <= 1: raise ValueError(f"the centre must lie in [0,1], not {centre}")
     shown = min(n, most)
     start = min(max(round(centre * n - shown / 2), 0), n - shown)
@@ -56,32 +48,19 @@ class Viewport(NamedTuple):
     size:tuple    # (h, w) of the part on show, in pixels
     window:tuple  # that part as top, left, bottom, right in [0,1]
 
-def viewport(
-    full:tuple, # (h, w) of the whole picture at this scale, from `field.output_size(scale=...)`
-    centre:tuple=(.5, .5), # (down, across) in [0,1]
-    most:int=384, # pixels there is room for on each side
-)->Viewport:
+def viewport(full:tuple, centre:tuple=(.5, .5), most:int=384)->Viewport: # (h, w), (down, across) in [0,1], pixels
     "The part of a picture of `full` pixels that a panel of `most` pixels shows; its edges lie between whole pixels."
     (h, w), (down, across) = full, centre
     (top, bottom), (left, right) = span(h, down, most), span(w, across, most)
     return Viewport(full, (bottom - top, right - left), (top / h, left / w, bottom / h, right / w))
 
 # %% ../../nbs/apps/03_widgets.ipynb #41395ead
-def around(
-    lo:float, # where the window starts, in own pixels
-    hi:float, # where it ends
-    n:int, # own pixels along this axis
-    reach:int, # neighbours needed on each side
-)->tuple: # first whole pixel needed, and the one after the last
-    "The whole pixels that an interpolation between `lo` and `hi` reads."
+def around(lo:float, hi:float, n:int, reach:int)->tuple: # first whole pixel needed, and the one after the last
+    "Which of n pixels an interpolation between `lo` and `hi` reads, with `reach` neighbours needed on each side."
     return max(math.floor(lo) - reach, 0), min(math.ceil(hi) + reach, n)
 
 # %% ../../nbs/apps/03_widgets.ipynb #efc4f2ae
-def bicubic(
-    field:ImageField, # the first of its images is read
-    size:tuple, # (h, w) of the output in pixels
-    window:tuple=FULL, # top, left, bottom, right in [0,1]
-)->Image.Image: # what an image viewer would make of the field's own pixels
+def bicubic(field:ImageField, size:tuple, window:tuple=FULL)->Image.Image: # of the first image, (h, w) in pixels
     "Render the field at its own size, as far as the window needs it, and resize that with Pillow's bicubic filter."
     (h, w), (t, l, b, r) = field.size, window
     reach = math.ceil(2 * max(1, (b - t) * h / size[0], (r - l) * w / size[1]))
@@ -90,20 +69,14 @@ def bicubic(
     return own.resize(size[::-1], Image.Resampling.BICUBIC, box=(l * w - left, t * h - top, r * w - left, b * h - top))
 
 # %% ../../nbs/apps/03_widgets.ipynb #c616fcb0
-def overlaps(
-    n:int, # pixels of the picture
-    m:int, # pixels of the screen, along the same axis
-)->Tensor: # (m,n), each row sums to one
-    "How much of every screen pixel is covered by every picture pixel, along one axis."
+def overlaps(n:int, m:int)->Tensor: # (m,n), each row sums to one
+    "How much of each of m screen pixels is covered by each of n picture pixels, along one axis."
     edge, pixel = torch.arange(m + 1, dtype=torch.float64) * n / m, torch.arange(n)
     covered = torch.minimum(edge[1:, None], pixel + 1) - torch.maximum(edge[:-1, None], pixel)
     return covered.clamp(min=0) * m / n
 
 # %% ../../nbs/apps/03_widgets.ipynb #8dfa5849
-def magnify(
-    picture:Image.Image, # any size
-    most:int, # pixels its longer side should have
-)->Image.Image: # unchanged if it is that large already
+def magnify(picture:Image.Image, most:int)->Image.Image: # unchanged if it is that large already
     "Draw every pixel as a square so that the longer side fills `most` screen pixels."
     h, w = picture.height, picture.width
     if max(h, w) >= most: return picture
@@ -112,15 +85,10 @@ def magnify(
     return Image.fromarray(x.round().byte().numpy())
 
 # %% ../../nbs/apps/03_widgets.ipynb #b4089f12
-def overview(
-    field:ImageField, # the first of its images is drawn
-    window:tuple, # top, left, bottom, right in [0,1]
-    most:int=112, # the longer side of the map in pixels
-)->Image.Image:
+def overview(field:ImageField, window:tuple, most:int=112)->Image.Image: # of the first image, `most` pixels long
     "A small map of the whole picture with a frame around the window, black on white so that it shows on any colour."
     picture = field.to_pil(size=most)
-    t, l, b, r = window
-    w, h = picture.size
+    (t, l, b, r), (w, h) = window, picture.size
     (top, bottom), (left, right) = around(t * h, b * h, h, 1), around(l * w, r * w, w, 1)
     draw, box = ImageDraw.Draw(picture), (left, top, right - 1, bottom - 1)
     draw.rectangle(box, outline='white', width=2)
@@ -128,14 +96,8 @@ def overview(
     return picture
 
 # %% ../../nbs/apps/03_widgets.ipynb #ccca7770
-def caption(
-    view:Viewport, # what is on show
-    scale:float, # at which scale
-    ms:float, # milliseconds the render took
-    index:int=0, # which image of the field
-    renderer:str='exact', # which was used
-)->str: # HTML
-    "One line of numbers, and the call that renders the same picture."
+def caption(view:Viewport, scale:float, ms:float, index:int=0, renderer:str='exact')->str: # HTML
+    "One line of numbers, `ms` the milliseconds of the render, and the call that renders the same picture."
     (high, wide), (h, w) = view.full, view.size
     window = ', '.join(f'{v:.4g}' for v in view.window)
     return (f"<b>scale {scale:.2f}</b>: the whole picture has {high:,} &times; {wide:,} pixels, "
@@ -149,10 +111,6 @@ def png(picture:Image.Image)->bytes:
     picture.save(out, 'png', compress_level=1)
     return out.getvalue()
 
-def titled(title:str, picture:ipw.Image)->ipw.VBox:
-    "A picture below its title."
-    return ipw.VBox([ipw.Label(title), picture])
-
 def row(*parts:ipw.Widget)->ipw.HBox:
     "Parts beside each other; on a narrow page, below each other."
     return ipw.HBox(parts, layout={'flex_flow': 'row wrap', 'align_items': 'flex-start', 'grid_gap': '8px'})
@@ -164,13 +122,8 @@ def side_by_side(left:Image.Image, right:Image.Image, gap:int=8)->Image.Image:
     both.paste(right, (left.width + gap, 0))
     return both
 
-# %% ../../nbs/apps/03_widgets.ipynb #93dd78a3
-def both_pictures(
-    field:ImageField, # the first of its images is shown
-    view:Viewport, # which part of it
-    most:int=384, # the longer side of the pictures in pixels
-)->tuple: # the field's picture, the enlargement, and the milliseconds the field took
-    "What the panel shows: a field and its rival in the same window, drawn to the same size."
+def both_pictures(field:ImageField, view:Viewport, most:int=384)->tuple: # field, enlargement, milliseconds of the field
+    "What the panel shows: a field and its rival in the same window, the longer side drawn on `most` pixels."
     start = time.perf_counter()
     ours = field.to_pil(size=view.size, window=view.window)
     ms = 1000 * (time.perf_counter() - start)
@@ -189,8 +142,8 @@ class Explorer(ipw.VBox):
         self.draw()
         controls = [self.scale, self.down, self.across] + [self.index] * (len(field) > 1)
         for control in controls: control.observe(self.draw, 'value')
-        rival = 'bicubic enlargement of its own {} x {} pixels'.format(*field.size)
-        pictures = row(titled('the field', self.ours), titled(rival, self.theirs))
+        titles = 'the field', 'bicubic enlargement of its own {} x {} pixels'.format(*field.size)
+        pictures = row(*(ipw.VBox([ipw.Label(x), y]) for x, y in zip(titles, (self.ours, self.theirs))))
         super().__init__([row(self.map, ipw.VBox(controls)), pictures, self.caption])
 
     def draw(self, _=None):
@@ -212,12 +165,9 @@ class Explorer(ipw.VBox):
 
 # %% ../../nbs/apps/03_widgets.ipynb #d910ce35
 def explore(
-    field:ImageField, # what to look into
-    scale:float=1., # where the scale slider starts
-    centre:tuple=(.5, .5), # (down, across) in [0,1]: where the window starts
-    index:int=0, # which image of the field
-    most:int=384, # pixels on show along each side, and so the cost of a step
-    scales:tuple=SCALES, # ends of the scale slider
+    field:ImageField, scale:float=1., # what to look into, and where the scale slider starts
+    centre:tuple=(.5, .5), index:int=0, # (down, across) in [0,1]: where the window starts; which image of the field
+    most:int=384, scales:tuple=SCALES, # pixels on show along each side, and so the cost of a step; ends of the slider
     renderer:str|None=None, # 'exact' or 'fast'; None: fast if the field can
 )->Explorer:
     "A panel with a scale slider: the field on the left, bicubic enlargement of its own pixels on the right."

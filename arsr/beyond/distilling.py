@@ -19,10 +19,8 @@ from ..unet import Denoiser, DenoiserConfig
 # %% ../../nbs/beyond/05_distilling.ipynb #7c0e0008
 @torch.no_grad()
 def trajectory(
-    denoise, # (z_t, t) -> estimate of the clean latent
-    z:Tensor, alphas_cumprod:Tensor, # (n,c,h,w) noise from N(0,I), (T,) schedule of the training
-    steps:int=8, # steps of the student, at whose noise levels the path is kept
-    substeps:int=2, # network evaluations of the teacher for each of them
+    denoise, z:Tensor, alphas_cumprod:Tensor, # (z_t, t) -> clean latent, (n,c,h,w) noise, (T,) schedule of the training
+    steps:int=8, substeps:int=2, # noise levels of the student that are kept, evaluations of the teacher for each
 )->Tensor: # (n,steps+1,c,h,w), from the noise to the clean latent
     "The path of DPM-Solver++ from noise to a clean latent."
     path = []
@@ -66,11 +64,8 @@ class LoRAStudent(nn.Module):
 
     def weights(self, generator:Denoiser)->dict: # name of a layer's weights -> the changed weights
         "The generator's weights, changed."
-        changed = {}
-        for name, key in self.keys.items():
-            w = generator.get_submodule(name).weight
-            changed[f'{name}.weight'] = w + (self.up[key] @ self.down[key]).view_as(w)
-        return changed
+        def changed(w, key): return w + (self.up[key] @ self.down[key]).view_as(w)
+        return {f'{name}.weight': changed(generator.get_submodule(name).weight, k) for name, k in self.keys.items()}
 
     @torch.no_grad()
     def merge(self, generator:Denoiser)->Denoiser:
@@ -84,10 +79,7 @@ register_part('distilled', lambda entry: LoRAStudent(build_config(LoRAConfig, en
 # %% ../../nbs/beyond/05_distilling.ipynb #7c0e0017
 class Trajectories(SeededDataset):
     "Single steps of recorded trajectories."
-    def __init__(self,
-        trajectories:Tensor, # (n,steps+1,c,h,w) of `trajectory`
-        classes:Tensor|None=None, seed:int=0, # (n,) categories, where known
-    ):
+    def __init__(self, trajectories:Tensor, classes:Tensor|None=None, seed:int=0): # (n,steps+1,c,h,w), (n,) where known
         super().__init__(seed)
         self.trajectories, self.classes = trajectories, classes
 
@@ -104,10 +96,7 @@ class StudentLoss:
     "Squared distance from where a DDIM step lands to the teacher's trajectory (after Salimans and Ho 2022)."
     generator:Denoiser # frozen
 
-    def __call__(self,
-        student:LoRAStudent, # learns
-        batch:dict, # z and target (n,c,h,w), step (n,), and label (n,) where it is known
-    )->Tensor: # scalar
+    def __call__(self, student:LoRAStudent, batch:dict)->Tensor: # z, target (n,c,h,w), step and label (n,) -> scalar
         step, schedule = batch['step'], spaced_schedule(self.generator.alphas_cumprod, student.cfg.steps)
         m, s = alphas_sigmas(schedule)
         inputs = batch['z'], schedule.timesteps.to(step.device)[step], None, batch.get('label')
