@@ -24,12 +24,11 @@ def to_luma(x:Tensor)->Tensor: # (...,3,h,w) in [0,1] -> (...,1,h,w)
     weight = x.new_tensor([65.481, 128.553, 24.966])[:, None, None]
     return ((x * weight).sum(-3, keepdim=True) + 16) / 255
 
-def psnr(
-    x:Tensor, y:Tensor, # pictures of one size, (...,3,h,w) in [0,1]
-    shave:int=0, # pixels left out at each border; the DIV2K convention is the scale + 6
-    luma:bool=False, # of Y alone
-)->Tensor: # (...) decibels
-    "Peak signal-to-noise ratio: -10 log10 of the mean squared error. Equal pictures have an infinite one."
+def psnr(x:Tensor, y:Tensor, shave:int=0, luma:bool=False)->Tensor: # (...,3,h,w) in [0,1] twice -> (...) decibels
+    """Peak signal-to-noise ratio: -10 log10 of the mean squared error, infinite for equal pictures.
+
+    `shave` pixels are left out at each border (the scale + 6 by the convention of DIV2K); `luma`: of Y alone.
+    """
     h, w = x.shape[-2:]
     if not 0 <= 2 * shave < min(h, w):
         raise ValueError(f"shave must leave some of {h} x {w} pixels: from 0 to {(min(h, w) - 1) // 2}, not {shave}")
@@ -126,10 +125,8 @@ class EffLite(LiteNet):
         return torch.cat([self.perceptual_distance(a, b) for a, b in zip(self.batches(x), self.batches(y))])
 
     @torch.no_grad()
-    def embed(self,
-        pictures, # (n,3,h,w) in [0,1], or any iterable of pictures (3,h,w), such as a generator that renders them
-        size:int|None=128, # side of the square they are resized to (antialiased bicubic); None: their own, all equal
-    )->Tensor: # (n,320), the coarsest features averaged over each
+    def embed(self, pictures, size:int|None=128)->Tensor: # n of (3,h,w) in [0,1] -> (n,320), means of the coarsest
+        "Any iterable of pictures, resized to a square (antialiased bicubic), or of one size that they keep: None."
         def fit(x): return x if size is None else resize(x.to(self.device), size).clamp(0, 1)
         stream, out = iter(pictures), []
         while batch := [fit(x) for x in islice(stream, 64)]:
@@ -166,11 +163,11 @@ def frechet(a:Tensor, b:Tensor)->float: # (n,d) and (m,d) features; n and m at l
     return max(0., ((a.mean(0) - b.mean(0)).square().sum() + spread).item())
 
 # %% ../../nbs/lab/01_metrics.ipynb #5cc10d17
-def interval(
-    a:Tensor, b:Tensor, # (n,d) and (m,d) features, at least 20 of each
-    seed:int=0, # of the ten parts
-)->dict: # fd; se, its standard error; low and high, its 95% interval; bias, by how much finite n lifts fd; n and m
-    "Fréchet distance with its sampling error, by the jackknife; `fd - bias` estimates that of endless samples."
+def interval(a:Tensor, b:Tensor, seed:int=0)->dict: # (n,d) and (m,d) features, at least 20 of each; of the ten parts
+    """Fréchet distance with its sampling error, by the jackknife.
+
+    fd; se, its standard error; low and high, its 95% interval; bias, by how much finite n lifts fd; n and m.
+    """
     least = min(len(a), len(b))
     if least < 20: raise ValueError(f"an interval needs at least 20 features a set, not {least}")
     def part(x): return torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device) % 10
@@ -181,12 +178,7 @@ def interval(
     return dict(fd=fd, se=se, low=fd - wide, high=fd + wide, bias=9 * (less.mean().item() - fd), n=len(a), m=len(b))
 
 # %% ../../nbs/lab/01_metrics.ipynb #123d5483
-def random_patches(
-    pictures, # sequence of pictures (3,h,w), such as a tensor (n,3,h,w)
-    patch:int, # side in pixels
-    n:int, # how many
-    seed:int=0, # the same for the same seed and sizes
-): # yields n patches (3,patch,patch)
+def random_patches(pictures, patch:int, n:int, seed:int=0): # sequence of (3,h,w) -> yields n of (3,patch,patch)
     "Windows of a random picture at a random place, in its own pixels."
     rng = torch.Generator().manual_seed(seed)
     for _ in range(n):
@@ -219,11 +211,8 @@ def lr_consistency(field, lr:Tensor, factor:float)->Tensor: # with `render(size=
     return shrunk_psnr(field.render(size=(round(h * factor), round(w * factor))), lr)
 
 # %% ../../nbs/lab/01_metrics.ipynb #2bbe0550
-def diversity(
-    pictures:Tensor, # (k,3,h,w) in [0,1]: samples for one input, or one set; at least two
-    device='cpu',
-)->dict: # pd, mean EffLite-PD of all pairs; std, mean deviation of a pixel
-    "How different pictures are from each other."
+def diversity(pictures:Tensor, device='cpu')->dict: # (k,3,h,w) in [0,1]: samples for one input, or one set; k > 1
+    "How different pictures are: pd, mean EffLite-PD of all pairs; std, mean deviation of a pixel."
     k, net = len(pictures), efflite(device)
     if k < 2: raise ValueError("diversity needs at least two pictures")
     sums = [[f.sum(0) for f in net.directions(x)] for x in net.batches(pictures)]
@@ -289,14 +278,12 @@ def lpips(x:Tensor, y:Tensor, net:str='alex')->Tensor: # (n,3,h,w) in [0,1] twic
     network = _published('LPIPS', lambda: _lpips_network(net, x.device))
     return torch.cat([network(*pair, normalize=True).flatten() for pair in zip(x.split(16), y.split(16))])
 
-# %% ../../nbs/lab/01_metrics.ipynb #f1dmetric
-def _fid_metric(device):
-    from torchmetrics.image.fid import FrechetInceptionDistance
-    return FrechetInceptionDistance(normalize=True).to(device)
-
 def fid(x, y, device='cpu')->float: # generated and real pictures, iterables of (3,h,w) in [0,1] of one size
     "FID, by torchmetrics and torch-fidelity. Say n with it: the published ones are of 50,000."
-    metric = _published('FID', lambda: _fid_metric(device))
+    def network():
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        return FrechetInceptionDistance(normalize=True).to(device)
+    metric = _published('FID', network)
     for pictures, real in ((x, False), (y, True)):
         stream = iter(pictures)
         while batch := list(islice(stream, 32)): metric.update(torch.stack(batch).to(device), real=real)
@@ -304,14 +291,11 @@ def fid(x, y, device='cpu')->float: # generated and real pictures, iterables of 
 
 # %% ../../nbs/lab/01_metrics.ipynb #7a7a1bbe
 @torch.no_grad()
-def first_stage_psnr(
-    first:FirstStage, # trained, in evaluation mode
-    source, # `Drawings` or `Images`
-    base:int=128, # side of the encoder's input
-    sizes:tuple=(128, 256, 512), # output sizes
-    limit:int|None=None, # pictures to use; all if None
-)->dict: # size -> PSNR of the field, of its own `base` output enlarged, and of the input enlarged
-    "The first stage on held-out pictures, against the ground truth at each size and beside two bicubic enlargements."
+def first_stage_psnr(first:FirstStage, source, base:int=128, sizes=(128, 256, 512), limit:int|None=None)->dict:
+    """PSNR of held-out pictures by size: of the field, of its own `base` output enlarged, of the input enlarged.
+
+    A first stage in evaluation mode; `Drawings` or `Images`, `limit` of them or all; `base` is the input's side.
+    """
     rows = {s: [] for s in sizes}
     for i in range(min(limit or len(source), len(source))):
         x = source.view(i, base)[None]
