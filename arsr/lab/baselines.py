@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'sample_lanczos', 'Lanczos', 'interpolated', 'EDSR', 'LIIFConfig', 'LIIFRegression', 'Implicit',
-           'window_axis', 'level_sizes', 'IDMConfig', 'PixelLayers', 'PixelUNet', 'ImplicitDiffusion', 'common_noise',
-           'PixelSampler', 'SampledField', 'LowCrops', 'WindowPairs', 'regression_loss', 'pixel_loss', 'Baseline',
-           'find_baseline', 'save_baseline', 'load_baseline', 'train_baseline']
+           'window_axis', 'level_sizes', 'IDMConfig', 'PixelUNet', 'ImplicitDiffusion', 'common_noise', 'PixelSampler',
+           'SampledField', 'LowCrops', 'WindowPairs', 'regression_loss', 'pixel_loss', 'Baseline', 'find_baseline',
+           'save_baseline', 'load_baseline', 'train_baseline']
 
 # %% ../../nbs/lab/02_baselines.ipynb #1c3ede43
 import json
@@ -122,8 +122,8 @@ class IDMConfig:
     hidden: int = 64             # width of the functions that read its features
 
 # %% ../../nbs/lab/02_baselines.ipynb #bc3335e3
-class PixelLayers(nn.Module):
-    "What `PixelUNet` is made of, and its way from a level to the next finer one."
+class PixelUNet(nn.Module):
+    "A UNet over output pixels of any size: implicit functions on the way up, LR features read at every level."
     def __init__(self, cfg:IDMConfig):
         super().__init__()
         ch, chs, c_time = cfg.ch, [cfg.ch * m for m in cfg.mult], 4 * cfg.ch
@@ -146,9 +146,6 @@ class PixelLayers(nn.Module):
         rows, cols = (pixel_centres(n).to(x.device)[None] for n in size)
         return self.finer[k](own * x + (1 - own) * read, rows, cols)
 
-# %% ../../nbs/lab/02_baselines.ipynb #p1xe1une
-class PixelUNet(PixelLayers):
-    "A UNet over output pixels of any size: implicit functions on the way up, LR features read at every level."
     def forward(self, z_t:Tensor, t:Tensor, reads:list, scale:Tensor)->Tensor:
         # (n,3,H,W) noisy pictures, (n,) steps, LR features of each level, (n,2) log2 of the scales -> (n,3,H,W)
         emb, skips = self.time_embed(time_features(t, self.ch)), []
@@ -309,10 +306,7 @@ def save_baseline(name:str, net, out:Path, **meta):
     atomic_write(out/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
 
 def load_baseline(folder, device=None)->nn.Module: # what `train_baseline` left; the GPU if there is one
-    """A trained baseline in evaluation mode; its `meta` says how it was trained.
-
-    `ValueError` for a folder without one, a damaged file, or weights of another shape.
-    """
+    "A trained baseline, and how in its `meta`; `ValueError` for a folder without one, damage, another shape."
     folder = Path(folder)
     if not (folder/'config.json').is_file():
         raise ValueError(f"{folder} holds no baseline: train one with arsr baseline")
@@ -329,8 +323,7 @@ def load_baseline(folder, device=None)->nn.Module: # what `train_baseline` left;
 def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BASELINES, its folder, of `open_source`
     """Train a baseline as our own upscaler is: same pictures, sizes and task; from OUT/init.safetensors where that is.
 
-    A later call goes on in the folder. `budget`: `minutes`, `plan`, `steps` of `fit`, whose step, seconds and loss are
-    returned. `ValueError` for an unknown name, wrong numbers, or a folder of another model.
+    `budget` and what is returned are those of `fit`. `ValueError` for an unknown name, wrong numbers, another's folder.
     """
     kind, out = find_baseline(name), Path(out)
     preset = find_preset('emoji-upscale' if data == 'emoji' else 'photo-upscale')

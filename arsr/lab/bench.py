@@ -7,10 +7,10 @@ __all__ = ['REFINED', 'DEGRADATIONS', 'TABLES', 'TASKS', 'GROUPS', 'COUNTS', 'Be
            'methods', 'efforts', 'compare', 'compare_all', 'photographs', 'table_photos', 'table_drawings', 'table_web',
            'rendered', 'RealDrawings', 'embed_views', 'real_views', 'distances', 'generation_distance',
            'table_generation', 'table_consistency', 'table_diversity', 'with_denoiser', 'trained_stages',
-           'errors_by_noise', 'table_alignment', 'table_samplers', 'partial_denoise', 'encoded', 'table_recovery',
-           'seconds_and_bytes', 'interleaved', 'table_cost', 'table_distilled', 'literal', 'renderers',
-           'machine_limits', 'table_speed', 'whole_tasks', 'table_whole', 'fields_with_truth', 'table_fidelity',
-           'table_compute', 'find_table', 'kept', 'run_table', 'open_bench', 'means', 'as_text']
+           'table_samplers', 'table_compute', 'errors_by_noise', 'table_alignment', 'partial_denoise', 'encoded',
+           'table_recovery', 'seconds_and_bytes', 'interleaved', 'table_cost', 'table_distilled', 'literal',
+           'renderers', 'machine_limits', 'table_speed', 'table_whole', 'fields_with_truth', 'table_fidelity',
+           'find_table', 'open_bench', 'kept', 'run_table', 'means', 'as_text']
 
 # %% ../../nbs/lab/07_bench.ipynb #d6534187
 import json, statistics, tempfile, time
@@ -122,7 +122,6 @@ def compare(b:Bench, make, lr:Tensor, truth:Tensor)->dict: # lr -> field, (1,3,h
 def compare_all(b:Bench, makers:dict, lr:Tensor, truth:Tensor, **case): # yields a row for each method
     for m, make in makers.items(): yield dict(**case, method=m, **compare(b, make, lr[None], truth[None]))
 
-# %% ../../nbs/lab/07_bench.ipynb #7f5f6e1b
 def photographs(b:Bench)->dict: # name -> (3,h,w) in [0,1]
     "Pictures that no model was trained on: those of the scikit-image wheel, or yours."
     if b.data:
@@ -131,6 +130,7 @@ def photographs(b:Bench)->dict: # name -> (3,h,w) in [0,1]
     photos = evaluation_photos()
     return {k: x[:, 100:196, 100:196] for k, x in list(photos.items())[:2]} if b.quick else photos
 
+# %% ../../nbs/lab/07_bench.ipynb #7f5f6e1b
 def table_photos(b:Bench, makers=None, scales=None):
     "Photographs, shrunk and enlarged again."
     makers, scales = makers or methods(b, 'photo'), scales or b.pick((2, 3.3), (2, 3.3, 4, 6, 8, 12))
@@ -143,7 +143,6 @@ def table_drawings(b:Bench, makers=None, scales=None):
     for i, scale in product(range(b.pick(2, 40)), scales or b.pick((4,), (2, 4, 8, 16))):
         yield from compare_all(b, makers, held.small(i), held.view(i, 32 * scale), picture=i, scale=scale)
 
-# %% ../../nbs/lab/07_bench.ipynb #5f1ne0d2
 DEGRADATIONS: dict[str, dict] = {
     'clean': {}, 'JPEG, quality 75': dict(quality=75), 'JPEG, quality 40': dict(quality=40),
     'noise of .03': dict(noise=.03), 'blur of .7 px, then JPEG 60': dict(blur=.7, quality=60)}
@@ -249,6 +248,24 @@ def trained_stages(b:Bench, kind:str, task:str)->dict: # stage -> model
     paths = {stage: b.runs[kind]/f'{task}-{stage}.safetensors' for stage in names}
     return {stage: with_denoiser(getattr(b, kind), task, path) for stage, path in paths.items() if path.exists()}
 
+def table_samplers(b:Bench):
+    "Quality against network evaluations, and where they are spent."
+    def uniform(denoise, z, schedule, callback=None, generator=None):
+        steps = uniform_schedule(b.emoji.parts['generator'].alphas_cumprod, len(schedule.timesteps))
+        return sample_dpmpp_2m(denoise, z, steps, callback, generator)
+    samplers = {'dpmpp_2m': sample_dpmpp_2m, 'ddim': sample_ddim, 'dpmpp_2m, uniform': uniform}
+    for (name, sampler), steps in product(samplers.items(), b.pick((4,), (50, 20, 10, 6, 4))):
+        start = time.perf_counter()
+        figures = generation_distance(b, b.emoji, b.pick(20, 200), sampler=sampler, steps=steps)
+        yield dict(sampler=name, steps=steps, **figures, seconds=time.perf_counter() - start)
+
+def table_compute(b:Bench):
+    "Quality of the generator along its training."
+    paths = b.runs['emoji'].glob('generator-after-*') if 'emoji' in b.runs else ()
+    for steps, path in sorted((int(p.stem.split('-')[-1]), p) for p in paths):
+        pipe = with_denoiser(b.emoji, 'generator', path)
+        yield dict(steps=steps, **generation_distance(b, pipe, b.pick(20, 500)))
+
 # %% ../../nbs/lab/07_bench.ipynb #e802ee70
 def errors_by_noise(b:Bench, kind:str, task:str, pipes:dict): # kind, 'generator' or 'upscaler', stage -> model
     "Error of the single-step prediction at each noise level: held-out drawings, or pieces of the photographs."
@@ -276,18 +293,6 @@ def table_alignment(b:Bench):
         fill = dict(emoji=table_drawings, photo=table_photos)[kind]
         for r in fill(b, {stage: partial(enlarge, pipe=p) for stage, p in pipes.items()}, (4,)):
             yield which | dict(stage=r['method'], scale=4, picture=r['picture'], psnr=r['psnr'], pd=r['pd'])
-
-# %% ../../nbs/lab/07_bench.ipynb #ef05b4a6
-def table_samplers(b:Bench):
-    "Quality against network evaluations, and where they are spent."
-    def uniform(denoise, z, schedule, callback=None, generator=None):
-        steps = uniform_schedule(b.emoji.parts['generator'].alphas_cumprod, len(schedule.timesteps))
-        return sample_dpmpp_2m(denoise, z, steps, callback, generator)
-    samplers = {'dpmpp_2m': sample_dpmpp_2m, 'ddim': sample_ddim, 'dpmpp_2m, uniform': uniform}
-    for (name, sampler), steps in product(samplers.items(), b.pick((4,), (50, 20, 10, 6, 4))):
-        start = time.perf_counter()
-        figures = generation_distance(b, b.emoji, b.pick(20, 200), sampler=sampler, steps=steps)
-        yield dict(sampler=name, steps=steps, **figures, seconds=time.perf_counter() - start)
 
 # %% ../../nbs/lab/07_bench.ipynb #f2f8a095
 def partial_denoise(b:Bench, z:Tensor, classes:Tensor, level:int)->Tensor: # (n,c,h,w) latents, (n,) -> (n,c,h,w)
@@ -410,12 +415,12 @@ def table_speed(b:Bench):
             yield dict(method=name, size=size, **r, speedup=speedup, gmacs=gmacs, runs=b.pick(1, 3))
 
 # %% ../../nbs/lab/07_bench.ipynb #2983c184
-def whole_tasks(b:Bench)->tuple: # two times (task, method) -> job
-    "Whole tasks with the shipped models, from the input to the pixels; and two that take minutes, for their memory."
+def table_whole(b:Bench):
+    "Seconds and memory of whole tasks with the shipped models, from the input to the pixels; the long ones once."
     photo, cut, side = next(iter(photographs(b).values())), b.pick(32, 256), b.pick(64, 512)
     huge, large = b.pick(300, 20_000), b.pick(48, 1500)
     small, much = photo[:, :cut, :cut], resize(photo, (large, large)).clamp(0, 1)
-    def new(n=1): return b.emoji.generate(n, seed=b.seed)
+    def new(n): return b.emoji.generate(n, seed=b.seed)
     def enlarged(x): return b.photo.upscale(x, seed=b.seed)
     def render(make, what, how, **size): return make(what).render(renderer=how, **size)
     def save(make, what, name, **size):
@@ -425,15 +430,11 @@ def whole_tasks(b:Bench)->tuple: # two times (task, method) -> job
         for n, s in ((1, side), (16, side), (1, 8 * side)):
             jobs[f'{n} from noise, {s} px', how] = partial(render, new, n, how, size=s)
         jobs[f'photograph of {small.shape[-1]} px x4', how] = partial(render, enlarged, small, how, scale=4)
-    return jobs, {(f'TIFF of {huge:,} px', 'fast'): partial(save, new, 1, 'a.tif', size=huge),
-                  (f'photograph of {large:,} px x2', 'fast'): partial(save, enlarged, much, 'a.png', scale=2)}
-
-def table_whole(b:Bench):
-    "Seconds and memory of whole tasks with the shipped models, from the input to the pixels; the long ones once."
-    jobs, once = whole_tasks(b)
+    once = {f'TIFF of {huge:,} px': partial(save, new, 1, 'a.tif', size=huge),
+            f'photograph of {large:,} px x2': partial(save, enlarged, much, 'a.png', scale=2)}
     for (task, how), took in interleaved(jobs, b.pick(1, 2), b.device).items():
         yield dict(task=task, method=how, **took, runs=b.pick(1, 2))
-    for (task, how), job in once.items(): yield dict(task=task, method=how, **seconds_and_bytes(job, b.device), runs=1)
+    for task, job in once.items(): yield dict(task=task, method='fast', **seconds_and_bytes(job, b.device), runs=1)
 
 # %% ../../nbs/lab/07_bench.ipynb #93907ca5
 def fields_with_truth(b:Bench): # of task, picture, scale, field, ground truth (3,h,w) and pixels of a cell there
@@ -460,13 +461,6 @@ def table_fidelity(b:Bench):
             yield row
 
 # %% ../../nbs/lab/07_bench.ipynb #ab24d1b7
-def table_compute(b:Bench):
-    "Quality of the generator along its training."
-    paths = b.runs['emoji'].glob('generator-after-*') if 'emoji' in b.runs else ()
-    for steps, path in sorted((int(p.stem.split('-')[-1]), p) for p in paths):
-        pipe = with_denoiser(b.emoji, 'generator', path)
-        yield dict(steps=steps, **generation_distance(b, pipe, b.pick(20, 500)))
-
 TABLES = {name.removeprefix('table_'): f for name, f in list(globals().items()) if name.startswith('table_')}
 TASKS = dict(upscale=('photos', 'web', 'drawings', 'diversity'),
              generate=('generation', 'consistency', 'samplers', 'distilled', 'recovery'))
@@ -475,6 +469,18 @@ def find_table(name:str):
     "The function that fills a table; `ValueError` lists what there is."
     if name not in TABLES: raise ValueError(f"unknown table '{name}'; choose one of {', '.join(TABLES)}")
     return TABLES[name]
+
+def open_bench(baselines=None, runs=(), device:str|None=None, **how)->Bench: # folders; GPU if there; data, quick, seed
+    "The shipped models, baselines in folders like liif-emoji, folders of `arsr train`; `ValueError` if there is none."
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    folders = [p.parent for p in sorted(Path(baselines).glob('*/config.json'))] if baselines else []
+    if baselines and not folders: raise ValueError(f"no trained baseline in {baselines}: train one with arsr baseline")
+    for run in runs:
+        if not Path(run).is_dir(): raise ValueError(f"no such folder: {run}")
+    found = {folder.name.replace('-', ' '): load_baseline(folder, device) for folder in folders}
+    named = {read_config(Path(run), lambda config: config['meta']['name']): Path(run) for run in runs}
+    emoji, photo = (ARSR.from_pretrained(name, device) for name in ('emoji', 'photo'))
+    return Bench(emoji, photo, found, named, device=device, **how)
 
 # %% ../../nbs/lab/07_bench.ipynb #95956289
 def kept(rows:list, before:dict)->dict: # measured now, and an earlier result -> what the new one holds besides
@@ -501,22 +507,6 @@ def run_table(b:Bench, name:str, out:Path, keep:bool=False)->dict: # a folder ->
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, lambda part: part.write_text(json.dumps(result, indent=1)))
     return result
-
-# %% ../../nbs/lab/07_bench.ipynb #0b37440c
-def open_bench(baselines=None, runs=(), device:str|None=None, **how)->Bench: # folders; the GPU if there is one
-    """The shipped models, and what there is beside them: baselines in folders like liif-emoji, folders of `arsr train`.
-
-    `how` are data, quick and seed of `Bench`. `ValueError` for a folder without baselines or without a model.
-    """
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    folders = [p.parent for p in sorted(Path(baselines).glob('*/config.json'))] if baselines else []
-    if baselines and not folders: raise ValueError(f"no trained baseline in {baselines}: train one with arsr baseline")
-    for run in runs:
-        if not Path(run).is_dir(): raise ValueError(f"no such folder: {run}")
-    found = {folder.name.replace('-', ' '): load_baseline(folder, device) for folder in folders}
-    named = {read_config(Path(run), lambda config: config['meta']['name']): Path(run) for run in runs}
-    emoji, photo = (ARSR.from_pretrained(name, device) for name in ('emoji', 'photo'))
-    return Bench(emoji, photo, found, named, device=device, **how)
 
 # %% ../../nbs/lab/07_bench.ipynb #734682f5
 GROUPS = ('model', 'method', 'task', 'stage', 'alphas_cumprod', 'sampler', 'degradation', 'scale', 'steps',

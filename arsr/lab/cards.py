@@ -12,7 +12,7 @@ import json, platform, shutil, subprocess
 from datetime import date
 from math import isfinite
 from pathlib import Path
-import torch
+import torch, torch.nn.functional as F
 from PIL import Image
 import arsr
 from ..coords import resize
@@ -56,7 +56,6 @@ def compare_upscaled(pipe:ARSR, lr, truth)->dict: # (3,h,w) LR input, (3,H,W) gr
     ratios = {f'sharpness{name}': sharpness(x) / sharpness(truth) for name, x in outputs.items()}
     return {k: round(v.item(), 3) for k, v in (decibels | ratios).items()}
 
-# %% ../../nbs/lab/06_cards.ipynb #a2417e36
 def mean_row(rows:list)->dict: # of each figure
     return {k: round(sum(row[k] for row in rows) / len(rows), 3) for k in rows[0]}
 
@@ -113,18 +112,12 @@ def write_sheets(pipe:ARSR, folder:Path, side:int=112): # pixels of one picture
     sheet(resize(pairs, side * 3 // 4).clamp(0, 1), columns=16).save(folder/'nearest.png')
 
 # %% ../../nbs/lab/06_cards.ipynb #093b0c5e
-def _canvas(width:int, height:int, places)->Image.Image: # white, with pictures at their (left, top)
-    canvas = Image.new('RGB', (width, height), 'white')
-    for picture, left, top in places: canvas.paste(picture, (left, top))
-    return canvas
-
 def growing(field, sizes, gap:int=8)->Image.Image: # an `ImageField`, long sides in pixels, pixels between pictures
     "The first image of a field at several sizes on one base line, pixel for pixel."
-    places, left, height = [], 0, max(field.output_size(size=s)[0] for s in sizes)
-    for p in (field.to_pil(size=s) for s in sizes):
-        places.append((p, left, height - p.height))
-        left += p.width + gap
-    return _canvas(left - gap, height, places)
+    pictures = [field[0].render(size=s)[0] for s in sizes]
+    height = max(x.shape[-2] for x in pictures)
+    padded = [F.pad(x, (0, gap, height - x.shape[-2], 0), value=1.) for x in pictures]
+    return Image.fromarray(to_bytes(torch.cat(padded, -1)[..., :-gap]))
 
 def write_hero(emoji:ARSR, photo:ARSR, path):
     "Generated drawings above; below, the last but one of them and an enlarged photograph at several sizes."
@@ -134,8 +127,10 @@ def write_hero(emoji:ARSR, photo:ARSR, path):
     left = growing(emoji.generate(1, seed=7), (16, 32, 64, 128, 256))
     right = growing(photo.upscale(lr, seed=0), (lr.shape[-1], 240, 380))
     height = above.height + max(left.height, right.height) + 24
-    below = (left, 0, height - left.height), (right, above.width - right.width, height - right.height)
-    _canvas(above.width, height, [(above, 0, 0), *below]).save(path)
+    whole = Image.new('RGB', (above.width, height), 'white')
+    whole.paste(above, (0, 0))
+    for part, x in ((left, 0), (right, above.width - right.width)): whole.paste(part, (x, height - part.height))
+    whole.save(path)
 
 # %% ../../nbs/lab/06_cards.ipynb #c82d4b79
 def markdown_table(rows:dict)->str:
