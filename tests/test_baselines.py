@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 import arsr.lab.baselines, arsr.train
 from arsr.lab.baselines import (
-    BASELINES, IDMConfig, Implicit, ImplicitDiffusion, Lanczos, LIIFConfig, LIIFRegression, LowCrops, PixelLoss,
-    PixelSampler, RegressionLoss, SampledField, WindowPairs, common_noise, interpolated, level_sizes, load_baseline,
-    sample_lanczos, save_baseline, train_baseline, window_axis)
+    BASELINES, IDMConfig, Implicit, ImplicitDiffusion, Lanczos, LIIFConfig, LIIFRegression, LowCrops,
+    PixelSampler, SampledField, WindowPairs, common_noise, interpolated, level_sizes, load_baseline, pixel_loss,
+    regression_loss, sample_lanczos, save_baseline, train_baseline, window_axis)
 from arsr.coords import make_cell, make_coord, pixel_centres, resize, to_image, to_model
 from arsr.data import Renders, downsample
 from arsr.diffusion import sample_dpmpp_2m
@@ -142,7 +142,7 @@ def test_the_encoder_keeps_size_and_contrast():
 def test_regression_loss_is_the_mean_absolute_error(liif):
     batch = dict(lr=torch.rand(2, 3, 6, 6) * 2 - 1, coord=torch.rand(2, 9, 2) * 2 - 1, cell=torch.full((2, 9, 2), .05),
                  rgb=torch.randn(2, 9, 3))
-    assert_close(RegressionLoss()(liif, batch),
+    assert_close(regression_loss(liif, batch),
                  (liif(batch['lr'], batch['coord'], batch['cell']) - batch['rgb']).abs().mean())
 
 # implicit functions
@@ -234,19 +234,19 @@ def test_a_perfect_prediction_has_no_loss(idm):
     a = idm.alphas_cumprod[t][:, None, None, None]
     def perfect(z_t, *_): return a.sqrt() * eps - (1 - a).sqrt() * batch['hr']
     torch.manual_seed(5)
-    usual = PixelLoss()(idm, batch)
+    usual = pixel_loss(idm, batch)
     idm.unet.forward = perfect
     torch.manual_seed(5)
-    assert_close(PixelLoss()(idm, batch), torch.zeros(()), atol=1e-6, rtol=0)
+    assert_close(pixel_loss(idm, batch), torch.zeros(()), atol=1e-6, rtol=0)
     assert usual > .1
 
 @pytest.mark.parametrize('name', ['liif', 'idm'])
 def test_gradients_reach_everything(name, liif, idm):
     if name == 'liif':
-        loss = RegressionLoss()(liif, dict(lr=torch.randn(1, 3, 6, 6), coord=torch.rand(1, 20, 2) * 2 - 1,
+        loss = regression_loss(liif, dict(lr=torch.randn(1, 3, 6, 6), coord=torch.rand(1, 20, 2) * 2 - 1,
                                            cell=torch.full((1, 20, 2), .05), rgb=torch.randn(1, 20, 3)))
     else:
-        loss = PixelLoss()(idm, dict(lr=torch.randn(2, 3, 6, 6), hr=torch.randn(2, 3, 16, 16),
+        loss = pixel_loss(idm, dict(lr=torch.randn(2, 3, 6, 6), hr=torch.randn(2, 3, 16, 16),
                                      window=torch.tensor([[0., 0, .5, .25], [.5, .1, .9, .5]])))
     loss.backward()
     for k, p in (liif if name == 'liif' else idm).named_parameters():

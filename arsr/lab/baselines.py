@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BASELINES', 'sample_lanczos', 'Lanczos', 'interpolated', 'EDSR', 'LIIFConfig', 'LIIFRegression', 'Implicit',
-           'window_axis', 'level_sizes', 'IDMConfig', 'PixelLayers', 'PixelUNet', 'ImplicitDiffusion', 'common_noise',
-           'PixelSampler', 'SampledField', 'LowCrops', 'WindowPairs', 'RegressionLoss', 'PixelLoss', 'Baseline',
-           'find_baseline', 'save_baseline', 'load_baseline', 'train_baseline']
+           'window_axis', 'level_sizes', 'IDMConfig', 'PixelUNet', 'ImplicitDiffusion', 'common_noise', 'PixelSampler',
+           'SampledField', 'LowCrops', 'WindowPairs', 'regression_loss', 'pixel_loss', 'Baseline', 'find_baseline',
+           'save_baseline', 'load_baseline', 'train_baseline']
 
 # %% ../../nbs/lab/02_baselines.ipynb #1c3ede43
 import json
@@ -102,7 +102,6 @@ class Implicit(nn.Module):
         offset = torch.stack(torch.broadcast_tensors(y[:, :, None], x[:, None]), -1)
         return rearrange(self.out(F.silu(near + self.offset(offset))), 'n h w c -> n c h w')
 
-# %% ../../nbs/lab/02_baselines.ipynb #303f1589
 def window_axis(n:int, lo:Tensor, hi:Tensor)->Tensor: # pixels, (b,) starts and ends in [0,1] -> (b,n) in [-1,1]
     "`pixel_centres` for a batch of windows."
     return (lo + hi - 1)[:, None] + (hi - lo)[:, None] * pixel_centres(n).to(lo.device)
@@ -123,8 +122,8 @@ class IDMConfig:
     hidden: int = 64             # width of the functions that read its features
 
 # %% ../../nbs/lab/02_baselines.ipynb #bc3335e3
-class PixelLayers(nn.Module):
-    "What `PixelUNet` is made of, and its way from a level to the next finer one."
+class PixelUNet(nn.Module):
+    "A UNet over output pixels of any size: implicit functions on the way up, LR features read at every level."
     def __init__(self, cfg:IDMConfig):
         super().__init__()
         ch, chs, c_time = cfg.ch, [cfg.ch * m for m in cfg.mult], 4 * cfg.ch
@@ -147,9 +146,6 @@ class PixelLayers(nn.Module):
         rows, cols = (pixel_centres(n).to(x.device)[None] for n in size)
         return self.finer[k](own * x + (1 - own) * read, rows, cols)
 
-# %% ../../nbs/lab/02_baselines.ipynb #p1xe1une
-class PixelUNet(PixelLayers):
-    "A UNet over output pixels of any size: implicit functions on the way up, LR features read at every level."
     def forward(self, z_t:Tensor, t:Tensor, reads:list, scale:Tensor)->Tensor:
         # (n,3,H,W) noisy pictures, (n,) steps, LR features of each level, (n,2) log2 of the scales -> (n,3,H,W)
         emb, skips = self.time_embed(time_features(t, self.ch)), []
@@ -201,12 +197,7 @@ def _half_pixel(h:int, w:int)->Tensor:
     "What moves a spectrum's origin from the first pixel's centre to the picture's corner: a phase for every frequency."
     return torch.exp(-1j * torch.pi * (torch.fft.fftfreq(h)[:, None] + torch.fft.rfftfreq(w)))
 
-def common_noise(
-    seed:int, # which noise
-    size:tuple, # (h, w) in pixels
-    common:tuple, # (h, w) of the noise whose frequencies all sizes share
-    c:int=3, # channels
-)->Tensor: # (c,h,w) from N(0,I)
+def common_noise(seed:int, size:tuple, common:tuple, c:int=3)->Tensor: # (h, w), that of the shared noise -> (c,h,w)
     "White noise at any size; at two sizes a seed agrees in all frequencies that both of them and `common` have."
     def spectrum(h, w):
         noise = np.random.default_rng((seed, h, w)).standard_normal((c, h, w), dtype=np.float32)
@@ -252,7 +243,6 @@ class SampledField(ImageField):
 class LowCrops(RandomScaleCrops):
     "For regression: a crop shrunk to low resolution, and ground truth at random points of it at a random output size."
     def __init__(self, renders:Renders, factor:int=4, crop:int=64, queries:int=512, seed:int=0):
-        # how much smaller LR inputs are, side of a crop before it is shrunk, output pixels of each
         super().__init__(renders, crop, queries, seed)
         self.factor = factor
 
@@ -262,10 +252,9 @@ class LowCrops(RandomScaleCrops):
         if rng.integers(2): lr, coord = lr.flip(-1), coord * coord.new_tensor([1, -1])
         return item | dict(lr=lr, coord=coord)
 
-# %% ../../nbs/lab/02_baselines.ipynb #3ebd0414
 class WindowPairs(SeededDataset):
     "For image-space diffusion: an LR input, a window of the ground truth at a random output size, and where it lies."
-    def __init__(self, renders:Renders, factor:int=4, crop:int=64, seed:int=0): # crop: output pixels of a window's side
+    def __init__(self, renders:Renders, factor:int=4, crop:int=64, seed:int=0): # crop: pixels of a window's side
         super().__init__(seed)
         self.renders, self.factor, self.crop = renders, factor, crop
 
@@ -282,36 +271,27 @@ class WindowPairs(SeededDataset):
         return dict(lr=to_model(lr), hr=to_model(hr), window=window)
 
 # %% ../../nbs/lab/02_baselines.ipynb #99c3ec9d
-@dataclass(frozen=True)
-class RegressionLoss:
-    "L1 between predictions and ground truth at random queries."
-    def __call__(self, net:LIIFRegression, batch:dict)->Tensor:
-        return (net(batch['lr'], batch['coord'], batch['cell']).float() - batch['rgb']).abs().mean()
+def regression_loss(net:LIIFRegression, batch:dict)->Tensor: # L1 between predictions and ground truth
+    return (net(batch['lr'], batch['coord'], batch['cell']).float() - batch['rgb']).abs().mean()
 
-@dataclass(frozen=True)
-class PixelLoss:
-    "Squared error of the predicted v at a random step, on windows of output pixels."
-    def __call__(self, net:ImplicitDiffusion, batch:dict)->Tensor:
-        z = batch['hr']
-        t, eps = torch.randint(len(net.alphas_cumprod), (len(z),), device=z.device), torch.randn_like(z)
-        cond = net.condition(batch['lr'], z.shape[-2:], batch['window'])
-        v = net.unet(q_sample(z, t, eps, net.alphas_cumprod), t, *cond)
-        return F.mse_loss(v.float(), make_target('v', z, eps, *alpha_sigma(net.alphas_cumprod, t)))
+def pixel_loss(net:ImplicitDiffusion, batch:dict)->Tensor: # squared error of v at a random step
+    z = batch['hr']
+    t, eps = torch.randint(len(net.alphas_cumprod), (len(z),), device=z.device), torch.randn_like(z)
+    cond = net.condition(batch['lr'], z.shape[-2:], batch['window'])
+    v = net.unet(q_sample(z, t, eps, net.alphas_cumprod), t, *cond)
+    return F.mse_loss(v.float(), make_target('v', z, eps, *alpha_sigma(net.alphas_cumprod, t)))
 
-# %% ../../nbs/lab/02_baselines.ipynb #56487882
 @dataclass(frozen=True)
 class Baseline:
     "What is trained, on what, towards what, and how."
-    config: object
+    config: LIIFConfig|IDMConfig
     net: type
     data: type
-    loss: object
+    loss: Callable
     settings: Settings
 
-BASELINES = {
-    'liif': Baseline(LIIFConfig(), LIIFRegression, LowCrops, RegressionLoss(), Settings()),
-    'idm': Baseline(IDMConfig(), ImplicitDiffusion, WindowPairs, PixelLoss(), Settings(lr=6e-4)),
-}
+BASELINES = {'liif': Baseline(LIIFConfig(), LIIFRegression, LowCrops, regression_loss, Settings()),
+             'idm': Baseline(IDMConfig(), ImplicitDiffusion, WindowPairs, pixel_loss, Settings(lr=6e-4))}
 
 def find_baseline(name:str)->Baseline:
     "A trained baseline by name; `ValueError` lists what there is."
@@ -326,10 +306,7 @@ def save_baseline(name:str, net, out:Path, **meta):
     atomic_write(out/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
 
 def load_baseline(folder, device=None)->nn.Module: # what `train_baseline` left; the GPU if there is one
-    """A trained baseline in evaluation mode; its `meta` says how it was trained.
-
-    `ValueError` for a folder without one, a damaged file, or weights of another shape.
-    """
+    "A trained baseline, and how in its `meta`; `ValueError` for a folder without one, damage, another shape."
     folder = Path(folder)
     if not (folder/'config.json').is_file():
         raise ValueError(f"{folder} holds no baseline: train one with arsr baseline")
@@ -343,15 +320,10 @@ def load_baseline(folder, device=None)->nn.Module: # what `train_baseline` left;
     return net.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval().requires_grad_(False)
 
 # %% ../../nbs/lab/02_baselines.ipynb #b188fa73
-def train_baseline(
-    name:str, # 'liif' or 'idm'
-    out, # folder of this baseline; a later call goes on there
-    data:str='emoji', # what `open_source` opens
-    **budget, # `minutes`, `plan`, `steps` of `fit`
-)->dict: # step, seconds, loss
+def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BASELINES, its folder, of `open_source`
     """Train a baseline as our own upscaler is: same pictures, sizes and task; from OUT/init.safetensors where that is.
 
-    `ValueError` for an unknown name, wrong numbers, or a folder of another model.
+    `budget` and what is returned are those of `fit`. `ValueError` for an unknown name, wrong numbers, another's folder.
     """
     kind, out = find_baseline(name), Path(out)
     preset = find_preset('emoji-upscale' if data == 'emoji' else 'photo-upscale')

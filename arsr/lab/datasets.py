@@ -17,15 +17,13 @@ from ..data import atomic_write, _open_image, drawing_group, progress
 # %% ../../nbs/lab/03_datasets.ipynb #145f5cb5
 RULES = [  # category of the few drawings that the icon set files under none, by a word in their name
     ('Flags', ('flag',)), ('Smileys & Emotion', ('face',)), ('Objects', ('magnifying', )),
-    ('People & Body', ('man', 'tone1', 'tone2', 'tone3', 'tone4', 'tone5', 'bald', 'haired', 'skin-tone')),
-]
+    ('People & Body', ('man', 'tone1', 'tone2', 'tone3', 'tone4', 'tone5', 'bald', 'haired', 'skin-tone'))]
 
 def category_of(name:str, known:dict)->str: # name of a drawing; name -> category, as the icon set has it
     "One of nine: the icon set's; for a variant, that of its group; by a word in the name; else a symbol."
     found = known.get(name) or known.get(drawing_group(name))
     return found or next((c for c, words in RULES if any(w in name for w in words)), 'Symbols')
 
-# %% ../../nbs/lab/03_datasets.ipynb #205497c9
 def plain(code:str)->str: # '2764-FE0F' -> '2764'
     "Code points in small letters, without the selector that only asks for colour."
     return '-'.join(p for p in code.lower().split('-') if p != 'fe0f')
@@ -39,13 +37,8 @@ def subgroups(emoji:list)->dict: # what emoji.json of `emoji-datasource` holds -
                 if code: found[plain(code)] = e['subcategory']
     return found
 
-def kinds_of(
-    categories:dict, # name of every drawing -> category
-    characters:dict, # code points -> name, as the icon set has them
-    groups:dict, # code points -> subgroup
-    least:int=8, # groups a class must have
-)->dict: # name -> 'category / subgroup'
-    "A finer label for every drawing."
+def kinds_of(categories:dict, characters:dict, groups:dict, least:int=8)->dict: # name: category; code: name; subgroup
+    "`CATEGORY / SUBGROUP` of every drawing, where at least so many groups have it, or `CATEGORY / other`."
     known = {drawing_group(name): groups[plain(code)] for code, name in characters.items() if plain(code) in groups}
     kind = {n: f"{c} / {known.get(drawing_group(n), 'other')}" for n, c in categories.items()}
     size = Counter(k for k, _ in {(k, drawing_group(n)) for n, k in kind.items()})
@@ -102,20 +95,12 @@ def random_crop(im:Image.Image, side:int, rng)->Image.Image:
     left, top = (int(rng.integers(0, s - side + 1)) for s in im.size)
     return im.crop((left, top, left + side, top + side))
 
-# %% ../../nbs/lab/03_datasets.ipynb #784fa28d
-_PACKAGES = 'plasma-workspace-wallpapers mate-backgrounds lomiri-wallpapers-16.04 supertuxkart-data'
-
-def pack_photos(
-    out:Path, # the zip to write
-    side:int=192, # pixels of a crop
-    per_photo:int=60, # crops from a photograph
-    per_texture:int=6, # crops from a texture
-    seed:int=0,
-)->int: # number of crops
+def pack_photos(out:Path, side:int=192, per_photo:int=60, per_texture:int=6, seed:int=0)->int: # zip -> number of crops
     "Random crops of every photograph and texture as high-quality JPEG in one zip; `NAME@K.jpg` is crop K of NAME."
     rng = np.random.default_rng(seed)
     jobs = [(p, per_photo) for p in photographs()] + [(p, per_texture) for p in textures()]
-    if not jobs: raise ValueError(f"none of the packages is installed: apt-get install {_PACKAGES}")
+    packages = 'plasma-workspace-wallpapers mate-backgrounds lomiri-wallpapers-16.04 supertuxkart-data'
+    if not jobs: raise ValueError(f"none of the packages is installed: apt-get install {packages}")
     def add(z, path, count):
         im = _open_image(path)
         for k in range(count if min(im.size) >= side else 0):
