@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PHOTOS', 'TITLES', 'DATA', 'DistinctDrawings', 'evaluation_photos', 'compare_upscaled', 'mean_row', 'measure_photos',
-           'measure_drawings', 'first_stage_figures', 'commit', 'measure', 'sheet', 'write_sheets', 'growing',
-           'write_hero', 'markdown_table', 'card', 'write_card', 'ship']
+           'measure_drawings', 'named_row', 'first_stage_figures', 'portrait_figures', 'generation_figures', 'commit',
+           'measure', 'sheet', 'write_sheets', 'growing', 'approaching', 'write_hero', 'markdown_table', 'card',
+           'write_card', 'ship']
 
 # %% ../../nbs/lab/06_cards.ipynb #73a0282e
 import json, platform, shutil, subprocess
@@ -18,8 +19,9 @@ import arsr
 from ..coords import resize
 from ..data import Drawings, atomic_write, downsample, load_image
 from ..field import sample_bicubic, to_bytes
-from .metrics import first_stage_psnr, nearest, psnr, sharpness
+from .metrics import efflite, first_stage_psnr, interval, nearest, psnr, sharpness
 from ..pipeline import ARSR, PARTS
+from ..portraits import Portraits, portrait_families
 
 # %% ../../nbs/lab/06_cards.ipynb #97657764
 class DistinctDrawings:
@@ -70,11 +72,34 @@ def measure_drawings(pipe:ARSR, scale:int=4)->dict:
     rows = [compare_upscaled(pipe, held.small(i), held.view(i, 32 * scale)) for i in range(40)]
     return {'mean': mean_row(rows), 'drawings': len(rows)}
 
-def first_stage_figures(pipe:ARSR)->dict: # size -> PSNR of the field, of its own 128 px enlarged, of the input enlarged
-    "The first stage on held-out drawings at 128 px; not of equal pictures, which have no finite figure."
+# %% ../../nbs/lab/06_cards.ipynb #8f69cc21
+def named_row(row)->dict: # of `first_stage_psnr`; without equal pictures, which have no finite figure
+    "PSNR in dB of the field, and of two bicubic enlargements."
     heads = ('field', 'bicubic of own 128 px', 'bicubic of input')
-    def named(row): return {head: round(v, 2) for head, v in zip(heads, row) if isfinite(v)}
-    return {size: named(row) for size, row in first_stage_psnr(pipe.parts['first'], DistinctDrawings()).items()}
+    return {head: round(v, 2) for head, v in zip(heads, row) if isfinite(v)}
+
+def first_stage_figures(pipe:ARSR)->dict: # size -> a row of figures
+    "The first stage on held-out drawings at 128 px."
+    rows = first_stage_psnr(pipe.parts['first'], DistinctDrawings())
+    return {size: named_row(row) for size, row in rows.items()}
+
+def portrait_figures(pipe:ARSR, each:int=16)->dict: # family and size -> a row of figures
+    "The first stage on held-out portraits of every family at 128 px."
+    rows = {}
+    for family in portrait_families():
+        held = Portraits('valid', family)
+        found = first_stage_psnr(pipe.parts['first'], held, sizes=(128, 512, 1024), limit=each)
+        rows |= {f'{family}, {size} px': named_row(row) for size, row in found.items()}
+    return rows
+
+def generation_figures(pipe:ARSR, n:int=500)->dict: # pair of sets -> fd, se, n
+    "FD-EffLite2 at 128 px of new portraits and held-out ones, and of two sets of held-out ones."
+    net, held = efflite(version=2), Portraits('valid', seed=1)
+    real, others = (net.embed(held.view(k, 128) for k in range(start, start + n)) for start in (0, n))
+    new = torch.cat([net.embed(pipe.generate(50, seed=s).render(size=128)) for s in range(0, n, 50)])
+    pairs = {'new, held-out': (new, real), 'held-out, held-out': (others, real)}
+    found = {name: interval(*pair) for name, pair in pairs.items()}
+    return {name: {k: round(row[k], 1) for k in ('fd', 'se', 'n')} for name, row in found.items()}
 
 # %% ../../nbs/lab/06_cards.ipynb #a37c458d
 def commit()->str:
@@ -88,6 +113,9 @@ def measure(pipe:ARSR)->dict:
     out = {'measured': str(date.today()), 'torch': torch.__version__, 'machine': platform.machine(),
            'threads': torch.get_num_threads(), 'commit': commit(), 'seed': 0}
     if pipe.meta['name'] == 'photo': return out | {'photographs x4': measure_photos(pipe)}
+    if pipe.meta['name'] == 'portraits':
+        return out | {'first stage, held-out portraits, PSNR': portrait_figures(pipe),
+                      'generation, FD-EffLite2 at 128 px': generation_figures(pipe)}
     out['first stage, held-out drawings'] = first_stage_figures(pipe)
     if pipe.upscaler: out |= {f'held-out drawings x{s}': measure_drawings(pipe, s) for s in (4, 16)}
     return out
@@ -119,17 +147,19 @@ def growing(field, sizes, gap:int=8)->Image.Image: # an `ImageField`, long sides
     padded = [F.pad(x, (0, gap, height - x.shape[-2], 0), value=1.) for x in pictures]
     return Image.fromarray(to_bytes(torch.cat(padded, -1)[..., :-gap]))
 
-def write_hero(emoji:ARSR, photo:ARSR, path):
-    "Generated drawings above; below, the last but one of them and an enlarged photograph at several sizes."
-    drawings = torch.cat([emoji.generate(1, seed=s).render(size=152) for s in range(9)])
-    lr = downsample(evaluation_photos()['chelsea'], 4)
-    above = sheet(drawings, columns=9)
-    left = growing(emoji.generate(1, seed=7), (16, 32, 64, 128, 256))
-    right = growing(photo.upscale(lr, seed=0), (lr.shape[-1], 240, 380))
-    height = above.height + max(left.height, right.height) + 24
-    whole = Image.new('RGB', (above.width, height), 'white')
+def approaching(field, spans, side:int=256)->torch.Tensor: # shares of the height -> (k,3,side,side)
+    "Windows around the eyes of the first image, each rendered for exactly its pixels."
+    boxes = [(.45 * (1 - s), .5 - s / 2, .45 + .55 * s, .5 + s / 2) for s in spans]
+    return torch.cat([field[0].render(size=side, window=box) for box in boxes])
+
+def write_hero(pipe:ARSR, path, seed:int=3): # which of the nine is looked at closely
+    "Nine new portraits above; below, one of them at several sizes, and from nearer and nearer."
+    above = sheet(torch.cat([pipe.generate(1, seed=s).render(size=152) for s in range(9)]), columns=9)
+    field = pipe.generate(1, seed=seed)
+    left, right = growing(field, (16, 32, 64, 128, 256)), sheet(approaching(field, (1., .3, .1)), columns=3)
+    whole = Image.new('RGB', (above.width, above.height + 280), 'white')
     whole.paste(above, (0, 0))
-    for part, x in ((left, 0), (right, above.width - right.width)): whole.paste(part, (x, height - part.height))
+    for part, x in ((left, 0), (right, above.width - right.width)): whole.paste(part, (x, above.height + 24))
     whole.save(path)
 
 # %% ../../nbs/lab/06_cards.ipynb #c82d4b79
@@ -140,8 +170,12 @@ def markdown_table(rows:dict)->str:
     for name, row in rows.items(): lines.append([name, *(row.get(h, '') for h in heads)])
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
-TITLES = {'emoji': 'Drawings: generation and super-resolution', 'photo': 'Photographs: super-resolution'}
+TITLES = {'portraits': 'Portraits: generation', 'emoji': 'Drawings: generation and super-resolution',
+          'photo': 'Photographs: super-resolution'}
 DATA = {
+    'portraits': 'Portraits composed of the parts of four families of DiceBear 9.4.3, each CC BY 4.0: ToonHead by '
+                 'Johan Melin, Avatar Illustration System by Micah Lanier, Adventurer by Lisa Wischofsky, Personas by '
+                 'Draftbit; less 5% of the combinations of parts, and two pairs of parts a family, held out.',
     'emoji': 'The 3,819 vector drawings of Noto Emoji (Google, Apache-2.0), less 5% held out by group.',
     'photo': 'Random crops of photographs and photographic textures from the Debian packages '
              '`plasma-workspace-wallpapers`, `mate-backgrounds`, `lomiri-wallpapers-16.04` and `supertuxkart-data` '
