@@ -147,16 +147,17 @@ def growing(field, sizes, gap:int=8)->Image.Image: # an `ImageField`, long sides
     padded = [F.pad(x, (0, gap, height - x.shape[-2], 0), value=1.) for x in pictures]
     return Image.fromarray(to_bytes(torch.cat(padded, -1)[..., :-gap]))
 
-def approaching(field, spans, side:int=256)->torch.Tensor: # shares of the height -> (k,3,side,side)
-    "Windows around the eyes of the first image, each rendered for exactly its pixels."
-    boxes = [(.45 * (1 - s), .5 - s / 2, .45 + .55 * s, .5 + s / 2) for s in spans]
+def approaching(field, centre:tuple, spans, side:int=256)->torch.Tensor: # (k,3,side,side)
+    "Windows of the first image around a point, in [0,1], each rendered for exactly its pixels."
+    corners = [[min(max(c - span / 2, 0), 1 - span) for c in centre] for span in spans]
+    boxes = [(top, left, top + span, left + span) for (top, left), span in zip(corners, spans)]
     return torch.cat([field[0].render(size=side, window=box) for box in boxes])
 
-def write_hero(pipe:ARSR, path, seed:int=3): # which of the nine is looked at closely
+def write_hero(pipe:ARSR, path, seed:int=3, eye:tuple=(.53, .6)): # which of the nine is looked at closely, and where
     "Nine new portraits above; below, one of them at several sizes, and from nearer and nearer."
     above = sheet(torch.cat([pipe.generate(1, seed=s).render(size=152) for s in range(9)]), columns=9)
     field = pipe.generate(1, seed=seed)
-    left, right = growing(field, (16, 32, 64, 128, 256)), sheet(approaching(field, (1., .3, .1)), columns=3)
+    left, right = growing(field, (16, 32, 64, 128, 256)), sheet(approaching(field, eye, (1., .3, .08)), columns=3)
     whole = Image.new('RGB', (above.width, above.height + 280), 'white')
     whole.paste(above, (0, 0))
     for part, x in ((left, 0), (right, above.width - right.width)): whole.paste(part, (x, above.height + 24))
