@@ -72,7 +72,7 @@ def load_if_exists(module:nn.Module, path:Path)->nn.Module: # `module`
 WEIGHTS = Path(str(resources.files('arsr')))/'weights'
 
 def find_weights(name, **hub)->Path: # a name, and options of the hub's client -> folder with config.json and weights
-    "The folder that a name means: shipped weights ('emoji', 'photo'), a folder, or a hub id 'owner/name'."
+    "The folder that a name means: weights that ship, a folder, or a hub id 'owner/name'."
     for folder in (WEIGHTS/str(name), Path(name)):
         if (folder/'config.json').is_file(): return folder
     if str(name).count('/') == 1 and not Path(name).exists(): return _snapshot(str(name), **hub)
@@ -254,7 +254,7 @@ class ARSR(nn.Module, ModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, # type: ignore[override]
-        name='emoji', # 'emoji' or 'photo', a folder, or a hub id 'owner/name'
+        name='emoji', # 'portraits', 'emoji', 'photo', a folder, or a hub id 'owner/name'
         device=None, dtype:torch.dtype|None=None, # 'cpu', 'cuda', 'mps', ... (None: a GPU if there is one); float32
         revision:str|None=None, cache_dir=None, token=None, local_files_only:bool=False, # of the hub's client
     )->'ARSR': # frozen

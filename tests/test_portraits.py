@@ -1,8 +1,11 @@
-import hashlib, itertools
+import hashlib, itertools, json
+from pathlib import Path
 import pytest, torch
 from hypothesis import given, strategies as st
 from torch.testing import assert_close
+from arsr import ARSR
 from arsr.data import held_out
+from arsr.pipeline import WEIGHTS
 from arsr.portraits import (NONE, PAIRS, Portraits, attribute_options, check_attributes, combination, draw_parts,
                             has_pair, insert_parts, matches, meeting_share, part_choices, portrait_families,
                             render_portrait)
@@ -123,3 +126,22 @@ def test_refusals_are_one_line(refuses):
     with refuses('unknown family'): attribute_options('anybody')
     wanted = {'hair': 'fonze', 'background': 'ffffff'}
     assert check_attributes('micah', wanted) == wanted
+
+# the weights that ship
+
+def test_the_weights_generate_each_family(refuses):
+    pipe = ARSR.from_pretrained('portraits', 'cpu')
+    assert pipe.meta['categories'] == FAMILIES
+    pictures = [pipe.generate(1, seed=3, steps=2, category=family).render(size=32) for family in FAMILIES]
+    assert all(x.shape == (1, 3, 32, 32) for x in pictures) and not torch.equal(pictures[0], pictures[1])
+    with refuses('kitten', *FAMILIES): pipe.generate(category='kitten')
+
+def test_the_home_page_says_what_the_card_says():
+    results = json.loads((WEIGHTS/'portraits'/'results.json').read_text())
+    home = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
+    found = results['generation, FD-EffLite2 at 128 px']
+    assert f"FD-EffLite2 {found['new, held-out']['fd']:.0f} (n = {found['new, held-out']['n']}" in home
+    assert f"have {found['held-out, held-out']['fd']:.0f}." in home
+    rows = results['first stage, held-out portraits, PSNR']
+    mean = sum(rows[f'{family}, 128 px']['field'] for family in FAMILIES) / len(FAMILIES)
+    assert f'reaches {mean:.1f} dB at 128 px' in home

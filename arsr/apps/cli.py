@@ -163,7 +163,8 @@ def _command(commands, name, run, example):
 # %% ../../nbs/apps/01_cli.ipynb #43838bf1
 def _add_common(p, weights, steps):
     "Options that the two commands share."
-    p.add_argument('--weights', default=weights, help=f"'emoji', 'photo', a folder or a hub id (default: {weights})")
+    p.add_argument('--weights', default=weights,
+                   help=f"'portraits', 'emoji', 'photo', a folder or a hub id (default: {weights})")
     p.add_argument('--seed', type=int, default=0, help='which of the possible predictions (default: 0)')
     p.add_argument('--steps', type=int, help=f'network evaluations (default: that of the weights, {steps})')
     p.add_argument('--renderer', choices=('auto', 'exact', 'fast'), default='auto', help='exact: LIIF; fast: distilled '
