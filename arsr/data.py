@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'PUBLIC', 'load_image', 'view', 'render_svg', 'drawing_group', 'held_out', 'in_split', 'Drawings',
            'GroupSampler', 'Images', 'square_view', 'public_set', 'hub_images', 'open_source', 'downsample',
-           'random_window', 'random_queries', 'atomic_write', 'progress', 'Renders', 'SeededDataset',
+           'random_window', 'random_queries', 'atomic_write', 'in_notebook', 'progress', 'Renders', 'SeededDataset',
            'RandomScaleCrops']
 
 # %% ../nbs/01_data.ipynb #769b5d6c
@@ -239,10 +239,14 @@ def atomic_write(path, write)->Path: # `write` is called with the name of a file
     return path
 
 # %% ../nbs/01_data.ipynb #384a506e
+def in_notebook()->bool:
+    "Does a Jupyter kernel run this? IPython is asked only if it is there already."
+    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
+    return hasattr(shell, 'kernel')
+
 def progress(items, what:str='', delay:float=1.): # of known length; what is being done; seconds before a bar appears
     "The items one by one, with a bar for whoever watches: in a notebook or in a terminal, and not in a log."
-    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    visible, start, bar, done = hasattr(shell, 'kernel') or sys.stderr.isatty(), time.monotonic(), None, 0
+    visible, start, bar, done = in_notebook() or sys.stderr.isatty(), time.monotonic(), None, 0
     try:
         for done, item in enumerate(items, 1):
             yield item

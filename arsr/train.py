@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['cpuinfo', 'hardware', 'precision', 'machine', 'autocast_dtype', 'fast_arithmetic', 'EMA', 'learning_rate', 'Budget',
            'save_checkpoint', 'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'peak_rate',
-           'FlopCounter', 'count_flops', 'Report', 'in_notebook', 'NotebookReport', 'accelerator', 'Objective',
-           'shared_clock', 'optimizer', 'batches', 'take_step', 'fit']
+           'FlopCounter', 'count_flops', 'Report', 'NotebookReport', 'accelerator', 'Objective', 'shared_clock',
+           'optimizer', 'batches', 'take_step', 'fit']
 
 # %% ../nbs/08_train.ipynb #ed95f627
 import json, math, os, platform, re, sys, time, timeit
@@ -21,7 +21,7 @@ from torch import nn, Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from .coords import FULL, resize, to_model
-from .data import Renders, SeededDataset, atomic_write, downsample, progress, random_queries
+from .data import Renders, SeededDataset, atomic_write, downsample, in_notebook, progress, random_queries
 from .field import FirstStage
 
 # %% ../nbs/08_train.ipynb #68cd84b9
@@ -236,10 +236,6 @@ class Report:
     def close(self, state:dict, progress:float): self.flush(state, progress)
 
 # %% ../nbs/08_train.ipynb #becf531e
-def in_notebook()->bool:
-    shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
-    return hasattr(shell, 'kernel')
-
 class NotebookReport(Report):
     "A bar with the line, and a live plot of the loss; both move every two seconds, and more often at first."
     def __init__(self, *args):

@@ -47,6 +47,16 @@ def refuses():
         for word in words: assert word in message
     return check
 
+def descend(opt, loss, steps:int)->list: # of so many steps; `loss` is called without arguments
+    "The losses on the way down."
+    losses = []
+    for _ in range(steps):
+        losses.append(loss())
+        opt.zero_grad()
+        losses[-1].backward()
+        opt.step()
+    return [x.item() for x in losses]
+
 @st.composite
 def crops(draw, side=48):
     "Size of a picture, pixel borders of a crop of it (top, left, bottom, right), and the same borders as a window."

@@ -1,5 +1,6 @@
 import pytest, torch
 from torch.testing import assert_close
+from conftest import descend
 from arsr.alignment import AlignmentLoss, freeze, image_error
 from arsr.coords import make_cell, make_coord
 from arsr.diffusion import alpha_sigma, q_sample, to_eps
@@ -78,13 +79,7 @@ def test_every_batch_may_have_its_own_output_size(make_denoiser, first):
         def query(f): return f(size).expand(2, -1, -1)
         with torch.no_grad(): rgb = first.liif(first.decoder(z), query(make_coord), query(make_cell))
         return dict(z=z, coord=query(make_coord), cell=query(make_cell), rgb=rgb)
-    losses = []
-    for _ in range(40):
-        loss = AlignmentLoss(first, w_max=1.)(denoiser, batch())
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        losses.append(loss.item())
+    losses = descend(opt, lambda: AlignmentLoss(first, w_max=1.)(denoiser, batch()), 40)
     assert sum(losses[-10:]) < .8 * sum(losses[:10])
 
 def test_labels_and_conditions_are_passed_on(make_denoiser, first):

@@ -5,6 +5,7 @@ import arsr.lab.cards
 import arsr.train
 from PIL import Image
 from torch.testing import assert_close
+from conftest import descend
 from arsr.apps.cli import main
 from arsr.beyond.distilling import (
     LoRAConfig, LoRAStudent, StudentLoss, Trajectories, alphas_sigmas, ddim_coefficients, trajectory)
@@ -108,15 +109,10 @@ def test_the_loss_sees_what_the_sampler_will_use(teacher, trajectories):
     assert loss(student, first_items(Trajectories(trajectories, other), 12)) > 1e-3
 
 def test_only_the_change_learns(teacher, trajectories):
-    student, loss_of, losses = LoRAStudent(LoRAConfig(teacher.cfg, rank=4)), StudentLoss(teacher), []
+    student, loss_of = LoRAStudent(LoRAConfig(teacher.cfg, rank=4)), StudentLoss(teacher)
     batch = first_items(Trajectories(trajectories, torch.arange(6) % 3), 24)
     opt = torch.optim.Adam(student.parameters(), 1e-2)
-    for _ in range(30):
-        loss = loss_of(student, batch)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        losses.append(loss.item())
+    losses = descend(opt, lambda: loss_of(student, batch), 30)
     assert losses[-1] < .7 * losses[0] and all(p.grad is None for p in teacher.parameters())
 
 # in use

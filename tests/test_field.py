@@ -7,7 +7,7 @@ from arsr.coords import make_cell, make_coord, resize
 from arsr.field import (WRITERS, Bicubic, FirstStage, FirstStageConfig, FirstStageLoss, ImageField, encode_field,
                         output_size, register_writer, sample_bicubic, to_multiple, write_pillow)
 from arsr.liif import LIIF
-from conftest import crops
+from conftest import crops, descend
 
 def make_first(latent, **kwargs):
     return FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=4, latent=latent, hidden=(16,), **kwargs))
@@ -184,13 +184,7 @@ def test_a_small_first_stage_learns_a_picture():
     batch = dict(image=x * 2 - 1, coord=query(make_coord), cell=query(make_cell),
                  rgb=(x * 2 - 1).flatten(2).transpose(1, 2))
     opt = torch.optim.Adam(first.parameters(), 3e-3)
-    criterion, losses = FirstStageLoss(), []
-    for _ in range(60):
-        loss = criterion(first, batch)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        losses.append(loss.item())
+    losses = descend(opt, lambda: FirstStageLoss()(first, batch), 60)
     assert losses[-1] < losses[0] / 3
     assert (encode_field(first.eval(), x).render() - x).abs().mean() < .1
 

@@ -5,6 +5,7 @@ import pytest, torch
 import arsr.train
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from conftest import descend
 from arsr.coords import make_cell, make_coord, resize, to_model
 from arsr.data import Renders, downsample
 from arsr.field import FirstStage, FirstStageConfig, sample_bicubic
@@ -94,12 +95,7 @@ def test_it_learns_what_interpolation_lacks(first, drawings):
     refiner, sharp = refiner_from(first).requires_grad_(True), torch.stack([drawings.view(i, 32) for i in (3, 400)])
     batch = dict(zip(('coord', 'cell'), queries((32, 32))), z=torch.randn(2, 4, 8, 8), cond=torch.randn(2, 4, 8, 8))
     batch |= dict(lr=to_model(downsample(sharp, 4)), rgb=to_model(sharp).flatten(2).transpose(1, 2))
-    opt, losses = torch.optim.Adam(refiner.parameters(), 3e-3), []
-    for _ in range(60):
-        losses.append(RefiningLoss()(refiner, batch))
-        opt.zero_grad()
-        losses[-1].backward()
-        opt.step()
+    losses = descend(torch.optim.Adam(refiner.parameters(), 3e-3), lambda: RefiningLoss()(refiner, batch), 60)
     assert losses[-1] < .9 * losses[0]
 
 def test_the_loss_is_of_pixels_of_patches_and_of_the_periodic_artefact(first, monkeypatch):

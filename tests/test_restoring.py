@@ -4,6 +4,7 @@ from hypothesis import given, strategies as st
 from kornia.filters import gaussian_blur2d
 from PIL import Image
 from torch.testing import assert_close
+from conftest import descend
 from arsr.apps.cli import main
 from arsr.data import Renders, load_image
 from arsr.lab.metrics import psnr
@@ -81,18 +82,12 @@ def test_it_does_the_same_everywhere():
     assert_close(net(x)[..., 14:26, 14:26], net(x[..., 4:36, 4:36])[..., 10:22, 10:22])
     assert (net(x) - x).abs().max() > .01
 
-def descend(opt, net, batch, steps):
-    for _ in range(steps):
-        opt.zero_grad()
-        RestoringLoss()(net, batch).backward()
-        opt.step()
-
 def test_it_learns():
     torch.manual_seed(0)
     net, clean = Restorer(RestorerConfig(ch=16, depth=2)), torch.stack([smooth(32, 32).roll(k, 0) for k in range(3)])
     batch = dict(clean=clean, degraded=noisy(clean, .05))
     before, opt = RestoringLoss()(net, batch).item(), torch.optim.Adam(net.parameters(), 3e-3)
-    descend(opt, net, batch, 40)
+    descend(opt, lambda: RestoringLoss()(net, batch), 40)
     assert RestoringLoss()(net, batch) < .7 * before
 
 def test_it_learns_which_pictures_need_it():
@@ -103,7 +98,7 @@ def test_it_learns_which_pictures_need_it():
     net.forward = lambda x: gaussian_blur2d(x, (5, 5), (1., 1.))
     batch = dict(clean=clean, degraded=torch.cat([clean[:2], noisy(clean[2:], .08)]))
     opt = torch.optim.Adam([*net.strength_features.parameters(), *net.strength_head.parameters()], 1e-2)
-    descend(opt, net, batch, 60)
+    descend(opt, lambda: RestoringLoss()(net, batch), 60)
     strength = net.strength(batch['degraded'], net(batch['degraded']))
     assert strength.shape == (4,) and strength[:2].max() < .3 < .7 < strength[2:].min()
 

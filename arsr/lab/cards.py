@@ -155,8 +155,8 @@ def approaching(field, centre:tuple, spans, side:int=256)->torch.Tensor: # (k,3,
 
 def write_hero(pipe:ARSR, path, seed:int=3, eye:tuple=(.53, .6)): # which of the nine is looked at closely, and where
     "Nine new portraits above; below, one of them at several sizes, and from nearer and nearer."
-    above = sheet(torch.cat([pipe.generate(1, seed=s).render(size=152) for s in range(9)]), columns=9)
-    field = pipe.generate(1, seed=seed)
+    nine = pipe.generate(9, seed=0)
+    above, field = sheet(nine.render(size=152), columns=9), nine[seed]
     left, right = growing(field, (16, 32, 64, 128, 256)), sheet(approaching(field, eye, (1., .3, .08)), columns=3)
     whole = Image.new('RGB', (above.width, above.height + 280), 'white')
     whole.paste(above, (0, 0))
