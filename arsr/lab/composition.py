@@ -82,7 +82,7 @@ def read_portraits(
     pictures:Tensor, # (n,3,64,64) in [0,1]
 )->list: # a `Reading` of each
     "Family, attributes and confidence of each picture."
-    families, names, questions = [*portrait_families()], [*portrait_rows()], option_questions()
+    families, names = [*portrait_families()], [*portrait_rows()]
     def read(p): # (rows,) probabilities
         family, answers, certain = families[int(p[:len(families)].argmax())], {}, {}
         for name in attribute_options(family):
