@@ -181,17 +181,20 @@ class Denoiser(nn.Module):
 class DenoisingLoss:
     "Squared error of the network's own prediction at a random timestep (Kim & Kim 2024, section 3)."
     drop:float = .1  # share of labels replaced by 'unknown', for classifier-free guidance
+    high:float = 0.  # share of examples at the noisiest eighth of the timesteps, where labels are obeyed or not
 
     def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # z, cond (n,z,h,w), label (n,) where known -> scalar
-        inputs, eps = training_inputs(denoiser, batch, self.drop)
+        inputs, eps = training_inputs(denoiser, batch, self.drop, self.high)
         m, s = alpha_sigma(denoiser.alphas_cumprod, inputs[1])
         target = make_target(denoiser.cfg.prediction_type, batch['z'], eps, m, s)
         return F.mse_loss(denoiser.predict(*inputs).float(), target)
 
-def training_inputs(denoiser:Denoiser, batch:dict, drop:float)->tuple: # (z_t, t, cond, label) and eps (n,z,h,w)
+def training_inputs(denoiser:Denoiser, batch:dict, drop:float, high:float=0.)->tuple: # (z_t, t, cond, label), eps (n,z,h,w)
     "Inputs of a denoiser in training, at random timesteps, and the noise in them."
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
-    t, eps = torch.randint(len(denoiser.alphas_cumprod), (len(z),), device=z.device), torch.randn_like(z)
+    T = len(denoiser.alphas_cumprod)
+    t, eps = torch.randint(T, (len(z),), device=z.device), torch.randn_like(z)
+    if high: t = torch.where(torch.rand(t.shape, device=t.device) < high, T - 1 - t // 8, t)
     return (q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label), eps
 
 def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None: # (n,) or (n,1+k), class and attributes
