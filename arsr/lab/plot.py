@@ -7,7 +7,7 @@ __all__ = ['BLUE', 'RED', 'GREEN', 'ORANGE', 'GREY', 'WIDTH', 'STYLE', 'show', '
 
 # %% ../../nbs/lab/00_plot.ipynb #a87466cb
 import matplotlib.pyplot as plt, torch
-from IPython import get_ipython
+import IPython
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 BLUE, RED, GREEN, ORANGE, GREY = '#2f6db3', '#d1495b', '#3b8f6b', '#e09f3e', '#8a8f98'
@@ -17,7 +17,7 @@ STYLE = {'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon':
          'axes.prop_cycle': plt.cycler(color=[BLUE, RED, GREEN, ORANGE, GREY]), 'image.interpolation': 'nearest'}
 
 plt.rcParams.update(STYLE)
-if get_ipython(): set_matplotlib_formats('retina')
+if IPython.get_ipython(): set_matplotlib_formats('retina')
 
 # %% ../../nbs/lab/00_plot.ipynb #bf2a3f8f
 def show(
