@@ -113,6 +113,14 @@ def local_links(text, here, site):
     text = text.replace(site, '../' * len(here.parent.parts))
     return LINK.sub(r'\1\2.ipynb', BADGE.sub(r'[Open in Colab](\1){.colab}', text))
 
+def natural_width(nb):
+    "A picture of twice the resolution is shown as wide as its figure was drawn."
+    for output in (o for cell in nb.cells for o in cell.get('outputs', [])):
+        width = output.get('metadata', {}).get('image/png', {}).get('width')
+        if not width: continue
+        data = ''.join(output['data']['image/png']).replace('\n', '')
+        output['data'] = {'text/html': f'<img src="data:image/png;base64,{data}" width="{width}" alt="">'}
+
 def process():
     "Every notebook through nbdev into _proc/, pictures and styles beside them."
     shutil.rmtree(PROC, ignore_errors=True)
@@ -125,6 +133,7 @@ def process():
         nb = read_nb(src)
         split_title(nb)
         Lesson()(nb)
+        natural_width(nb)
         dst = PROC/page_of(src).with_suffix('.ipynb')
         dst.parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, dst)
