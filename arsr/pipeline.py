@@ -16,7 +16,7 @@ from importlib import resources
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
-import torch
+import torch, torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save
 from torch import nn, Tensor
@@ -392,9 +392,11 @@ class ARSR(nn.Module, ModelHubMixin):
         def encode(x):
             enlarged = resize(x, tuple(factor * side for side in x.shape[-2:])).clamp(0, 1)
             return self.first.encode(to_model(enlarged))
+        around = F.pad(lr, (4,) * 4, mode='replicate')  # convolutions pad with zeros: let these be far away
         with self._inference(), fast_arithmetic(self.device.type):
-            z = tiled_apply(encode, lr, window=64, overlap=16, batch=4, grow=factor // f, what='encoding')
-        return z.float() / self.upscaler.scaling_factor
+            z = tiled_apply(encode, around, window=64, overlap=16, batch=4, grow=factor // f, what='encoding')
+        cut = 4 * factor // f
+        return z[..., cut:-cut, cut:-cut].float() / self.upscaler.scaling_factor
 
     def decode(self, z:Tensor, size)->ImageField: # (n,c,h,w) latents as the encoder makes them, what `scale=1` means
         "Latents to a field."
