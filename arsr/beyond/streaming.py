@@ -94,9 +94,10 @@ CLASSIC_TIFF = 2**31  # bytes of pixels above which a TIFF is written as a BigTI
 
 def _about_tiff(info)->dict: # of `TiffWriter.write`, for the first level
     "What a picture carries: colour profile, pixels an inch, XMP, and what EXIF says in words."
-    exif, tags = Image.Exif(), []
+    exif = Image.Exif()
     if info.exif: exif.load(info.exif)
-    tags = [(tag, 2, None, str(exif[tag]), True) for tag in exif if isinstance(exif[tag], str)]
+    said = dict(exif) | exif.get_ifd(0x8769)
+    tags = [(tag, 2, None, text, True) for tag, text in said.items() if isinstance(text, str)]
     if info.xmp: tags.append((700, 1, len(info.xmp), info.xmp, True))
     about:dict[str, Any] = dict(iccprofile=info.icc, extratags=tags)
     return about | dict(resolution=info.dpi, resolutionunit='INCH') if info.dpi else about
