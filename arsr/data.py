@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -43,7 +44,7 @@ def note(text:str):
     "One line for whoever watches: something that a picture carries was left out, or read in a way of its own."
     print(f'arsr: {text}', file=sys.stderr)
 
-# %% ../nbs/01_data.ipynb #03cc7331
+# %% ../nbs/01_data.ipynb #15e6880c
 def tone_curve(tag:bytes)->np.ndarray: # (4096,) light in [0,1] of evenly spaced numbers
     "A tone curve of an ICC profile: a table, or a power with a straight beginning."
     x, n = np.linspace(0, 1, 4096), int.from_bytes(tag[8:12], 'big')
@@ -52,13 +53,16 @@ def tone_curve(tag:bytes)->np.ndarray: # (4096,) light in [0,1] of evenly spaced
         if n > 1: return np.interp(x, np.linspace(0, 1, n), table / 65535)
         return x ** (table[0] / 256) if n else x
     count = {0: 1, 3: 5, 4: 7}[n >> 16]  # parameters of this kind of curve; `KeyError` for a rare one
-    g, a, b, c, d, e, f = [*(np.frombuffer(tag, '>i4', count, 12) / 65536), *(1, 0, 0, 0, 0, 0)[count - 1:]]
+    given = np.frombuffer(tag, '>i4', count, 12) / 65536
+    g, a, b, c, d, e, f = np.append(given, (1, 0, 0, 0, 0, 0)[count - 1:])
     return np.where(x >= d, (a * x + b).clip(0) ** g + e, c * x + f)
 
 def read_profile(icc:bytes)->tuple: # curves (k,4096), matrix (3,3) to XYZ, None for a grey one with k = 1
     "What a colour profile of curves and a matrix says; `ValueError`, `KeyError` or `IndexError` for any other."
-    rows = [icc[k:k + 12] for k in range(132, 132 + 12 * min(100, int.from_bytes(icc[128:132], 'big')), 12)]
-    tags = {row[:4]: icc[slice(at, at + n)] for row in rows for at, n in [struct.unpack('>II', row[4:])]}
+    tags = {}
+    for k in range(min(100, int.from_bytes(icc[128:132], 'big'))):
+        tag, at, n = struct.unpack_from('>4sII', icc, 132 + 12 * k)
+        tags[tag] = icc[at:at + n]
     if icc[20:24] != b'XYZ ' or b'A2B0' in tags: raise ValueError("a profile of tables")
     if icc[16:20] == b'GRAY': return tone_curve(tags[b'kTRC'])[None], None
     lamps = [np.frombuffer(tags[k], '>i4', 3, 8) / 65536 for k in (b'rXYZ', b'gXYZ', b'bXYZ')]
@@ -67,17 +71,18 @@ def read_profile(icc:bytes)->tuple: # curves (k,4096), matrix (3,3) to XYZ, None
 @cache
 def srgb_profile()->bytes: return ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
-# %% ../nbs/01_data.ipynb #ea8e97fc
+# %% ../nbs/01_data.ipynb #64fad4d5
 def to_srgb(a:np.ndarray, icc:bytes)->np.ndarray: # (h,w,c) in [0,1], c: 1 or 3 by the profile -> (h,w,c) float32
     "The same colours in sRGB; those that it cannot hold are clipped. Errors as `read_profile`."
     (curves, matrix), (srgb, lamps) = read_profile(icc), read_profile(srgb_profile())
+    if a.shape[-1] == 1 < len(curves): a = np.broadcast_to(a, (*a.shape[:2], 3))
     if len(curves) != a.shape[-1]: raise ValueError("a profile for other channels")
     x = np.linspace(0, 1, curves.shape[1])
     light = np.stack([np.interp(a[..., k], x, curve) for k, curve in enumerate(curves)], -1).astype(np.float32)
     if matrix is not None: light = light @ (np.linalg.inv(lamps) @ matrix).T.astype(np.float32)
     return np.interp(light.clip(0, 1), srgb[0], x).astype(np.float32)
 
-# %% ../nbs/01_data.ipynb #bd61c1ab
+# %% ../nbs/01_data.ipynb #dc48ff52
 def _low_bytes(file, frame:int)->Image.Image:
     "A picture with 16 bits a channel, decoded as if the bytes of each were swapped."
     def swapped(args):
@@ -96,22 +101,24 @@ def _read_tiff(file, frame:int)->np.ndarray: # (h,w) or (h,w,c)
         page = tiff.pages[frame].aspage()
         return np.moveaxis(page.asarray(), 0, -1) if page.planarconfig == 2 else page.asarray()
 
+
+# %% ../nbs/01_data.ipynb #cc9c9fc9
 @cache
 def register_heic():
     "Let Pillow read HEIC, where pillow-heif is installed."
     with suppress(ImportError):
-        from pillow_heif import register_heif_opener
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
         register_heif_opener()
 
-def _decode(file, frame:int)->tuple: # path or open file -> picture or array, its low bytes or None, number of frames
+def _decode(file, frame:int)->tuple[Any, Any, int]: # path or open file -> picture or array, its low bytes, frames
     "One frame of a file."
     register_heic()
-    try: im = Image.open(file)
+    try: im:Any = Image.open(file)
     except UnidentifiedImageError:
         with suppress(Exception): return _read_tiff(file, frame), None, 1
         raise
     frames = getattr(im, 'n_frames', 1) if im.format in ('GIF', 'PNG', 'WEBP', 'TIFF', 'AVIF') else 1
-    if not 0 <= frame < frames: raise ValueError(f"there is no frame {frame}: they are counted from 0 to {frames - 1}")
+    if not 0 <= frame < frames: raise ValueError(f"there is no frame {frame}: the first is 0, the last {frames - 1}")
     im.seek(frame)
     raw, planes = str(im.tile[0][3]) if im.tile else '', getattr(im, 'tag_v2', {}).get(284, 1)
     if planes == 2 and max(im.tag_v2.get(258, [8])) > 8: return _read_tiff(file, frame), None, frames
@@ -119,30 +126,30 @@ def _decode(file, frame:int)->tuple: # path or open file -> picture or array, it
     wide = re.search("RGB[AX]?;16[BLN]", raw) and 'transparency' not in im.info
     return im, _low_bytes(file, frame) if wide else None, frames
 
-# %% ../nbs/01_data.ipynb #053e33a6
+# %% ../nbs/01_data.ipynb #2f23698a
 def _upright(im:Image.Image)->Image.Image:
     with suppress(Exception): return ImageOps.exif_transpose(im)
     return im  # the record of how it was held is damaged
 
 KEPT_TAGS = 270, 271, 272, 305, 306, 315, 33432, *range(36864, 40096)  # who, when, with what; not how it is stored
 
-def _metadata(im:Image.Image)->dict: # an upright picture -> exif, xmp and dpi of `PictureInfo`, where it has them
+def _metadata(im:Image.Image, upright:Image.Image)->dict: # as decoded -> exif, xmp and dpi of `PictureInfo`, if any
     "What is said about a picture, and nothing of its size, of a thumbnail, or of the order of a file."
-    kept, found, dpi = Image.Exif(), {}, im.info.get('dpi', (0, 0))
+    found:dict[str, Any] = {}
+    kept, dpi = Image.Exif(), im.info.get('dpi', (0, 0))
     with suppress(Exception):  # a damaged record is left out
         exif = im.getexif()
-        for tag in exif:
-            if tag in KEPT_TAGS: kept[tag] = exif[tag]
+        for tag in {*exif} & {*KEPT_TAGS}: kept[tag] = exif[tag]
         for ifd in (0x8769, 0x8825):  # of the exposure, of the place
             parts = {k: v for k, v in exif.get_ifd(ifd).items() if k not in (0xA002, 0xA003, 0xA005)}
             if parts: kept[ifd] = parts
         if len(kept): found['exif'] = kept.tobytes()
-    if im.info.get('xmp'): found['xmp'] = im.info['xmp']
+    if upright.info.get('xmp'): found['xmp'] = upright.info['xmp']
     with suppress(Exception):
         if 10 <= min(map(float, dpi)) <= max(map(float, dpi)) <= 1e5: found['dpi'] = tuple(map(float, dpi))
     return {k: v for k, v in found.items() if len(v) < 65000}  # as much as any format holds
 
-# %% ../nbs/01_data.ipynb #db5c44b6
+# %% ../nbs/01_data.ipynb #e9bfec8f
 def _from_16_bits(a:np.ndarray, name)->np.ndarray: # whole numbers -> [0,1]
     "Scanners with 12 bits a channel write files of 16 whose values end at 4095; some files have 32."
     most = a.max(initial=0)
@@ -161,7 +168,7 @@ def _to_array(im:Image.Image, low:Image.Image|None, name)->tuple: # -> (h,w,c) i
     a = np.asarray(im.convert(colour + alpha), np.float32) / 255
     return a.reshape(*a.shape[:2], -1), 8
 
-# %% ../nbs/01_data.ipynb #4addbd41
+# %% ../nbs/01_data.ipynb #b98974a5
 def _managed(im:Image.Image, icc:bytes)->Image.Image:
     "In sRGB by Pillow's colour management, which knows all profiles, in 8 bits."
     if im.mode in ('P', 'PA', 'La', 'RGBa', '1'): im = im.convert('RGBA' if im.has_transparency_data else 'RGB')
@@ -179,10 +186,10 @@ def _in_srgb(im:Image.Image, low:Image.Image|None, name)->tuple: # as `_to_array
             return np.concatenate([to_srgb(a[..., :colours], icc), a[..., colours:]], -1), depth
     except (ValueError, KeyError, IndexError, struct.error): pass  # a profile of tables, or a damaged one
     try: return _to_array(_managed(im, icc) if icc else im, None if icc else low, name)
-    except ImageCms.PyCMSError: note(f"{name}: its colour profile is damaged, and ignored")
+    except (OSError, ImageCms.PyCMSError): note(f"{name}: its colour profile is damaged, and ignored")
     return _to_array(im, low, name)
 
-# %% ../nbs/01_data.ipynb #07bdbd4c
+# %% ../nbs/01_data.ipynb #eb2928c7
 def _open_image(file, frame:int=0)->tuple: # path, http(s) or file URL, or open file -> as `_decode`, and its name
     "A picture file decoded; a one-line `ValueError` if it is missing or no picture."
     opened = hasattr(file, 'read')
@@ -209,7 +216,7 @@ def _from_array(a)->Tensor: # (c,h,w) floats, c: 1, 3 or 4
         raise ValueError(f"an image array must be (h,w), (h,w,3) or (3,h,w), not {shape}")
     return x.float() / {torch.uint8: 255, torch.uint16: 65535}.get(x.dtype, 1)
 
-# %% ../nbs/01_data.ipynb #bb602cb6
+# %% ../nbs/01_data.ipynb #a817054f
 def fill_transparent(rgb:Tensor, alpha:Tensor)->Tensor: # (3,h,w), (1,h,w) in [0,1] -> (3,h,w)
     "Transparent pixels get the colours of the nearest that are not."
     if (alpha > 0).all() or rgb[0].numel() == 1: return rgb
@@ -226,6 +233,7 @@ def check_pixels_range(x:Tensor)->Tensor: # clamped
         raise ValueError(f"pixel values must lie in [0,1] (or be uint8), not in [{x.min():.3g}, {x.max():.3g}]")
     return x.clamp(0, 1).contiguous()
 
+# %% ../nbs/01_data.ipynb #05c1cf3c
 def load_picture(
     image, # path, URL, open file, PIL image, array or tensor
     keep_profile:bool=False, # leave the pixels in the picture's colour profile, in place of converting them to sRGB
@@ -244,7 +252,7 @@ def load_picture(
     if isinstance(image, Image.Image):
         im, low = _upright(image), low and _upright(low)
         keep = keep_profile and im.mode not in ('CMYK', 'LAB')
-        carried = _metadata(im) | dict(icc=im.info.get('icc_profile') if keep else None)
+        carried = _metadata(image, im) | dict(icc=im.info.get('icc_profile') if keep else None)
         a, depth = (_to_array if keep else _in_srgb)(im, low, name)
         x = torch.from_numpy(a).movedim(-1, 0)
     else: x = _from_array(image)
@@ -254,6 +262,7 @@ def load_picture(
     grey = bool((rgb.amax(0) - rgb.amin(0)).max() < .4 / 255)
     return rgb.contiguous(), PictureInfo(alpha, grey, depth, **carried)
 
+# %% ../nbs/01_data.ipynb #281ba161
 def load_image(image)->Tensor: # as `load_picture` -> (3,h,w) float32 in [0,1]
     "Any picture as a tensor. Grey, palette, RGBA (on white), 16-bit, CMYK and EXIF-rotated files simply work."
     rgb, info = load_picture(image)

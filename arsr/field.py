@@ -141,7 +141,7 @@ def check_pixels(size:tuple, limit:int|None, remedy:str)->tuple: # the size; `re
     if limit and h * w > limit: raise ValueError(f"{h} x {w} is over the limit of {limit:,} pixels at once; {remedy}")
     return size
 
-# %% ../nbs/04_field.ipynb #c9c2c838
+# %% ../nbs/04_field.ipynb #a319cf4f
 def antialiased(draw:Callable, own:tuple, size:tuple, window=FULL)->Tensor: # draw(size, window) -> (n,c,h,w); as `draw`
     "Pixels of a window; where they are larger than those of a picture of its `own` size, filtered from several each."
     axes = [(n, m, *window[k::2]) for k, (n, m) in enumerate(zip(own, size))]
@@ -181,6 +181,7 @@ def to_bytes(x:Tensor, depth:int=8)->np.ndarray: # (c,h,w) in [0,1], bits -> (h,
     pixels = (x.float() * (2**depth - 1)).round().permute(1, 2, 0).cpu().numpy()
     return pixels.astype(np.uint8 if depth == 8 else np.uint16)
 
+# %% ../nbs/04_field.ipynb #9a7435fa
 def as_pil(pixels:np.ndarray)->Image.Image: # (h,w,c) bytes
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
@@ -196,6 +197,7 @@ def write_pillow(field, path:Path, size:tuple, window:tuple)->Path:
     for ys in progress(split_range(h, max(1, STRIP // w)), 'writing'):
         part = subwindow(window, size, ys, slice(0, w))
         canvas[ys] = to_bytes(field.layers((ys.stop - ys.start, w), part, opaque)[0])
+    if path.suffix.lower() == '.gif' and info.alpha is not None: canvas[..., -1] = canvas[..., -1] // 128 * 255
     return atomic_write(path, lambda part: as_pil(canvas).save(part, **pillow_options(info)))
 
 # %% ../nbs/04_field.ipynb #a43baa5d
@@ -212,7 +214,8 @@ class ImageField:
 
     def __init__(self, feat:Tensor, renderer:Renderer, size, correction:Tensor|None=None, fast:Renderer|None=None):
         self.feat, self.renderer, self.fast, self.correction = feat, renderer, fast, correction
-        self.size, self.choice, self.lr = check_size(size), 'auto', None
+        self.size, self.choice = check_size(size), 'auto'
+        self.lr:Tensor|None = None
         self.info = (PictureInfo(),) * len(feat)
 
     def __len__(self): return len(self.feat)
@@ -272,8 +275,8 @@ class ImageField:
         check_pixels(size, self.max_pixels, 'render windows, or raise ImageField.max_pixels')
         whole = [on_grid(m, *window[k::2])[0] for k, m in enumerate(size)]
         def decode(size, window): return to_image(self.decode_rgb(size, window))
-        small = self.lr is not None and all(m < n + 1e-3 for m, n in zip(whole, self.size))
-        draw = partial(sample_bicubic, self.lr) if small else decode
+        small = all(m < n + 1e-3 for m, n in zip(whole, self.size))
+        draw = partial(sample_bicubic, self.lr) if small and self.lr is not None else decode
         rgb = antialiased(draw, self.size, size, window).clamp(0, 1)
         for k, info in enumerate(self.info):
             if info.grey: rgb[k] = rgb[k].mean(0, keepdim=True)
@@ -290,8 +293,8 @@ class ImageField:
         "All images as a file of the first holds it: grey or colour, and alpha; on white if it has to be opaque."
         info = self.info[0]
         rgb = self.render(size, window=window) if opaque or info.alpha is None else self.colours(size, window)
-        x = rgb[:, :1] if info.grey else rgb
-        return x if opaque or info.alpha is None else torch.cat([x, self.alpha(size, window)], 1)
+        x, alpha = rgb[:, :1] if info.grey else rgb, None if opaque else self.alpha(size, window)
+        return x if info.alpha is None or alpha is None else torch.cat([x, alpha], 1)
 
     def to_pil(self, size=None, scale=None, window=FULL)->Image.Image:
         "The first image as a PIL picture, grey or transparent if it is; same arguments as `render`."

@@ -247,7 +247,7 @@ def test_a_split_must_be_one_that_exists(refuses, folder):
 def test_pictures_are_decoded_once(folder, monkeypatch):
     images, calls = Images(folder), []
     real = arsr.data._open_image
-    monkeypatch.setattr(arsr.data, '_open_image', lambda path: calls.append(path) or real(path))
+    monkeypatch.setattr(arsr.data, '_open_image', lambda path, frame: calls.append(path) or real(path, frame))
     for _ in range(3): images.view(1, 4)
     assert len(calls) == 1
 

@@ -9,7 +9,7 @@ from arsr.field import Bicubic, ImageField
 from arsr.liif import LIIF
 from arsr.beyond.streaming import TileSource, halvings, levels, strips, write_dzi, write_png, write_tiff
 from arsr.coords import resize, tiles
-from arsr.data import PictureInfo, load_picture
+from arsr.data import PictureInfo
 from conftest import crops
 
 @pytest.fixture

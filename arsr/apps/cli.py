@@ -77,6 +77,7 @@ def upscale(args):
     path, restored = field.save(out, size=size), f', restored by {restore:.0%}' if restore else ''
     print(path, 'x'.join(map(str, size)) + restored)
 
+# %% ../../nbs/apps/01_cli.ipynb #815a4363
 def generate(args):
     "New pictures from noise."
     from arsr import ARSR
@@ -201,6 +202,7 @@ def _add_upscale(commands):
     p.add_argument('--frame', type=int, metavar='K', help='which frame or page, from 0 (default: the first)')
     _add_common(p, 'photo', 2)
 
+# %% ../../nbs/apps/01_cli.ipynb #24dab895
 def _add_generate(commands):
     p = _command(commands, 'generate', generate, 'arsr generate -n 9 --size 512 --seed 7 -o pictures')
     p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')

@@ -63,6 +63,7 @@ def _about(info)->bytes: # chunks
     if info.xmp: out += _chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0' + info.xmp)
     return out
 
+# %% ../../nbs/beyond/02_streaming.ipynb #b4d7f90b
 def write_png(path, pixels:TileSource):
     "Write a PNG strip by strip."
     (H, W), depth, kind = pixels.size, pixels.depth, {1: 0, 2: 4, 3: 2, 4: 6}[pixels.channels]
@@ -96,8 +97,8 @@ def _about_tiff(info)->dict: # of `TiffWriter.write`, for the first level
     "What a picture carries: colour profile, pixels an inch, XMP, and what EXIF says in words."
     exif = Image.Exif()
     if info.exif: exif.load(info.exif)
-    said = dict(exif) | exif.get_ifd(0x8769)
-    tags = [(tag, 2, None, text, True) for tag, text in said.items() if isinstance(text, str)]
+    entries = dict(exif) | exif.get_ifd(0x8769)
+    tags:list[tuple] = [(tag, 2, None, text, True) for tag, text in entries.items() if isinstance(text, str)]
     if info.xmp: tags.append((700, 1, len(info.xmp), info.xmp, True))
     about:dict[str, Any] = dict(iccprofile=info.icc, extratags=tags)
     return about | dict(resolution=info.dpi, resolutionunit='INCH') if info.dpi else about
@@ -107,6 +108,7 @@ def _tiff_options(p:TileSource, tile:int)->dict: # of `TiffWriter.write`, for al
                 maxworkers=1, metadata=None, photometric='rgb' if p.channels > 2 else 'minisblack', software=False,
                 extrasamples=['unassalpha'] if p.channels % 2 == 0 else None)
 
+# %% ../../nbs/beyond/02_streaming.ipynb #20741073
 def write_tiff(path, pyramid:list, tile:int=512):
     "Write levels of `TileSource` as a tiled, compressed, pyramidal TIFF; a BigTIFF above `CLASSIC_TIFF` bytes."
     from tifffile import TiffWriter
