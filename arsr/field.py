@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['STRIP', 'WRITERS', 'VIEWERS', 'FirstStageConfig', 'FirstStage', 'downscale_pair', 'l1_loss', 'FirstStageLoss',
-           'read_bicubic', 'sample_bicubic', 'Renderer', 'Bicubic', 'output_size', 'check_pixels', 'register_writer',
-           'check_picture_path', 'to_bytes', 'write_pillow', 'ImageField', 'to_multiple', 'encode_field']
+           'read_bicubic', 'sample_bicubic', 'Renderer', 'Bicubic', 'output_size', 'check_pixels', 'antialiased',
+           'register_writer', 'check_picture_path', 'has_alpha', 'to_bytes', 'as_pil', 'pillow_options', 'write_pillow',
+           'ImageField', 'to_multiple', 'encode_field']
 
 # %% ../nbs/04_field.ipynb #f8953807
-import copy
+import copy, math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 import numpy as np, torch, torch.nn.functional as F
@@ -17,9 +20,9 @@ from PIL import Image
 from torch import nn, Tensor
 from einops import rearrange
 from .autoencoder import Encoder, Decoder
-from .coords import (FULL, check_size, check_window, make_cell, make_coord, resize, split_range, subwindow,
+from .coords import (FULL, check_size, check_window, make_cell, make_coord, on_grid, resize, split_range, subwindow,
                          to_image, to_model)
-from .data import atomic_write, progress
+from .data import PictureInfo, atomic_write, note, progress
 from .liif import LIIF
 
 # %% ../nbs/04_field.ipynb #b88565b2
@@ -138,6 +141,20 @@ def check_pixels(size:tuple, limit:int|None, remedy:str)->tuple: # the size; `re
     if limit and h * w > limit: raise ValueError(f"{h} x {w} is over the limit of {limit:,} pixels at once; {remedy}")
     return size
 
+# %% ../nbs/04_field.ipynb #a319cf4f
+def antialiased(draw:Callable, own:tuple, size:tuple, window=FULL)->Tensor: # draw(size, window) -> (n,c,h,w); as `draw`
+    "Pixels of a window; where they are larger than those of a picture of its `own` size, filtered from several each."
+    axes = [(n, m, *window[k::2]) for k, (n, m) in enumerate(zip(own, size))]
+    times = [max(1, math.ceil(n / on_grid(m, lo, hi)[0] - 1e-6)) for n, m, lo, hi in axes]
+    if max(times) == 1: return draw(size, window)
+    before, behind = ([min(2, math.floor(gap * m / (hi - lo) + 1e-5)) for (_, m, lo, hi), gap in zip(axes, gaps)]
+                      for gaps in (window[:2], (1 - window[2], 1 - window[3])))
+    ends = [(max(0., lo - a * (hi - lo) / m), min(1., hi + b * (hi - lo) / m))
+            for (_, m, lo, hi), a, b in zip(axes, before, behind)]
+    wide = [a + m + b for a, m, b in zip(before, size, behind)]
+    x = draw(tuple(k * m for k, m in zip(times, wide)), (ends[0][0], ends[1][0], ends[0][1], ends[1][1]))
+    return resize(x, tuple(wide))[..., before[0]:before[0] + size[0], before[1]:before[1] + size[1]]
+
 # %% ../nbs/04_field.ipynb #dc8f5e02
 STRIP = 2**22  # pixels that are rendered at a time
 WRITERS, VIEWERS = {}, {}  # suffix -> function(field, path, size, window); name -> function(field, **kwargs)
@@ -155,25 +172,42 @@ def check_picture_path(path)->Path:
     if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
     return path
 
-def to_bytes(x:Tensor)->np.ndarray: # (3,h,w) in [0,1] -> (h,w,3)
-    "A picture as Pillow takes it."
-    return (x * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+def has_alpha(path:Path)->bool:
+    "Can files of this format be transparent?"
+    return path.suffix.lower() in ('.png', '.webp', '.tif', '.tiff', '.avif', '.gif', '.tga', '.ico', '.jp2', '.heic')
+
+def to_bytes(x:Tensor, depth:int=8)->np.ndarray: # (c,h,w) in [0,1], bits -> (h,w,c)
+    "A picture as files hold it."
+    pixels = (x.float() * (2**depth - 1)).round().permute(1, 2, 0).cpu().numpy()
+    return pixels.astype(np.uint8 if depth == 8 else np.uint16)
+
+# %% ../nbs/04_field.ipynb #9a7435fa
+def as_pil(pixels:np.ndarray)->Image.Image: # (h,w,c) bytes
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+def pillow_options(info:PictureInfo)->dict: # of `Image.save`
+    carried = dict(exif=info.exif, icc_profile=info.icc, xmp=info.xmp, dpi=info.dpi)
+    return dict(quality=95, subsampling='4:4:4') | {name: value for name, value in carried.items() if value}
 
 def write_pillow(field, path:Path, size:tuple, window:tuple)->Path:
     "Write with Pillow, all or nothing, from one array of bytes; `ValueError` over the field's `max_pixels`."
     remedy = f"{path.suffix} is held in memory whole: use {', '.join(WRITERS)}, or raise ImageField.max_pixels"
-    (h, w), canvas = size, np.empty((*check_pixels(size, field.max_pixels, remedy), 3), np.uint8)
+    (h, w), info, opaque = check_pixels(size, field.max_pixels, remedy), field.info[0], not has_alpha(path)
+    canvas = np.empty((h, w, info.channels(opaque)), np.uint8)
     for ys in progress(split_range(h, max(1, STRIP // w)), 'writing'):
-        x = field.render(size=(ys.stop - ys.start, w), window=subwindow(window, size, ys, slice(0, w)))
-        canvas[ys] = to_bytes(x[0])
-    return atomic_write(path, lambda part: Image.fromarray(canvas).save(part, quality=95))
+        part = subwindow(window, size, ys, slice(0, w))
+        canvas[ys] = to_bytes(field.layers((ys.stop - ys.start, w), part, opaque)[0])
+    if path.suffix.lower() == '.gif' and info.alpha is not None: canvas[..., -1] = canvas[..., -1] // 128 * 255
+    return atomic_write(path, lambda part: as_pil(canvas).save(part, **pillow_options(info)))
 
 # %% ../nbs/04_field.ipynb #a43baa5d
 class ImageField:
     """A batch of images as continuous functions: features (n,c,h,w), and a renderer that reads them.
 
     `size` is the field's own, (h, w) in pixels, what `scale=1` means; `correction` a smooth picture (n,3,h,w) in the
-    models' range that is added to what is rendered; `fast` a renderer that was trained to agree with the first.
+    models' range that is added to what is rendered; `fast` a renderer that was trained to agree with the first. `lr`
+    are the pictures that the field downsamples to, if it was made to: what it shows up to its own size. `info` is what
+    each image carries, `PictureInfo`; a grey one stays grey, a transparent one is rendered on white.
     """
     max_pixels = 2**26  # the largest picture `render` makes in one piece, 8,192 x 8,192
     exact_pixels = 2**20  # the largest picture for which 'auto' is the exact renderer, 1,024 x 1,024
@@ -181,6 +215,8 @@ class ImageField:
     def __init__(self, feat:Tensor, renderer:Renderer, size, correction:Tensor|None=None, fast:Renderer|None=None):
         self.feat, self.renderer, self.fast, self.correction = feat, renderer, fast, correction
         self.size, self.choice = check_size(size), 'auto'
+        self.lr:Tensor|None = None
+        self.info = (PictureInfo(),) * len(feat)
 
     def __len__(self): return len(self.feat)
 
@@ -189,6 +225,8 @@ class ImageField:
         part.feat = self.feat[i]
         if len(part) == 0: raise IndexError(f"the field holds {len(self)} images")
         if self.correction is not None: part.correction = self.correction[i]
+        if self.lr is not None: part.lr = self.lr[i]
+        part.info = tuple(self.info[k] for k in np.arange(len(self))[i])
         return part
 
     def __repr__(self): return f"{type(self).__name__}({len(self)} x {self.size[0]}x{self.size[1]})"
@@ -228,17 +266,46 @@ class ImageField:
         """
         if renderer is not None: return self.with_renderer(renderer).render(size, scale, window)
         size = self.output_size(size, scale, window)
-        check_pixels(size, self.max_pixels, 'render windows, or raise ImageField.max_pixels')
-        return to_image(self.decode_rgb(size, check_window(window)))
+        window = check_window(window)
+        rgb, alpha = self.colours(size, window), self.alpha(size, window)
+        return rgb if alpha is None else rgb * alpha + 1 - alpha
 
-    def to_pil(self, **kwargs)->Image.Image:
-        "The first image as a PIL picture; same arguments as `render`."
-        return Image.fromarray(to_bytes(self[0].render(**kwargs)[0]))
+    def colours(self, size:tuple, window:tuple)->Tensor: # (n,3,h,w) in [0,1]
+        "What is rendered, or read from `lr` up to the field's own size; a hue in a grey image is taken out."
+        check_pixels(size, self.max_pixels, 'render windows, or raise ImageField.max_pixels')
+        whole = [on_grid(m, *window[k::2])[0] for k, m in enumerate(size)]
+        def decode(size, window): return to_image(self.decode_rgb(size, window))
+        small = all(m < n + 1e-3 for m, n in zip(whole, self.size))
+        draw = partial(sample_bicubic, self.lr) if small and self.lr is not None else decode
+        rgb = antialiased(draw, self.size, size, window).clamp(0, 1)
+        for k, info in enumerate(self.info):
+            if info.grey: rgb[k] = rgb[k].mean(0, keepdim=True)
+        return rgb
+
+    def alpha(self, size:tuple, window:tuple)->Tensor|None: # (n,1,h,w) in [0,1]; None: all are opaque
+        "Bicubic interpolation of what the images carry."
+        if not any(info.alpha is not None for info in self.info): return None
+        opaque = torch.ones(1, *self.size)
+        own = torch.stack([opaque if info.alpha is None else info.alpha for info in self.info]).to(self.feat.device)
+        return antialiased(partial(sample_bicubic, own), self.size, size, window).clamp(0, 1)
+
+    def layers(self, size:tuple, window=FULL, opaque:bool=False)->Tensor: # (n,c,h,w) in [0,1]; (h, w) in pixels
+        "All images as a file of the first holds it: grey or colour, and alpha; on white if it has to be opaque."
+        info = self.info[0]
+        rgb = self.render(size, window=window) if opaque or info.alpha is None else self.colours(size, window)
+        x, alpha = rgb[:, :1] if info.grey else rgb, None if opaque else self.alpha(size, window)
+        return x if info.alpha is None or alpha is None else torch.cat([x, alpha], 1)
+
+    def to_pil(self, size=None, scale=None, window=FULL)->Image.Image:
+        "The first image as a PIL picture, grey or transparent if it is; same arguments as `render`."
+        return as_pil(to_bytes(self[0].layers(self.output_size(size, scale, window), check_window(window))[0]))
 
     def save(self, path, size=None, scale=None, window=FULL)->Path: # where it was written
         "Write the first image to a file, all or nothing; the suffix chooses the format, the rest is as in `render`."
         path, size = check_picture_path(path), self.output_size(size, scale, window)
         write = WRITERS.get(path.suffix.lower(), write_pillow)
+        if self.info[0].alpha is not None and not has_alpha(path):
+            note(f"{path.name} cannot be transparent: what was, is white")
         return write(self[0].bound(size), path, size, check_window(window))
 
     def explore(self, **kwargs):

@@ -16,12 +16,12 @@ from importlib import resources
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
-import torch
+import torch, torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save
 from torch import nn, Tensor
 from .coords import FULL, check_size, resize, subwindow, tiles, to_image, to_model
-from .data import atomic_write, downsample, load_image, progress
+from .data import atomic_write, downsample, load_picture, progress
 from .diffusion import find_sampler, noise_like, spaced_schedule
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
 from .portraits import attribute_rows, find_option
@@ -199,7 +199,7 @@ def back_project(
     (h, w), margin = lr.shape[-2:], 6 * rounds  # a round reaches less than six pixels
     start = torch.zeros_like(lr) if field.correction is None else field.correction
     fixed = field[:]
-    fixed.correction = torch.empty_like(lr)
+    fixed.correction, fixed.lr = torch.empty_like(lr), lr
     for t, l, b, r in progress(tiles((h, w), tile), 'back-projecting'):
         ys, xs = slice(max(0, t - margin), min(h, b + margin)), slice(max(0, l - margin), min(w, r + margin))
         size, window = (factor * (ys.stop - ys.start), factor * (xs.stop - xs.start)), subwindow(FULL, (h, w), ys, xs)
@@ -215,14 +215,16 @@ def back_project(
 def in_batches(images, make)->Any: # as `upscale`; (m,3,h,w) in [0,1] -> a field of m * n pictures -> field or fields
     "Apply `make` to pictures of one size at a time; where sizes differ, a list of fields, one for each image."
     several = isinstance(images, (list, tuple)) or getattr(images, 'ndim', 0) == 4
-    loaded = [load_image(x) for x in (images if several else [images])]
+    loaded = [load_picture(x) for x in (images if several else [images])]
     if not loaded: raise ValueError("the list of images is empty; give one at least")
-    sizes = list(dict.fromkeys(x.shape for x in loaded))
-    fields = [make(torch.stack([x for x in loaded if x.shape == size])) for size in sizes]
-    if len(sizes) == 1: return fields[0]
+    sizes = list(dict.fromkeys(x.shape for x, _ in loaded))
+    fields = [make(torch.stack([x for x, _ in loaded if x.shape == size])) for size in sizes]
     n = sum(map(len, fields)) // len(loaded)
+    for size, field in zip(sizes, fields):
+        field.info = tuple(info for x, info in loaded if x.shape == size for _ in range(n))
+    if len(sizes) == 1: return fields[0]
     rest = {size: iter([field[k:k+n] for k in range(0, len(field), n)]) for size, field in zip(sizes, fields)}
-    return [next(rest[x.shape]) for x in loaded]
+    return [next(rest[x.shape]) for x, _ in loaded]
 
 def find_device()->str:
     "A GPU if there is one: CUDA's, else Apple's."
@@ -421,7 +423,10 @@ class ARSR(nn.Module, ModelHubMixin):
             return self.first.encode(to_model(enlarged))
         with self._inference(), fast_arithmetic(self.device.type):
             if aligned: z = encode(lr)
-            else: z = tiled_apply(encode, lr, window=64, overlap=16, batch=4, grow=factor // f, what='encoding')
+            else:  # convolutions pad with zeros: repeat the border, so that these are far away
+                around, cut = F.pad(lr, (4,) * 4, mode='replicate'), 4 * factor // f
+                z = tiled_apply(encode, around, window=64, overlap=16, batch=4, grow=factor // f, what='encoding')
+                z = z[..., cut:-cut, cut:-cut]
         return z.float() / self.upscaler.scaling_factor
 
     def decode(self, z:Tensor, size)->ImageField: # (n,c,h,w) latents as the encoder makes them, what `scale=1` means

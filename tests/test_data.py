@@ -127,8 +127,9 @@ def test_a_picture_too_large_to_be_meant(refuses, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
     with refuses('a.png', 'exceeds limit'): load_image(tmp_path/'a.png')
 
-def test_a_floating_point_picture_has_no_known_range(refuses):
-    with refuses('scale it to [0,1]', 'as an array'): load_image(Image.new('F', (2, 2)))
+def test_a_floating_point_picture_is_one_in_0_to_1(refuses):
+    assert_close(load_image(Image.new('F', (2, 2), .25)), torch.full((3, 2, 2), .25))
+    with refuses('pixel values must lie in [0,1]'): load_image(Image.new('F', (2, 2), 255))
 
 @pytest.mark.parametrize('value, words', [(float('nan'), 'NaN or infinite'), (float('inf'), 'NaN or infinite'),
                                           (-float('inf'), 'finite number in [0,1]'),
@@ -246,7 +247,7 @@ def test_a_split_must_be_one_that_exists(refuses, folder):
 def test_pictures_are_decoded_once(folder, monkeypatch):
     images, calls = Images(folder), []
     real = arsr.data._open_image
-    monkeypatch.setattr(arsr.data, '_open_image', lambda path: calls.append(path) or real(path))
+    monkeypatch.setattr(arsr.data, '_open_image', lambda path, frame: calls.append(path) or real(path, frame))
     for _ in range(3): images.view(1, 4)
     assert len(calls) == 1
 

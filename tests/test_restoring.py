@@ -6,7 +6,7 @@ from PIL import Image
 from torch.testing import assert_close
 from conftest import descend
 from arsr.apps.cli import main
-from arsr.data import Renders, load_image
+from arsr.data import Renders, downsample, load_image
 from arsr.lab.metrics import psnr
 from arsr.pipeline import ARSR
 from arsr.lab.recipes import PRESETS, Preset
@@ -118,6 +118,49 @@ def test_the_strength_is_a_share_at_any_size(h, w):
     strength = Restorer(RestorerConfig(ch=4, depth=1)).predict_strength(x)
     assert strength.shape == (2,) and 0 < strength.min() and strength.max() < 1
 
+# a guard
+
+def wild():
+    "A restorer of random weights, which changes everything by a lot and is sure of it."
+    torch.manual_seed(0)
+    net = Restorer(RestorerConfig(ch=8, depth=1))
+    torch.nn.init.normal_(net.layers[-2].weight, std=1)
+    torch.nn.init.constant_(net.strength_head.bias, 20)
+    return net
+
+@given(st.integers(1, 21), st.integers(1, 21))
+def test_no_pixel_changes_by_more_than_16_levels(h, w):
+    x = torch.rand(2, 3, h, w)
+    assert (wild().restore(x, 1) - x).abs().max() <= 16 / 255 + 1e-6 and (wild().restore(x) - x).abs().max() < .07
+
+def test_grey_stays_grey():
+    x = torch.rand(2, 1, 9, 12).expand(-1, 3, -1, -1)
+    clean = wild().restore(x, 1)
+    assert (clean.amax(1) - clean.amin(1)).max() < 1e-6 and (clean - x).abs().max() > .01
+
+def clean_graphics():
+    "Flat colours, a gradient, a dither pattern, a checkerboard of single pixels, lines, a colour wheel."
+    y, x = torch.meshgrid(torch.arange(48), torch.arange(64), indexing='ij')
+    flat, check = torch.zeros(3, 48, 64), ((x + y) % 2).float().expand(3, -1, -1)
+    flat[0, :20], flat[2, 20:, :30] = 1, .8
+    lines = 1 - ((x % 9 == 0) | (x == y)).float().expand(3, -1, -1)
+    dither = torch.where(x < 32, check, flat)
+    angle = torch.atan2(y - 24., x - 32.)
+    wheel = (torch.stack([(angle + k * 2.0944).cos() for k in range(3)]) * .5 + .5).mul(255).round() / 255
+    return dict(flat=flat, gradient=(x / 63.).expand(3, -1, -1), check=check, lines=lines, dither=dither, wheel=wheel)
+
+@pytest.mark.parametrize('name', [*clean_graphics()])
+def test_clean_graphics_are_left_alone(photo, name):
+    x = clean_graphics()[name][None]
+    assert photo.restorer.predict_strength(x).item() < .05
+
+def test_worn_photographs_are_still_restored(photo):
+    from arsr.lab.cards import evaluation_photos
+    clean = downsample(evaluation_photos()['coffee'], 4)
+    for how in (dict(noise=.03), dict(quality=40), dict(noise=.05, quality=60)):
+        x = degrade(clean, **how)[None]
+        assert psnr(photo.restorer.restore(x)[0], clean) > psnr(x[0], clean) + .3
+
 # in use
 
 @pytest.fixture(scope='module')
@@ -158,7 +201,7 @@ def test_a_large_picture_is_restored_in_tiles(trained):
 def test_the_strength_is_predicted_for_each_picture(trained):
     "By default."
     pipe = ARSR.from_pretrained(trained, 'cpu')
-    lr, net = torch.stack([.3 + .4 * torch.rand(3, 8, 12), torch.full((3, 8, 12), .5)]), pipe.restorer
+    lr, net = torch.stack([.3 + .4 * torch.rand(3, 8, 12), .5 + .05 * torch.rand(3, 8, 12)]), pipe.restorer
     torch.manual_seed(1)
     torch.nn.init.normal_(net.strength_head.weight, std=40)
     strength = net.strength(lr, net(lr))[:, None, None, None]

@@ -8,6 +8,7 @@ __all__ = ['EXAMPLES', 'STAGES', 'parse_size', 'check_numbers', 'check_target', 
 
 # %% ../../nbs/apps/01_cli.ipynb #a5fb963f
 import argparse, sys
+from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/apps/01_cli.ipynb #2889f190
@@ -57,9 +58,13 @@ def check_device(name):
 # %% ../../nbs/apps/01_cli.ipynb #c116a568
 def upscale(args):
     "An LR picture to a picture of any size."
-    from arsr import ARSR, load_image
+    from arsr import ARSR
+    from arsr.data import load_picture
     from arsr.field import check_picture_path
-    out, image = check_picture_path(args.output), load_image(args.image)
+    out = check_picture_path(args.output)
+    if args.depth == 16 and out.suffix.lower() not in ('.png', '.tif', '.tiff'):
+        raise ValueError(f"--depth 16 needs a .png or a .tif to write, not '{out.name}'")
+    image, info = load_picture(args.image, args.keep_profile, args.frame)
     scale = 4. if args.scale is None and not args.size else args.scale
     size = check_target(image.shape[-2:], args.size and parse_size(args.size), scale, args.force)
     pipe = ARSR.from_pretrained(args.weights, check_device(args.device))
@@ -68,9 +73,11 @@ def upscale(args):
     if restore == 'auto' and 'restorer' in pipe.parts:
         restore = pipe.parts['restorer'].predict_strength(image[None].to(pipe.device)).item()
     field = pipe.upscale(image, seed=args.seed, **options | dict(restore=restore)).with_renderer(args.renderer)
+    field.info = (replace(info, depth=args.depth or info.depth),)
     path, restored = field.save(out, size=size), f', restored by {restore:.0%}' if restore else ''
     print(path, 'x'.join(map(str, size)) + restored)
 
+# %% ../../nbs/apps/01_cli.ipynb #815a4363
 def generate(args):
     "New pictures from noise."
     from arsr import ARSR
@@ -188,8 +195,14 @@ def _add_upscale(commands):
                    'from 0 to 1; auto: as much as the picture is predicted to need (default: that of the weights)')
     p.add_argument('--back-project', action=switch, help='correct the result until it downsamples to the input '
                    '(default: that of the weights)')
+    p.add_argument('--depth', type=int, choices=(8, 16), help='bits of a channel in a .png or .tif (default: those of '
+                   'the picture)')
+    p.add_argument('--keep-profile', action='store_true', help='keep the colour profile and its numbers (default: '
+                   'convert to sRGB)')
+    p.add_argument('--frame', type=int, metavar='K', help='which frame or page, from 0 (default: the first)')
     _add_common(p, 'photo', 2)
 
+# %% ../../nbs/apps/01_cli.ipynb #24dab895
 def _add_generate(commands):
     p = _command(commands, 'generate', generate, 'arsr generate -n 9 --size 512 --seed 7 -o pictures')
     p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')

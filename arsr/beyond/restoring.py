@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['through_jpeg', 'degrade', 'random_degradation', 'DegradedPairs', 'RestorerConfig', 'Pair', 'even', 'centre_crop',
-           'Restorer', 'RestoringLoss']
+           'never_worn', 'Restorer', 'RestoringLoss']
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0005
 import io
@@ -81,6 +81,13 @@ def centre_crop(x:Tensor, side:int=1024)->Tensor: # (n,c,h,w) -> the middle, no 
     top, left = (max(0, (v - side) // 2) for v in x.shape[-2:])
     return x[..., top:top + side, left:left + side]
 
+# %% ../../nbs/beyond/04_restoring.ipynb #f5beafc9
+def never_worn(x:Tensor, clean:Tensor)->Tensor: # (n,3,h,w) in [0,1], the same restored -> (n,) bool
+    "Is it surely a clean drawing: even nearly everywhere, or changed by more than wear can do?"
+    steps = [(255 * x.diff(2, dim)).abs().amax(1).flatten(1) < 1.5 for dim in (-2, -1)]
+    change = F.avg_pool2d((clean - x).square().mean(1, keepdim=True), 8, ceil_mode=True)
+    return (torch.cat(steps, 1).float().mean(1) > .7) | (change.amax((1, 2, 3)) > (20 / 255)**2)
+
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0011
 class Restorer(nn.Module):
     "A blind restorer: a degraded picture to a cleaner one of the same size (after Zhang, Zuo and Zhang 2018)."
@@ -102,19 +109,25 @@ class Restorer(nn.Module):
         features = self.strength_features(even(torch.cat([x - .5, 10 * (clean - x)], 1)))
         return self.strength_head(features.mean((-2, -1)))[:, 0].sigmoid()
 
+    def bounded(self, lr:Tensor, clean:Tensor)->Tensor: # (n,3,h,w) in [0,1], the same restored -> restored less
+        "No pixel changes by more than 16 levels of 255, and grey pictures get no hue, whatever the network says."
+        change = (clean - lr).clamp(-16 / 255, 16 / 255)
+        grey = (lr.amax(1) - lr.amin(1)).amax((1, 2)) < .4 / 255
+        return lr + torch.where(grey[:, None, None, None], change.mean(1, keepdim=True), change)
+
     @torch.no_grad()
     def restore(self, lr:Tensor, strength:float|None=None)->Tensor: # (n,3,h,w) in [0,1] -> the same
         "LR inputs with less blur, noise and JPEG; `strength`: share of the change, 0 to 1; None: as predicted."
         clean = self.tiled(lr)
         share = self.predict_strength(lr, clean)[:, None, None, None] if strength is None else strength
-        return (lr + share * (clean - lr)).clamp(0, 1)
+        return (lr + share * (self.bounded(lr, clean) - lr)).clamp(0, 1)
 
     @torch.no_grad()
     def predict_strength(self, lr:Tensor, clean:Tensor|None=None)->Tensor: # (n,3,h,w) in [0,1] -> (n,) in [0,1]
         "The share of the change that LR inputs need, by their middle; `clean`: with all of it, if that was computed."
         x = centre_crop(lr)
         clean = self.tiled(x) if clean is None else centre_crop(clean)
-        with fast_arithmetic(lr.device.type): return self.strength(x, clean).float()
+        with fast_arithmetic(lr.device.type): return self.strength(x, clean).float() * ~never_worn(x, clean)
 
     def tiled(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> the same with all of the change, not clamped
         with fast_arithmetic(lr.device.type): return tiled_apply(self, lr, window=256, overlap=64, batch=4).float()

@@ -7,15 +7,16 @@ __all__ = ['CLASSIC_TIFF', 'XML', 'TileSource', 'strips', 'write_png', 'halvings
            'write_dzi', 'save_png', 'save_tiff', 'save_dzi']
 
 # %% ../../nbs/beyond/02_streaming.ipynb #97a5b856
-import math, os, shutil, struct, zlib
+import os, shutil, struct, zlib
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-import numpy as np, torch.nn.functional as F
+import numpy as np
 from PIL import Image
 from ..coords import FULL, subwindow, tiles
 from ..data import progress, atomic_write
-from ..field import ImageField, register_writer, to_bytes
+from ..field import ImageField, as_pil, pillow_options, register_writer, to_bytes
 
 # %% ../../nbs/beyond/02_streaming.ipynb #641495d2
 class TileSource:
@@ -26,21 +27,22 @@ class TileSource:
         field:ImageField, # what is rendered; every tile with the renderer that 'auto' is for the whole
         size:tuple, # (h, w) in pixels
         window=FULL, # the part of the picture that is `size` large
-        shrink:int=1, # render so many times more pixels a side, and average them
+        opaque:bool=False, # on white; else with alpha if the picture has it
+        depth:int|None=None, # bits a channel; None: those of the picture
     ):
-        self.field, self.size, self.window, self.shrink = field[0].bound(size), size, window, shrink
+        self.field, self.size, self.window, self.opaque = field[0].bound(size), size, window, opaque
+        self.info = self.field.info[0]
+        self.depth, self.channels = depth or self.info.depth, self.info.channels(opaque)
 
-    def compute(self, size, window)->np.ndarray: # (h,w,3) bytes
-        x = self.field.render(size=tuple(n * self.shrink for n in size), window=window)
-        if self.shrink > 1: x = F.avg_pool2d(x, self.shrink)
-        return to_bytes(x[0])
+    def compute(self, size, window)->np.ndarray: # (h,w,c) of 8 or 16 bits
+        return to_bytes(self.field.layers(size, window, self.opaque)[0], self.depth)
 
     @cached_property
     def whole(self): return self.compute(self.size, self.window)
 
-    def __call__(self, top:int, left:int, bottom:int, right:int)->np.ndarray: # (bottom-top, right-left, 3) bytes
+    def __call__(self, top:int, left:int, bottom:int, right:int)->np.ndarray: # (bottom-top, right-left, c)
         (H, W), ys, xs = self.size, slice(top, bottom), slice(left, right)
-        if H * W * self.shrink**2 <= self.at_once: return self.whole[ys, xs]
+        if H * W <= self.at_once: return self.whole[ys, xs]
         return self.compute((bottom - top, right - left), subwindow(self.window, self.size, ys, xs))
 
 # %% ../../nbs/beyond/02_streaming.ipynb #589cfd2e
@@ -52,13 +54,26 @@ def strips(size, pixels:int=2**20)->list: # (top, left, bottom, right) of each
     (H, W), high = size, max(1, pixels // size[1])
     return [(y, 0, min(y + high, H), W) for y in range(0, H, high)]
 
+def _about(info)->bytes: # chunks
+    "What a picture carries: colour profile, EXIF, XMP, and pixels a metre."
+    out = b''
+    if info.icc: out += _chunk(b'iCCP', b'ICC profile\0\0' + zlib.compress(info.icc))
+    if info.dpi: out += _chunk(b'pHYs', struct.pack('>IIB', *(round(n / .0254) for n in info.dpi), 1))
+    if info.exif: out += _chunk(b'eXIf', info.exif.removeprefix(b'Exif\0\0'))
+    if info.xmp: out += _chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0' + info.xmp)
+    return out
+
+# %% ../../nbs/beyond/02_streaming.ipynb #b4d7f90b
 def write_png(path, pixels:TileSource):
     "Write a PNG strip by strip."
-    (H, W), packer, above = pixels.size, zlib.compressobj(6), np.zeros((1, 3 * pixels.size[1]), np.uint8)
+    (H, W), depth, kind = pixels.size, pixels.depth, {1: 0, 2: 4, 3: 2, 4: 6}[pixels.channels]
+    packer, above = zlib.compressobj(6), np.zeros((1, W * pixels.channels * depth // 8), np.uint8)
     with open(path, 'wb') as f:
-        f.write(b'\x89PNG\r\n\x1a\n' + _chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, 8, 2, 0, 0, 0)))
+        head = _chunk(b'IHDR', struct.pack('>IIBBBBB', W, H, depth, kind, 0, 0, 0))
+        f.write(b'\x89PNG\r\n\x1a\n' + head + _about(pixels.info))
         for strip in progress(strips(pixels.size), 'writing'):
-            lines = np.concatenate([above, pixels(*strip).reshape(-1, 3 * W)])
+            part = pixels(*strip).astype('>u2' if depth == 16 else np.uint8)
+            lines = np.concatenate([above, np.ascontiguousarray(part).view(np.uint8).reshape(-1, above.shape[1])])
             filtered = np.insert(lines[1:] - lines[:-1], 0, 2, axis=1)
             f.write(_chunk(b'IDAT', packer.compress(filtered.tobytes())))
             above = lines[-1:]
@@ -71,34 +86,46 @@ def halvings(size:tuple, stop:int)->list: # (h, w) of each level, the largest fi
     while max(sizes[-1]) > stop: sizes.append(tuple(-(-n // 2) for n in sizes[-1]))
     return sizes
 
-def levels(field:ImageField, size:tuple, window, stop:int)->list: # of `TileSource`, the largest first
-    """A pyramid of a window: every level is rendered; those below the field's own size are averaged from more pixels.
-
-    One renderer makes them all: the one that 'auto' is for the largest.
-    """
-    (t, l, b, r), (h, w), field = window, field.size, field.bound(size)
-    def shrink(size): return max(1, math.ceil(h * (b - t) / size[0]), math.ceil(w * (r - l) / size[1]))
-    first, *smaller = halvings(size, stop)
-    return [TileSource(field, first, window)] + [TileSource(field, s, window, shrink(s)) for s in smaller]
+def levels(field:ImageField, size:tuple, window, stop:int, **kind)->list: # of `TileSource`, the largest first
+    "A pyramid of a window: every level is rendered, by the renderer that 'auto' is for the largest."
+    return [TileSource(field.bound(size), part, window, **kind) for part in halvings(size, stop)]
 
 # %% ../../nbs/beyond/02_streaming.ipynb #38fb7762
 CLASSIC_TIFF = 2**31  # bytes of pixels above which a TIFF is written as a BigTIFF
 
+def _about_tiff(info)->dict: # of `TiffWriter.write`, for the first level
+    "What a picture carries: colour profile, pixels an inch, XMP, and what EXIF says in words."
+    exif = Image.Exif()
+    if info.exif: exif.load(info.exif)
+    entries = dict(exif) | exif.get_ifd(0x8769)
+    tags:list[tuple] = [(tag, 2, None, text, True) for tag, text in entries.items() if isinstance(text, str)]
+    if info.xmp: tags.append((700, 1, len(info.xmp), info.xmp, True))
+    about:dict[str, Any] = dict(iccprofile=info.icc, extratags=tags)
+    return about | dict(resolution=info.dpi, resolutionunit='INCH') if info.dpi else about
+
+def _tiff_options(p:TileSource, tile:int)->dict: # of `TiffWriter.write`, for all levels
+    return dict(dtype='uint8' if p.depth == 8 else 'uint16', tile=(tile, tile), compression='zlib', predictor=True,
+                maxworkers=1, metadata=None, photometric='rgb' if p.channels > 2 else 'minisblack', software=False,
+                extrasamples=['unassalpha'] if p.channels % 2 == 0 else None)
+
+# %% ../../nbs/beyond/02_streaming.ipynb #20741073
 def write_tiff(path, pyramid:list, tile:int=512):
     "Write levels of `TileSource` as a tiled, compressed, pyramidal TIFF; a BigTIFF above `CLASSIC_TIFF` bytes."
     from tifffile import TiffWriter
-    (H, W), per_level = pyramid[0].size, [tiles(p.size, tile) for p in pyramid]
+    (H, W), top, per_level = pyramid[0].size, pyramid[0], [tiles(p.size, tile) for p in pyramid]
     done = iter(progress(range(sum(map(len, per_level))), 'writing'))
     def padded(p, places):
         for t, l, b, r in places:
             next(done)
-            yield np.pad(p(t, l, b, r), [(0, tile - (b - t)), (0, tile - (r - l)), (0, 0)], mode='edge')
-    options:dict[str, Any] = dict(dtype='uint8', photometric='rgb', tile=(tile, tile), compression='zlib',
-                                  predictor=True, maxworkers=1, metadata=None)
-    with TiffWriter(path, bigtiff=3 * H * W > CLASSIC_TIFF) as tiff:
+            x = np.pad(p(t, l, b, r), [(0, tile - (b - t)), (0, tile - (r - l)), (0, 0)], mode='edge')
+            yield x[..., 0] if p.channels == 1 else x
+    options:dict[str, Any] = _tiff_options(top, tile)
+    large = top.channels * top.depth // 8 * H * W > CLASSIC_TIFF
+    with TiffWriter(path, bigtiff=large) as tiff:
         for depth, (p, places) in enumerate(zip(pyramid, per_level)):
-            options |= dict(subifds=0, subfiletype=1) if depth else dict(subifds=len(pyramid) - 1, subfiletype=0)
-            tiff.write(padded(p, places), shape=(*p.size, 3), **options)
+            below = dict(subifds=0, subfiletype=1) if depth else _about_tiff(p.info) | dict(subifds=len(pyramid) - 1)
+            shape = p.size if p.channels == 1 else (*p.size, p.channels)
+            tiff.write(padded(p, places), shape=shape, **options | below)
     next(done, None)
 
 # %% ../../nbs/beyond/02_streaming.ipynb #c9ecd3bd
@@ -109,13 +136,13 @@ XML = '''<?xml version="1.0" encoding="UTF-8"?>
 
 def write_tiles(folder:Path, pyramid:list, tile:int, overlap:int):
     "A folder a level, the smallest called 0; a file a tile."
-    jobs = []
+    jobs, options = [], pillow_options(replace(pyramid[0].info, exif=None, xmp=None))
     for k, p in enumerate(reversed(pyramid)):
         (folder/str(k)).mkdir(parents=True)
         jobs += [(p, folder/str(k), place) for place in tiles(p.size, tile, overlap)]
     for p, level, place in progress(jobs, 'writing'):
         file = level/f'{-(-place[1] // tile)}_{-(-place[0] // tile)}.jpg'
-        Image.fromarray(p(*place)).save(file, quality=90, subsampling=0)
+        as_pil(p(*place)).save(file, **options | dict(quality=90))
 
 def write_dzi(path, pyramid:list, tile:int=254, overlap:int=1)->Path: # PATH.dzi; its tiles lie beside it in PATH_files
     "Write a Deep Zoom image from levels down to a single pixel, all or nothing; sides in pixels."
@@ -138,7 +165,7 @@ def save_tiff(field:ImageField, path:Path, size:tuple, window:tuple)->Path:
     return atomic_write(path, lambda part: write_tiff(part, levels(field, size, window, 512)))
 
 def save_dzi(field:ImageField, path:Path, size:tuple, window:tuple)->Path:
-    return write_dzi(path, levels(field, size, window, 1))
+    return write_dzi(path, levels(field, size, window, 1, opaque=True, depth=8))
 
 register_writer(['.png'], save_png)
 register_writer(['.tif', '.tiff'], save_tiff)

@@ -12,7 +12,8 @@ from collections import Counter
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from ..data import atomic_write, _open_image, drawing_group, progress
+from ..data import atomic_write, drawing_group, load_image, progress
+from ..field import to_bytes
 
 # %% ../../nbs/lab/03_datasets.ipynb #145f5cb5
 RULES = [  # category of the few drawings that the icon set files under none, by a word in their name
@@ -102,7 +103,7 @@ def pack_photos(out:Path, side:int=192, per_photo:int=60, per_texture:int=6, see
     packages = 'plasma-workspace-wallpapers mate-backgrounds lomiri-wallpapers-16.04 supertuxkart-data'
     if not jobs: raise ValueError(f"none of the packages is installed: apt-get install {packages}")
     def add(z, path, count):
-        im = _open_image(path)
+        im = Image.fromarray(to_bytes(load_image(path)))
         for k in range(count if min(im.size) >= side else 0):
             buffer = io.BytesIO()
             random_crop(im, side, rng).save(buffer, 'JPEG', quality=95, subsampling=0)

@@ -1,0 +1,303 @@
+"What a picture carries beside its colours comes out again: alpha, bits, colour profile, EXIF, DPI, greyness."
+import io, struct, zlib
+import numpy as np, pytest, tifffile, torch
+from hypothesis import given, strategies as st
+from PIL import Image, ImageCms
+from torch.testing import assert_close
+import arsr.beyond.streaming  # noqa: F401 (registers its writers)
+from arsr.coords import resize
+from arsr.data import PictureInfo, fill_transparent, load_image, load_picture, read_profile, srgb_profile, to_srgb
+from arsr.field import Bicubic, ImageField, antialiased, sample_bicubic
+from arsr.liif import LIIF
+from arsr.pipeline import in_batches
+from conftest import crops
+
+def plain(image, **kwargs)->ImageField:
+    "A picture as a field that interpolates it."
+    x, info = load_picture(image, **kwargs)
+    field = ImageField(x[None] * 2 - 1, Bicubic(), x.shape[-2:])
+    field.info = (info,)
+    return field
+
+def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+def png16(a)->io.BytesIO: # (h,w,c) of 16 bits
+    h, w, c = a.shape
+    head = struct.pack('>IIBBBBB', w, h, 16, {1: 0, 3: 2, 4: 6}[c], 0, 0, 0)
+    lines = b''.join(b'\0' + line.astype('>u2').tobytes() for line in a)
+    parts = [(b'IHDR', head), (b'IDAT', zlib.compress(lines)), (b'IEND', b'')]
+    return io.BytesIO(b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in parts))
+
+def s15(*values): return struct.pack(f'>{len(values)}i', *(round(v * 65536) for v in values))
+
+def profile(gamma=2.2, swap=False)->bytes:
+    "A colour profile with the lamps of sRGB (red and blue exchanged), and a pure power as curve."
+    def parametric(g): return b'para' + bytes(4) + struct.pack('>HH', 0, 0) + s15(g)
+    lamps = read_profile(srgb_profile())[1]
+    if swap: lamps = lamps[:, ::-1]
+    tags = {n: b'XYZ ' + bytes(4) + s15(*lamps[:, k]) for k, n in enumerate((b'rXYZ', b'gXYZ', b'bXYZ'))}
+    tags |= {n: parametric(gamma) for n in (b'rTRC', b'gTRC', b'bTRC')}
+    tags[b'wtpt'] = b'XYZ ' + bytes(4) + s15(.9642, 1, .8249)
+    body, table, at = b'', b'', 132 + 12 * len(tags)
+    for name, tag in tags.items():
+        table += name + struct.pack('>II', at + len(body), len(tag))
+        body += tag
+    head = bytes(8) + b'\2\x40\0\0mntrRGB XYZ ' + bytes(12) + b'acsp' + bytes(28) + s15(.9642, 1, .8249)
+    icc = head.ljust(128, b'\0') + struct.pack('>I', len(tags)) + table + body
+    return struct.pack('>I', len(icc)) + icc[4:]
+
+def saved(im, kind='PNG', **kwargs)->io.BytesIO:
+    file = io.BytesIO()
+    im.save(file, kind, **kwargs)
+    return file
+
+def noise(*shape, seed=0): return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+# transparency
+
+@pytest.fixture
+def sprite():
+    "A red disc with a soft rim on green that nobody should see."
+    y, x = np.mgrid[-1:1:24j, -1:1:30j]
+    alpha = ((.8 - np.hypot(x, y)) * 12).clip(0, 1)
+    a = np.zeros((24, 30, 4), np.uint8)
+    a[..., 0], a[..., 3] = np.where(alpha > 0, 200, 0), (alpha * 255).round()
+    a[..., 1] = np.where(alpha > 0, 0, 255)
+    return Image.fromarray(a)
+
+@pytest.mark.parametrize('name', ['a.png', 'a.webp', 'a.tif', 'a.gif'])
+@pytest.mark.parametrize('scale', [.4, 1, 2.7])
+def test_alpha_comes_out_and_no_hidden_colour(sprite, tmp_path, capsys, name, scale):
+    out = Image.open(plain(saved(sprite)).save(tmp_path/name, scale=scale)).convert('RGBA')
+    a, (h, w) = np.array(out).astype(int), (round(24 * scale), round(30 * scale))
+    assert a.shape == (h, w, 4) and a[0, 0, 3] == 0 and a[h // 2, w // 2, 3] == 255 and capsys.readouterr().err == ''
+    shown = a[a[..., 3] > 40]
+    assert abs(shown[:, 0] - 200).max() < 12 and shown[:, 1:3].max() < 12
+    if name != 'a.gif':
+        assert abs(a[..., 3].mean() - np.array(sprite)[..., 3].mean()) < 6
+
+@pytest.mark.parametrize('name', ['a.jpg', 'a.bmp', 'a.dzi'])
+def test_where_a_format_has_no_alpha_it_is_white_and_says_so(sprite, tmp_path, capsys, name):
+    field = plain(saved(sprite))
+    field.save(tmp_path/name, scale=2)
+    assert capsys.readouterr().err == f'arsr: {name} cannot be transparent: what was, is white\n'
+    if name == 'a.dzi': return
+    a = np.array(Image.open(tmp_path/name)).astype(int)
+    assert a.shape == (48, 60, 3) and abs(a[0, 0] - 255).max() < 4 and abs(a[24, 30] - [200, 0, 0]).max() < 8
+    assert_close(field.render()[0], load_image(saved(sprite)), atol=.003, rtol=0)
+
+def test_grey_with_alpha_stays_so(tmp_path):
+    im = Image.new('LA', (6, 5), (90, 255))
+    im.putpixel((0, 0), (10, 0))
+    out = Image.open(plain(saved(im)).save(tmp_path/'a.png', scale=1))
+    assert out.mode == 'LA' and out.getpixel((0, 0)) == (90, 0) and out.getpixel((3, 3)) == (90, 255)
+
+def test_a_batch_may_be_partly_transparent(sprite):
+    opaque = Image.fromarray(noise(24, 30, 3))
+    field = in_batches([sprite, opaque], lambda x: ImageField(x * 2 - 1, Bicubic(), x.shape[-2:]))
+    assert [info.alpha is None for info in field.info] == [False, True]
+    assert_close(field.render(), torch.stack([load_image(im) for im in (sprite, opaque)]), atol=.003, rtol=0)
+    assert field[1].to_pil().mode == 'RGB' and field[[1, 0]][1].to_pil().mode == 'RGBA'
+
+def test_filling_takes_the_nearest_opaque_colours():
+    rgb, alpha = torch.rand(3, 9, 14), torch.zeros(1, 9, 14)
+    alpha[:, :, :2], alpha[:, :, -1] = 1, .5
+    rgb[:, :, :2], rgb[:, :, -1] = torch.tensor([1., 0, 0])[:, None, None], torch.tensor([0., 0, 1])[:, None]
+    out = fill_transparent(rgb, alpha)
+    assert out[1].max() < 1e-6 and (out[0, :, 2:4] > .8).all() and (out[2, :, -3:] > .8).all()
+    assert not fill_transparent(rgb, torch.zeros(1, 9, 14)).isnan().any()
+
+# bits
+
+@pytest.mark.parametrize('c', [1, 3, 4])
+@pytest.mark.parametrize('name', ['a.png', 'a.tif'])
+def test_16_bits_in_and_out(tmp_path, c, name):
+    a = np.random.default_rng(0).integers(5000, 65536, (7, 9, c), dtype=np.uint16)
+    x, info = load_picture(png16(a))
+    assert info.depth == 16
+    assert_close(x.double(), torch.from_numpy(a[..., :3] / 65535).permute(2, 0, 1).expand(3, -1, -1), atol=1e-6, rtol=0)
+    path = plain(png16(a)).save(tmp_path/name, scale=1)
+    y, again = load_picture(path)
+    assert_close(y, x, atol=1e-5, rtol=0)
+    assert again.depth == 16 and (c < 4 or (again.alpha - info.alpha).abs().max() < 1e-5)
+    if name == 'a.tif': assert tifffile.imread(path).dtype == np.uint16
+
+@pytest.mark.parametrize('byteorder', '<>')
+@pytest.mark.parametrize('compression', [None, 'zlib'])
+@pytest.mark.parametrize('planes', ['contig', 'separate'])
+def test_16_bit_tiff(byteorder, compression, planes):
+    a, file = np.random.default_rng(0).integers(0, 65536, (7, 9, 3), dtype=np.uint16), io.BytesIO()
+    stored = a if planes == 'contig' else a.transpose(2, 0, 1).copy()
+    tifffile.imwrite(file, stored, photometric='rgb', planarconfig=planes, compression=compression, byteorder=byteorder)
+    assert_close(load_image(file).double(), torch.from_numpy(a / 65535).permute(2, 0, 1), atol=1e-6, rtol=0)
+
+def tiff(a, **kwargs):
+    file = io.BytesIO()
+    tifffile.imwrite(file, a, **kwargs)
+    return file
+
+def test_12_bits_are_noticed(capsys):
+    scan = np.linspace(0, 4000, 80).astype(np.uint16).reshape(8, 10)
+    assert_close(load_image(tiff(scan)).max(), torch.tensor(4000 / 4095))
+    assert 'read as 12 bits' in capsys.readouterr().err
+    assert load_image(tiff(scan * 3)).max() < .2 and capsys.readouterr().err == ''
+
+def test_32_bits_and_floats(refuses):
+    whole = np.linspace(0, 2**32 - 1, 80).astype(np.uint32).reshape(8, 10)
+    assert_close(load_image(tiff(whole))[0].double(), torch.from_numpy(whole / (2**32 - 1)), atol=1e-6, rtol=0)
+    for a in (np.random.default_rng(0).random(shape, np.float32) for shape in ((8, 10, 3), (8, 10))):
+        x, info = load_picture(tiff(a))
+        assert_close(x, torch.from_numpy(a).reshape(8, 10, -1).permute(2, 0, 1).expand(3, -1, -1), atol=1e-6, rtol=0)
+        assert info.depth == 16
+    with refuses('pixel values must lie in [0,1]'): load_image(tiff(200 * a))
+
+# colour
+
+def test_a_profile_of_another_power():
+    a = noise(9, 8, 3)
+    light = torch.from_numpy(a / 255.).permute(2, 0, 1) ** 1.8
+    srgb = torch.where(light > .0031308, 1.055 * light ** (1 / 2.4) - .055, 12.92 * light)
+    file = saved(Image.fromarray(a), icc_profile=profile(1.8))
+    assert_close(load_image(file).double(), srgb, atol=.003, rtol=0)
+    x, info = load_picture(file, keep_profile=True)
+    assert_close(x, torch.from_numpy(a).permute(2, 0, 1) / 255) and info.icc == profile(1.8)
+
+def test_lamps_change_places():
+    im = Image.new('RGB', (4, 4), (255, 0, 0))
+    x = load_image(saved(im, icc_profile=profile(swap=True)))
+    assert_close(x[:, 0, 0], torch.tensor([0., 0, 1]), atol=.01, rtol=0)
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'L', 'P'])
+def test_the_same_colours_as_by_colour_management(mode):
+    im, icc = Image.fromarray(noise(9, 8, 3)).convert(mode), profile(1.8)
+    target = ImageCms.createProfile('sRGB')
+    want = ImageCms.profileToProfile(im.convert('RGB'), ImageCms.ImageCmsProfile(io.BytesIO(icc)), target)
+    assert_close(load_image(saved(im, icc_profile=icc)), load_image(want), atol=1.2 / 255, rtol=0)
+
+def test_16_bits_of_another_profile_stay_16():
+    a = np.broadcast_to(np.linspace(20000, 21000, 500).astype(np.uint16)[None, :, None], (2, 500, 3)) * np.uint16(1)
+    file = png16(a).getvalue()
+    icc = chunk(b'iCCP', b'x\0\0' + zlib.compress(profile(1.8)))
+    x = load_image(io.BytesIO(file[:33] + icc + file[33:]))
+    assert len(x[0, 0].unique()) == 500 and abs(x[0, 0, 0] - .35) > .02
+
+def test_a_damaged_profile_is_ignored_and_said(capsys):
+    a = noise(5, 6, 3)
+    x = load_image(saved(Image.fromarray(a), icc_profile=b'no profile' * 20))
+    assert_close(x, torch.from_numpy(a).permute(2, 0, 1) / 255)
+    assert 'colour profile is damaged' in capsys.readouterr().err
+
+def test_srgb_is_srgb():
+    ramp = np.linspace(0, 1, 768).reshape(16, 16, 3)
+    assert np.abs(to_srgb(ramp, srgb_profile()) - ramp).max() < 1e-3
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'a.webp', 'a.tif'])
+def test_a_kept_profile_is_in_the_file(tmp_path, name):
+    icc, im = profile(1.8), Image.new('RGB', (9, 8), (200, 100, 30))
+    out = Image.open(plain(saved(im, icc_profile=icc), keep_profile=True).save(tmp_path/name, scale=2))
+    assert out.info['icc_profile'] == icc and abs(np.array(out).astype(int) - [200, 100, 30]).max() < 4
+    assert 'icc_profile' not in Image.open(plain(saved(im, icc_profile=icc)).save(tmp_path/name, scale=2)).info
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'a.webp', 'a.tif', 'a.bmp'])
+@pytest.mark.parametrize('mode', ['L', 'RGB', '1'])
+def test_grey_in_grey_out(tmp_path, name, mode):
+    im = Image.fromarray(noise(12, 16)).convert(mode)
+    torch.manual_seed(0)
+    x, info = load_picture(saved(im))
+    field = ImageField(torch.randn(1, 8, 6, 8), LIIF(8, hidden=(16,)), (12, 16))
+    assert field.to_pil().mode == 'RGB'
+    field.info = (info,)
+    assert info.grey and field.to_pil().mode == 'L' and (field.render().diff(dim=1) == 0).all()
+    out = np.array(Image.open(field.save(tmp_path/name, scale=2)).convert('RGB')).astype(int)
+    assert np.ptp(out, axis=2).max() == 0 and out.std() > 1
+
+def test_colour_is_not_grey(): assert not load_picture(noise(4, 5, 3))[1].grey
+
+@pytest.mark.parametrize('name', ['a.jpg'])
+def test_jpeg_keeps_colour_at_full_resolution(tmp_path, name):
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[::2, :, 0] = 255  # lines that 4:2:0 would mix
+    out = np.array(Image.open(plain(red).save(tmp_path/name, scale=1))).astype(int)
+    assert abs(out - red).mean() < 6
+
+# what is said about it
+
+def described():
+    exif = Image.Exif()
+    exif[270], exif[315], exif[33432], exif[274] = 'my cat', 'Ann', '(c) Ann', 6
+    exif.get_ifd(0x8769).update({36867: '2024:01:01 10:00:00', 0xA002: 999})
+    exif.get_ifd(0x8825).update({1: 'N', 2: (48., 8., 0.)})
+    return exif
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'a.webp', 'a.tif'])
+def test_exif_and_dpi_come_out_upright(tmp_path, name):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/">cat</x:xmpmeta>'
+    file = saved(Image.fromarray(noise(12, 20, 3)), 'JPEG', exif=described(), dpi=(300, 300), xmp=xmp)
+    out = Image.open(plain(file).save(tmp_path/name, scale=2))
+    exif = out.getexif()
+    assert out.size == (24, 40) and exif.get(274, 1) == 1 and out.info['xmp'].strip(b'\0') == xmp
+    assert (exif[270], exif[315], exif[33432]) == ('my cat', 'Ann', '(c) Ann')
+    assert name == 'a.webp' or np.allclose(out.info['dpi'], 300, atol=.01)
+    assert exif.get_ifd(0x8769).get(36867, exif.get(36867)) == '2024:01:01 10:00:00'
+    if name != 'a.tif': assert exif.get_ifd(0x8825)[1] == 'N' and 0xA002 not in exif.get_ifd(0x8769)
+
+def test_a_tiff_in_gives_nothing_of_its_inner_order():
+    exif = Image.Exif()
+    exif.load(load_picture(tiff(noise(40, 50, 3), description='a scan', resolution=(600, 600)))[1].exif)
+    assert dict(exif).keys() <= {270, 305, 306} and exif[270].startswith('a scan')
+
+@pytest.mark.parametrize('exif', [b'Exif\0\0II*\0\xff\xff\xff\xff', b'Exif\0\0',
+                                  b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x09\0\0\xff\xff\0\0\0\0'])
+def test_a_damaged_record_is_left_out(exif):
+    x, info = load_picture(saved(Image.fromarray(noise(4, 6, 3)), exif=exif))
+    assert x.shape == (3, 4, 6)
+
+def test_frames_that_are_left_out_are_counted(tmp_path, capsys, refuses):
+    frames = [Image.new('RGB', (8, 6), c) for c in ('red', 'lime', 'blue')]
+    for name in ('a.gif', 'a.webp', 'a.png', 'a.tif'):
+        kind = dict(lossless=True) if name == 'a.webp' else {}
+        frames[0].save(tmp_path/name, save_all=True, append_images=frames[1:], duration=100, **kind)
+        assert_close(load_image(tmp_path/name)[:, 0, 0], torch.tensor([1., 0, 0]), atol=.02, rtol=0)
+        assert capsys.readouterr().err == f'arsr: {tmp_path/name} has 3 frames; the first is taken\n'
+        assert_close(load_picture(tmp_path/name, frame=2)[0][:, 0, 0], torch.tensor([0., 0, 1]), atol=.02, rtol=0)
+        assert capsys.readouterr().err == ''
+        with refuses('no frame 3', 'the last 2'): load_picture(tmp_path/name, frame=3)
+
+def test_heic(tmp_path):
+    heif = pytest.importorskip('pillow_heif')
+    heif.register_heif_opener()
+    Image.new('RGB', (64, 48), (200, 100, 50)).save(tmp_path/'a.heic', quality=95)
+    assert_close(load_image(tmp_path/'a.heic').mean((1, 2)), torch.tensor([200., 100, 50]) / 255, atol=.02, rtol=0)
+
+# smaller than its own size
+
+@given(crop=crops(30), own=st.sampled_from([(40, 40), (90, 50), (31, 200)]))
+def test_an_antialiased_window_is_the_crop_of_the_whole(crop, own):
+    size, (t, l, b, r), window = crop
+    x = torch.rand(1, 3, *own, generator=torch.Generator().manual_seed(0))
+    def read(size, window): return sample_bicubic(x, size, window)
+    part, whole = antialiased(read, own, (b - t, r - l), window), antialiased(read, own, size)
+    assert_close(part, whole[..., t:b, l:r], atol=1e-4, rtol=0)
+
+@pytest.mark.parametrize('factor', [2, 4, 5])
+def test_below_its_own_size_a_field_is_filtered(factor):
+    y, x = torch.meshgrid(torch.arange(120.), torch.arange(120.), indexing='ij')
+    zone = (.5 + .5 * torch.cos((x**2 + y**2) / 80)).expand(1, 3, -1, -1)
+    field, side = ImageField(zone * 2 - 1, Bicubic(), (120, 120)), 120 // factor
+    assert_close(field.render(scale=1 / factor), resize(zone, (side, side)).clamp(0, 1), atol=1e-4, rtol=0)
+
+def test_upscaled_fields_show_their_input_at_their_own_size(photo):
+    x = resize(torch.rand(3, 6, 6), (20, 28)).clamp(0, 1)
+    field = photo.upscale(x, seed=0, restore=0)
+    assert_close(field.render(scale=1)[0], x, atol=1e-4, rtol=0)
+    assert_close(field.render(scale=.5)[0], resize(x, (10, 14)).clamp(0, 1), atol=1e-4, rtol=0)
+
+# the border of what was never in training
+
+@pytest.mark.parametrize('colour', [(255, 170, 60), (240, 200, 170), (30, 90, 200), (200, 30, 30), (250, 210, 0)])
+def test_a_flat_colour_stays_flat_up_to_the_border(emoji, colour):
+    x = torch.tensor(colour)[:, None, None].expand(3, 12, 12) / 255
+    assert (emoji.upscale(x, seed=0).render(scale=4)[0] - x[:, :1, :1]).abs().max() < 4 / 255
+
+def test_the_record_of_a_picture_is_fixed():
+    with pytest.raises(AttributeError): PictureInfo().grey = True
