@@ -110,10 +110,10 @@ class Panel(anywidget.AnyWidget):
         "The live panel where there is a kernel, and its picture for pages that cannot run it."
         picture = {'text/plain': repr(self), 'image/png': b64encode(self.still).decode()}
         if not in_kernel(): return picture, {'image/png': {'alt': self.alt}}
-        live, metadata = super()._repr_mimebundle_(**kwargs)
+        live, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
         return picture | live, metadata | {'image/png': {'alt': self.alt}}
 
-# %% ../../nbs/apps/03_widgets.ipynb #dae3d2c1
+# %% ../../nbs/apps/03_widgets.ipynb #9b47432a
 def beside(*pictures:Image.Image, gap:int=8)->Image.Image:
     "Pictures as one, in a row on white."
     row = Image.new('RGB', (sum(x.width + gap for x in pictures) - gap, max(x.height for x in pictures)), 'white')
@@ -135,7 +135,7 @@ def call(view:Viewport, index:int, renderer:str)->str:
     window = ', '.join(f'{v:.6g}' for v in view.window)
     return f"field[{index}].render(size={view.size}, window=({window}), renderer='{renderer}')"
 
-# %% ../../nbs/apps/03_widgets.ipynb #7574802d
+# %% ../../nbs/apps/03_widgets.ipynb #31cc2f68
 class Explorer(Panel):
     "The panel of `explore`: set its `state` in code as a hand sets it in the browser."
     _esm = script('explore')
@@ -184,7 +184,7 @@ def explore(
     return Explorer(views, most, scales, renderers, scale=scale, down=down, across=across, index=index,
                     renderer=renderer or renderers[-1])
 
-# %% ../../nbs/apps/03_widgets.ipynb #aa0ffd7f
+# %% ../../nbs/apps/03_widgets.ipynb #b26b8e66
 TILE = 256  # pixels
 
 def tile_view(full:tuple, level:int, x:int, y:int)->tuple: # (h, w) of the last level, a tile -> its size and window
@@ -194,7 +194,7 @@ def tile_view(full:tuple, level:int, x:int, y:int)->tuple: # (h, w) of the last 
     ys, xs = (slice(TILE * k, min(TILE * (k + 1), n)) for k, n in ((y, h), (x, w)))
     return (ys.stop - ys.start, xs.stop - xs.start), subwindow(FULL, (h, w), ys, xs)
 
-# %% ../../nbs/apps/03_widgets.ipynb #878cb829
+# %% ../../nbs/apps/03_widgets.ipynb #b49731e9
 class Zoom(Panel):
     "The panel of `zoom`: one map for each field, and one answer a tile."
     _esm = script('zoom')
@@ -223,7 +223,7 @@ def zoom(
 
 VIEWERS.update(explore=explore, zoom=zoom)
 
-# %% ../../nbs/apps/03_widgets.ipynb #0e35c44e
+# %% ../../nbs/apps/03_widgets.ipynb #7f53856a
 class Compare(Panel):
     "The panel of `compare`: two pictures on each other, and the share of the first in percent."
     _esm = script('compare')
@@ -243,7 +243,7 @@ def compare(
     size = fields[0].output_size(size, window=window)
     return Compare([x.to_pil(size=size, window=window) for x in fields], names)
 
-# %% ../../nbs/apps/03_widgets.ipynb #71ccfd48
+# %% ../../nbs/apps/03_widgets.ipynb #0cbb7e45
 class Denoising(Panel):
     "The panel of `denoising`: the estimates of one sampling."
     _esm = script('denoising')
@@ -272,7 +272,7 @@ def denoising(pipe:ARSR, seed:int=0, sizes:tuple=(256, 128, 512), **options)->De
     "A film strip of what the sampler takes the clean picture for, step by step, and each frame at any of `sizes`."
     return Denoising(pipe, sizes, seed, **options)
 
-# %% ../../nbs/apps/03_widgets.ipynb #a901a9da
+# %% ../../nbs/apps/03_widgets.ipynb #c6f481bd
 def neighbours(field:ImageField, size:tuple, pixel:tuple)->tuple: # (h, w), (row, column) -> four dicts, blended rgb
     "What LIIF reads for one pixel of the first image: cells, relative coordinates, weights, and predictions in [0,1]."
     if not isinstance(field.renderer, LIIF):
@@ -291,7 +291,7 @@ def neighbours(field:ImageField, size:tuple, pixel:tuple)->tuple: # (h, w), (row
     for c, area in zip(cells, areas): c['weight'] = area / total
     return cells, sum(c['weight'] * c['rgb'] for c in cells)
 
-# %% ../../nbs/apps/03_widgets.ipynb #d269ce87
+# %% ../../nbs/apps/03_widgets.ipynb #4f17483c
 class Anatomy(Panel):
     "The panel of `liif_anatomy`: one pixel, and how LIIF makes it."
     _esm = script('anatomy')
@@ -313,14 +313,14 @@ def liif_anatomy(field:ImageField, size=384, pixel:tuple|None=None)->Anatomy: # 
     h, w = field.output_size(size)
     return Anatomy(field, (h, w), *(pixel or (h // 2, w // 2)))
 
-# %% ../../nbs/apps/03_widgets.ipynb #9ff82905
+# %% ../../nbs/apps/03_widgets.ipynb #7ecfa9e9
 def deviation(pictures:Tensor)->tuple: # (n,3,h,w) in [0,1] -> heat map, its white in levels of 255
     "The standard deviation of each pixel over all pictures, mean of its three channels."
     heat = 255 * pictures.std(0, correction=0).mean(0)
     top = heat.max().item()
     return Image.fromarray(to_bytes((heat / max(top, 1e-9)).expand(3, -1, -1))), top
 
-# %% ../../nbs/apps/03_widgets.ipynb #548b3622
+# %% ../../nbs/apps/03_widgets.ipynb #3936b44b
 class Diversity(Panel):
     "The panel of `diversity`: all answers small, those that are pinned large."
     _esm = script('diversity')
@@ -330,18 +330,18 @@ class Diversity(Panel):
         answers = [x.to_pil(size=128) for x in fields]
         heat, spread = deviation(torch.cat([x.render(size=fields[0].output_size(size)).cpu() for x in fields]))
         super().__init__((dict(n=len(fields), spread=spread), *answers, heat), beside(*answers, heat),
-                         f"{len(fields)} answers; a pixel deviates by up to {spread:.1f} of 255 levels", pins=list(pins))
+                         f"{len(fields)} answers; a pixel deviates by up to {spread:.1f} of 255", pins=list(pins))
 
     def on_pins(self, pins)->tuple: return {}, *(self.fields[k].to_pil(size=self.size) for k in pins)
 
-def diversity(fields, size:int=256, pins:tuple=(0,))->Diversity: # a batch or list; long side; pinned at first
+def diversity(fields, size:int=256, pins:tuple=(0,))->Diversity: # a batch or list, long side, pinned at first
     "Several answers to one question, such as `pipe.upscale(x, n=9)`, and where they differ."
     batches = [fields] if isinstance(fields, ImageField) else fields
     singles = [field[k] for field in batches for k in range(len(field))]
     if len(singles) < 2: raise ValueError(f"diversity needs two answers at least, not {len(singles)}")
     return Diversity(singles, size, pins)
 
-# %% ../../nbs/apps/03_widgets.ipynb #f0c716f0
+# %% ../../nbs/apps/03_widgets.ipynb #b1a7cdd3
 def mixed(pipe:ARSR, a:int, b:int, mix:float, **options)->ImageField: # seeds, 0 to 1, options of `generate`
     "The picture between two seeds: of the noise cos(x) a + sin(x) b, x from 0 to a right angle, which is again N(0,I)."
     sample, angle = find_sampler(options.pop('sampler', None) or pipe.options('generate')['sampler']), mix * math.pi / 2
@@ -349,7 +349,7 @@ def mixed(pipe:ARSR, a:int, b:int, mix:float, **options)->ImageField: # seeds, 0
         return sample(denoise, math.cos(angle) * z + math.sin(angle) * seeded_noise(z.shape, b).to(z), *rest)
     return pipe.generate(seed=a, sampler=between, **options)
 
-# %% ../../nbs/apps/03_widgets.ipynb #16deecab
+# %% ../../nbs/apps/03_widgets.ipynb #f34b2cfa
 class Mixer(Panel):
     "The panel of `portrait_mixer`: two seeds, and the picture between them."
     _esm = script('mixer')

@@ -58,8 +58,11 @@ function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag)
   for (const [key, value] of Object.entries(attributes)) key in node ? node[key] = value : node.setAttribute(key, value)
   node.append(...children)
+  if (node.tabIndex >= 0) quiet(node)
   return node
 }
+
+function quiet(node) { node.dataset.lmSuppressShortcuts = 'true' }  // JupyterLab leaves arrows and Enter to a control
 
 function put(img, blob) {
   const old = img.src

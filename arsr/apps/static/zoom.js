@@ -37,6 +37,7 @@ async function show(panel, { names, size: [height, width], own, tile, library })
     animationTime: .5, visibilityRatio: .5, gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
   }))
   maps.forEach((map, i) => {
+    quiet(map.canvas)
     map.canvas.setAttribute('aria-label', viewers[i].element.getAttribute('aria-label'))
     map.addHandler('viewport-change', () => {
       map.imageLoader.clear()  // stale tiles are not rendered
