@@ -146,7 +146,8 @@ def test_explore_by_wheel_drag_and_keys(lab, browser, field, tmp_path):
         def same(): # what is on screen is what the call renders; the truth is the field itself
             images = stage.locator('img')
             rendered = pixels(eval(call().replace('.render(', '.to_pil('), {'field': field}))
-            return all(np.array_equal(seen(images.nth(k)), rendered) for k in (0, 2))
+            shown = [seen(images.nth(k)) for k in (0, 2)]  # the call has six digits
+            return all(x.shape == rendered.shape and np.abs(x - rendered).max() <= 1 for x in shown)
 
         settle(same, bool)
         stage.locator('img').first.hover()

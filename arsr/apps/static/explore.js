@@ -38,6 +38,7 @@ function show(panel, { n, scales, renderers, names, own, most, pictures }) {
     if (!(scale >= low && scale <= high)) panel.complain({ error: `scale must lie between ${low} and ${high}, not ${number.value}` })
     else zoom(scale)
   }
+  number.onkeydown = e => { if (e.key === 'Enter') number.onchange() }
   const choices = [['image', 'index', [...Array(n).keys()]], ['renderer', 'renderer', renderers]].filter(([, , all]) => all.length > 1)
   const selects = choices.map(([label, key, all]) => {
     const select = control(label, 'select', {}, ...options(all, panel.state[key]))
@@ -66,7 +67,7 @@ function show(panel, { n, scales, renderers, names, own, most, pictures }) {
     frame.style = `top: ${t}; left: ${l}; width: calc(${r} - ${l}); height: calc(${b} - ${t})`
     slider.input.value = log(answer.scale)
     slider.input.setAttribute('aria-valuetext', answer.scale.toFixed(2))
-    if (document.activeElement !== number || Number(number.value) !== answer.scale) number.value = +answer.scale.toFixed(2)
+    if (document.activeElement !== number) number.value = +answer.scale.toFixed(2)  // nobody is typing
     selects.forEach(s => s.follow())
     caption.replaceChildren(`${answer.caption}, ${answer.trip} ms until here`, make('br'), make('code', {}, answer.call))
   }
