@@ -15,7 +15,7 @@ setup(
     long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
     long_description_content_type='text/markdown',
     packages=find_packages(include=['arsr', 'arsr.*']),
-    package_data={'arsr': ['py.typed', 'assets/*', 'weights/*/*']},
+    package_data={'arsr': ['py.typed', 'assets/*', 'weights/*/*', 'apps/static/*']},
     install_requires=cfg['requirements'].split(),
     extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'metrics', 'heic')},
     entry_points={

@@ -1,6 +1,8 @@
 "Images as continuous functions: generate and upsample at any scale with latent diffusion and an implicit decoder."
 __version__ = "0.1.0"
 
+import os, sys
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -9,16 +11,21 @@ if TYPE_CHECKING:
     from .field import ImageField
     from .pipeline import ARSR
 
+# Threads of OpenMP spin while they wait. On a busy machine (two cores, load 6) six steps of a generator took two threads
+# 27 to 52 s, one 6 to 10 s, two that spin only briefly 6 to 8 s; on idle cores nothing is lost. Read as PyTorch loads.
+if 'torch' not in sys.modules: os.environ.setdefault('GOMP_SPINCOUNT', '1000')
+
 __all__ = ['ARSR', 'ImageField', 'load_image']
 _PLACES = {'ARSR': '.pipeline', 'ImageField': '.field', 'load_image': '.data'}
 
 def __getattr__(name): # when one of the three is first asked for: the command line explains itself without PyTorch
     if name not in _PLACES: raise AttributeError(f"module 'arsr' has no attribute '{name}'")
     import_module('.beyond', __name__)  # its parts and writers register themselves
-    import_module('.field', __name__).VIEWERS['explore'] = _explore
+    import_module('.field', __name__).VIEWERS.update({each: partial(_view, each) for each in ('explore', 'zoom')})
     for each, place in _PLACES.items(): globals()[each] = getattr(import_module(place, __name__), each)
     return globals()[name]
 
 def __dir__(): return sorted(globals().keys() | _PLACES)
 
-def _explore(field, **kwargs): return import_module('.apps.widgets', __name__).explore(field, **kwargs)
+def _view(name, field, *args, **kwargs): # widgets are imported when the first is opened
+    return getattr(import_module('.apps.widgets', __name__), name)(field, *args, **kwargs)

@@ -6,17 +6,17 @@
 __all__ = ['STRIP', 'WRITERS', 'VIEWERS', 'FirstStageConfig', 'FirstStage', 'downscale_pair', 'l1_loss', 'FirstStageLoss',
            'read_bicubic', 'sample_bicubic', 'Renderer', 'Bicubic', 'output_size', 'check_pixels', 'antialiased',
            'register_writer', 'check_picture_path', 'has_alpha', 'to_bytes', 'as_pil', 'pillow_options', 'write_pillow',
-           'ImageField', 'to_multiple', 'encode_field']
+           'thumbnails', 'ImageField', 'to_multiple', 'encode_field']
 
 # %% ../nbs/04_field.ipynb #f8953807
-import copy, math
+import copy, io, math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 import numpy as np, torch, torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import nn, Tensor
 from einops import rearrange
 from .autoencoder import Encoder, Decoder
@@ -200,6 +200,19 @@ def write_pillow(field, path:Path, size:tuple, window:tuple)->Path:
     if path.suffix.lower() == '.gif' and info.alpha is not None: canvas[..., -1] = canvas[..., -1] // 128 * 255
     return atomic_write(path, lambda part: as_pil(canvas).save(part, **pillow_options(info)))
 
+# %% ../nbs/04_field.ipynb #22e010e7
+def thumbnails(field, most:int=512)->Image.Image: # pixels along the longer side of the grid
+    "The first 16 pictures of a field in a grid, above a line with their number and size."
+    part = field[:16]
+    columns = math.ceil(math.sqrt(len(part)))
+    pictures = part.render(size=min(max(field.size), most // columns))
+    h, w = pictures.shape[-2:]
+    height = -(-len(part) // columns) * h
+    grid = Image.new('RGB', (max(160, columns * w), height + 14), 'white')
+    for k, x in enumerate(pictures): grid.paste(Image.fromarray(to_bytes(x)), (k % columns * w, k // columns * h))
+    ImageDraw.Draw(grid).text((2, height + 1), repr(field), fill='black')
+    return grid
+
 # %% ../nbs/04_field.ipynb #a43baa5d
 class ImageField:
     """A batch of images as continuous functions: features (n,c,h,w), and a renderer that reads them.
@@ -230,6 +243,11 @@ class ImageField:
         return part
 
     def __repr__(self): return f"{type(self).__name__}({len(self)} x {self.size[0]}x{self.size[1]})"
+
+    def _repr_png_(self)->tuple: # what a notebook shows, and its text alternative
+        out = io.BytesIO()
+        thumbnails(self).save(out, 'png')
+        return out.getvalue(), {'alt': f"{self!r}, pictures in a grid"}
 
     def output_size(self, size=None, scale=None, window=FULL)->tuple: # (h, w)
         "The size of what `render` returns for the same arguments."
@@ -311,6 +329,10 @@ class ImageField:
     def explore(self, **kwargs):
         "A panel with a scale slider, beside bicubic enlargement; arguments as `arsr.apps.widgets.explore`."
         return VIEWERS['explore'](self, **kwargs)
+
+    def zoom(self, *others, **kwargs):
+        "This field as a map to zoom into, with others in step; arguments as `arsr.apps.widgets.zoom`."
+        return VIEWERS['zoom'](self, *others, **kwargs)
 
 # %% ../nbs/04_field.ipynb #b2c9cc32
 def to_multiple(x:Tensor, f:int)->Tensor: # (n,3,h,w) -> the same at the nearest size that is a multiple of f
