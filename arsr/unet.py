@@ -54,6 +54,7 @@ class UNetConfig:
     patch: int = 1                   # latents are cut into patch x patch tokens at the input
     classes: int = 0                 # categories it is conditioned on; one more means 'unknown'
     dropout: float = 0.
+    eps: float = 1e-6                # of GroupNorm; published: 1e-5
 
 # %% ../nbs/06_unet.ipynb #cd737773
 class AttnResBlock(nn.Module):
@@ -112,6 +113,8 @@ class UNet(nn.Module):
         self.down, self.middle, self.up = unet_layers(cfg)
         c = cfg.ch * cfg.mult[0]
         self.conv_out = nn.Sequential(norm(c), nn.SiLU(), zero(conv3(c, c_out * cfg.patch**2)))
+        for layer in self.modules():
+            if isinstance(layer, nn.GroupNorm): layer.eps = cfg.eps
 
     def forward(self, x:Tensor, t:Tensor, label:Tensor|None=None)->Tensor: # (n,c_in,h,w), (n,), (n,) -> (n,c_out,h,w)
         "Any size will do; a label of None is 'unknown'."
