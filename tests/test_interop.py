@@ -1,4 +1,6 @@
 "Published checkpoints and diffusers' models against forward passes written for the published names alone."
+from dataclasses import replace
+from pathlib import Path
 import pytest, torch, torch.nn.functional as F
 from torch.nn.functional import silu
 from arsr import ARSR
@@ -46,7 +48,8 @@ def encode(s, x, cfg):
         if i == len(cfg.mult) - 1: break
         x = s.conv(f'encoder.0.down.{i}.downsample.conv', F.pad(x, (0, 1, 0, 1)), cfg.ch * m, stride=2)
     x, z = middle(s, 'encoder.0.mid', x), cfg.z * (1 + (cfg.latent == 'gaussian'))
-    return s.conv('encoder.1', s.conv('encoder.0.conv_out', silu(s.norm('encoder.0.norm_out', x, 1e-6)), z, padding=1), z, 1)
+    x = s.conv('encoder.0.conv_out', silu(s.norm('encoder.0.norm_out', x, 1e-6)), z, padding=1)
+    return s.conv('encoder.1', x, z, 1)
 
 def decode(s, z, cfg):
     name = 'decoder.decoder.1'
@@ -109,13 +112,13 @@ def run(preset, n=2, side=16):
     out = dict(z=encode(first, x, cfg), feat=feat, prediction=unet(net, z_t, t, dcfg.unet, cfg.z))
     return first, {f'model.diffusion_model.{k}': v for k, v in net.items()}, dict(x=x, z=z, z_t=z_t, t=t), out
 
-TINY = Preset('upscaler', FirstStageConfig(ch=16, mult=(1, 2, 4), n_res=2, z=4, latent='gaussian', hidden=(24, 16), one_sided=True),
-              DenoiserConfig(UNetConfig(ch=32, mult=(1, 2), n_res=2, attn=(1,), eps=1e-5), z=4, conditional=True))
+TINY = Preset(
+    'upscaler', FirstStageConfig(ch=16, n_res=2, z=4, latent='gaussian', hidden=(24, 16), one_sided=True),
+    DenoiserConfig(UNetConfig(ch=32, mult=(1, 2), n_res=2, attn=(1,), eps=1e-5), z=4, conditional=True))
 
 @torch.no_grad()
 @pytest.mark.parametrize('change', [{}, dict(latent='plain', mult=(1, 2), n_res=1)])
 def test_published_weights_are_the_published_function(change, tmp_path):
-    from dataclasses import replace
     preset = replace(TINY, first=replace(TINY.first, **change))
     first, ldm, given, out = run(preset)
     old = {k: torch.zeros_like(v) for k, v in ldm.items()}  # the weights of the last step, which nobody wants
@@ -123,7 +126,7 @@ def test_published_weights_are_the_published_function(change, tmp_path):
     torch.save({'state_dict': first | {'loss.weight': torch.ones(1)}, 'epoch': 3}, tmp_path/'first.ckpt')
     torch.save({'state_dict': old | mean | {'scale_factor': torch.tensor(.25)}}, tmp_path/'ldm.ckpt')
     pipe = ARSR.from_published(tmp_path/'first.ckpt', tmp_path/'ldm.ckpt', preset)
-    def close(a, b): assert (a - b).abs().max() < 1e-5 * b.std() * 10
+    def close(a, b): assert (a - b).abs().max() < 1e-4 * b.std()
     close(pipe.first.encoder(given['x']), out['z'])
     close(pipe.first.decoder(given['z']), out['feat'])
     close(pipe.upscaler.unet(given['z_t'], given['t']), out['prediction'])
@@ -142,7 +145,6 @@ def test_the_paper_presets_have_the_published_tensors(name):
 
 def test_padding_and_eps_matter():
     "With symmetric padding, or the autoencoder's eps, the same weights are another function."
-    from dataclasses import replace
     first, ldm, given, out = run(TINY)
     unet = replace(TINY.denoiser.unet, eps=1e-2)
     other = replace(TINY, first=replace(TINY.first, one_sided=False), denoiser=replace(TINY.denoiser, unet=unet))
@@ -152,12 +154,12 @@ def test_padding_and_eps_matter():
         assert (pipe.upscaler.unet(given['z_t'], given['t']) - out['prediction']).abs().max() > 1e-3
 
 def test_a_file_with_more_than_tensors_is_refused(tmp_path, refuses):
-    from pathlib import Path
     first, ldm, *_ = run(TINY)
     torch.save({'state_dict': first, 'where': Path()}, tmp_path/'first.ckpt')
     torch.save({'state_dict': ldm}, tmp_path/'ldm.ckpt')
     with refuses('first.ckpt', 'tensors alone'): ARSR.from_published(tmp_path/'first.ckpt', tmp_path/'ldm.ckpt', TINY)
-    with refuses('another network', 'the first is encoder.layers.0.weight'): ARSR.from_published(tmp_path/'ldm.ckpt', tmp_path/'ldm.ckpt', TINY)
+    with refuses('another network', 'the first is encoder.layers.0.weight'):
+        ARSR.from_published(tmp_path/'ldm.ckpt', tmp_path/'ldm.ckpt', TINY)
 
 # ---- diffusers
 
@@ -179,8 +181,7 @@ def test_diffusers_autoencoders(diffusers, name, more):
     encoded = theirs.encode(x)
     mean = encoded.latents if name == 'VQModel' else encoded.latent_dist.mean
     assert (first.posterior(x)[0] - mean).abs().max() < 1e-5
-    if not more: z_in = theirs.post_quant_conv(z)
-    else: z_in = z
+    z_in = z if more else theirs.post_quant_conv(z)
     ours = first.decoder.layers[:4](z)  # up to where theirs first doubles the size
     h = theirs.decoder.mid_block(theirs.decoder.conv_in(z_in))
     assert (ours - theirs.decoder.up_blocks[0].resnets[0](h, None)).abs().max() < 1e-4
@@ -193,18 +194,18 @@ def test_diffusers_autoencoders(diffusers, name, more):
 @torch.no_grad()
 def test_diffusers_unets(diffusers, conditional, tmp_path):
     net = diffusers.UNet2DModel(
-        sample_size=8, in_channels=8 if conditional else 4, out_channels=4, block_out_channels=(128, 256), layers_per_block=1,
-        down_block_types=('DownBlock2D', 'AttnDownBlock2D'), up_block_types=('AttnUpBlock2D', 'UpBlock2D'),
-        attention_head_dim=32).eval()
+        sample_size=8, in_channels=8 if conditional else 4, out_channels=4, block_out_channels=(128, 256),
+        layers_per_block=1, attention_head_dim=32, down_block_types=('DownBlock2D', 'AttnDownBlock2D'),
+        up_block_types=('AttnUpBlock2D', 'UpBlock2D')).eval()
     theirs = autoencoder(diffusers, 'VQModel', scaling_factor=.25)
     pipe = from_diffusers(theirs, net)
-    ours, z, t = pipe.upscaler if conditional else pipe.generator, torch.randn(2, net.config.in_channels, 8, 12), torch.tensor([3, 800])
+    ours = pipe.upscaler if conditional else pipe.generator
+    z, t = torch.randn(2, net.config.in_channels, 8, 12), torch.tensor([3, 800])
     assert (ours.unet(z, t) - net(z, t).sample).abs().max() < 1e-5
     assert ours.scaling_factor == 4 and pipe.meta['size'] == 16
     pipe.save_pretrained(tmp_path)
     assert ARSR.from_pretrained(tmp_path, device='cpu').first.cfg == pipe.first.cfg
 
 def test_diffusers_models_that_are_another_function(diffusers, refuses):
-    with refuses('AutoencoderTiny'): from_diffusers(diffusers.AutoencoderTiny(block_out_channels=(8, 8), encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)))
+    with refuses('AutoencoderTiny'): from_diffusers(diffusers.AutoencoderTiny())
     with refuses('encoder has options'): from_diffusers(autoencoder(diffusers, 'AutoencoderKL', norm_num_groups=8))

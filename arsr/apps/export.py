@@ -109,8 +109,9 @@ def store_half(model:Any): # onnx.ModelProto; changed
     from onnx import TensorProto, helper, numpy_helper
     for tensor in list(model.graph.initializer):
         value, name = numpy_helper.to_array(tensor), tensor.name
-        if tensor.data_type != TensorProto.FLOAT or value.size < 64 or (value != value.astype('float16')).any(): continue
-        tensor.CopyFrom(numpy_helper.from_array(value.astype('float16'), name + '_half'))
+        half = value.astype('float16')
+        if tensor.data_type != TensorProto.FLOAT or value.size < 64 or (value != half).any(): continue
+        tensor.CopyFrom(numpy_helper.from_array(half, name + '_half'))
         model.graph.node.insert(0, helper.make_node('Cast', [name + '_half'], [name], to=TensorProto.FLOAT))
 
 # %% ../../nbs/apps/04_export.ipynb #04e0a01a

@@ -113,7 +113,7 @@ def convert_published(first:dict, ldm:dict, preset)->ARSR:
     meta = dict(name='published', size=preset.base, factor=preset.factor)
     return ARSR(stage, **{preset.task: net}, meta=meta).requires_grad_(False)
 
-def from_published(cls, first, ldm, preset)->ARSR: # paths of the two checkpoints; a preset whose name begins with 'paper'
+def from_published(cls, first, ldm, preset)->ARSR: # paths of two checkpoints; a preset of the paper, such as above
     "A model with weights of the published code. `ValueError` if they are of another preset."
     return convert_published(load_tensors(first), load_tensors(ldm), preset)
 
@@ -150,9 +150,9 @@ def convert_autoencoder(autoencoder:Any)->FirstStage: # AutoencoderKL or VQModel
     return fit(stage, state | {f'liif.{k}': v for k, v in stage.liif.state_dict().items()})
 
 # %% ../../nbs/beyond/06_interop.ipynb #06b0e01a
-TIMERESBLOCK = [(r'\.norm1\.', '.in_layers.0.'), (r'\.conv1\.', '.in_layers.2.'), (r'\.time_emb_proj\.', '.emb_layers.1.'),
-                (r'\.norm2\.', '.out_layers.0.'), (r'\.conv2\.', '.out_layers.3.'), (r'\.nin_shortcut\.', '.skip.'),
-                (r'\.proj_out\.', '.out.')]
+TIMERESBLOCK = [(r'\.norm1\.', '.in_layers.0.'), (r'\.conv1\.', '.in_layers.2.'),
+                (r'\.time_emb_proj\.', '.emb_layers.1.'), (r'\.norm2\.', '.out_layers.0.'),
+                (r'\.conv2\.', '.out_layers.3.'), (r'\.nin_shortcut\.', '.skip.'), (r'\.proj_out\.', '.out.')]
 
 def unet2d_rules(n:int)->list: # ResBlocks a level
     "From names of diffusers' UNet2DModel to ours."
@@ -184,7 +184,7 @@ def convert_unet(unet:Any, z:int, betas:tuple)->Denoiser: # UNet2DModel, latent 
 def check_same(ours:Tensor, theirs:Tensor, what:str):
     "`ValueError` unless two networks gave the same for one input, but for rounding."
     error = ((ours - theirs).abs().max() / theirs.std()).item()
-    if not error < 1e-3: raise ValueError(f"the {what} has options that ours lacks: they differ by {error:.1e} deviations")
+    if not error < 1e-3: raise ValueError(f"the {what} has options that ours lacks: they differ by {error:.1e}")
 
 @torch.no_grad()
 def from_diffusers(
