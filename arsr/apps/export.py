@@ -75,7 +75,7 @@ class Graph(nn.Module):
     @property
     def open_axes(self)->tuple: # of each input: those whose length may differ
         dynamic = torch.export.Dim.DYNAMIC
-        return tuple({k: dynamic for k in range(x.ndim) if k != 1 and name != 'cell'}
+        return tuple({k: dynamic for k in range(x.ndim) if (k != 1 or name == 'label') and name != 'cell'}
                      for name, x in self.inputs.items())
 
 # %% ../../nbs/apps/04_export.ipynb #04e0a015
@@ -85,6 +85,7 @@ def denoiser_graph(net:Denoiser)->Graph: # (z_t, t[, cond][, label]) -> x0
     inputs = dict(z_t=z, t=t)
     if net.cfg.conditional: inputs['cond'] = z.flip(0)
     if net.cfg.unet.classes: inputs['label'] = torch.tensor([0, net.cfg.unet.classes])
+    if net.cfg.unet.attributes: inputs['label'] = F.pad(inputs['label'][:, None], (0, 2), value=1)  # any number of them
     return Graph(net, Denoiser.__call__, 'x0', **inputs)
 
 def graphs(pipe:ARSR)->dict[str, Graph]: # by the stem of its file
