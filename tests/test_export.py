@@ -3,7 +3,8 @@ import json, shutil
 import pytest, torch
 from arsr import ARSR
 from arsr.apps.cli import main
-from arsr.apps.export import area_weights, export_onnx, graphs, neighbours, render_grid, render_liif
+from arsr.apps.export import (
+    area_weights, export_onnx, graphs, neighbours, render_grid, render_liif, write_graph)
 from arsr.beyond.fast import FastConfig, FastRenderer, render_fast
 from arsr.coords import FULL, cell_size, pixel_centres
 from arsr.field import FirstStage, FirstStageConfig
@@ -33,7 +34,8 @@ def test_weights_where_all_areas_are_zero():
 def tiny(**parts):
     first = FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=2, latent='norm', hidden=(16, 16)))
     def net(**more):
-        unet = UNetConfig(ch=8, mult=(1, 2), n_res=1, attn=(), patch=2, classes=0 if more else 3)
+        labels = {} if more else dict(classes=3, attributes=5)
+        unet = UNetConfig(ch=8, mult=(1, 2), n_res=1, attn=(), patch=2, **labels)
         made = Denoiser(DenoiserConfig(unet, z=2, prediction_type='v', schedule='cosine', **more))
         for p in made.parameters(): torch.nn.init.normal_(p, std=.2)
         return made
@@ -41,6 +43,17 @@ def tiny(**parts):
     meta = dict(categories=['a', 'b', 'c'], shares=[.2, .3, .5])
     return ARSR(first, net(), net(conditional=True), meta, fast=fast).requires_grad_(False)
 
+@torch.no_grad()
+def test_the_renderer_as_onnx_at_other_sizes(tmp_path):
+    ort = pytest.importorskip('onnxruntime')
+    graph, feat = graphs(tiny())['renderer'], torch.randn(1, 8, 7, 13)
+    run = ort.InferenceSession(write_graph(graph, tmp_path/'renderer.onnx')).run
+    for size, window in WINDOWS:
+        given = dict(feat=feat, **points(size, window))
+        ours = torch.from_numpy(run(None, {k: x.numpy() for k, x in given.items()})[0])
+        assert (ours - graph.net.render(feat, size, window)).abs().max() < 1e-4
+
+@pytest.mark.slow
 @torch.no_grad()
 def test_onnx_equals_pytorch_at_other_sizes(tmp_path):
     "Every part, exported once at one size and asked at another, an odd one too; halves change nothing."
@@ -52,7 +65,7 @@ def test_onnx_equals_pytorch_at_other_sizes(tmp_path):
     given = {'encoder': dict(image=torch.randn(3, 3, 6, 10)), 'decoder': dict(z=z),
              'renderer': dict(feat=feat, **points(*WINDOWS[1])), 'fast_grid': dict(feat=feat),
              'fast': dict(grid=torch.randn(1, 8, 14, 26), **points(*WINDOWS[2])),
-             'generator': dict(z_t=z, t=torch.tensor([9]), label=torch.tensor([3])),
+             'generator': dict(z_t=z, t=torch.tensor([9]), label=torch.tensor([[2, 5, 0, 3]])),
              'upscaler': dict(z_t=z, t=torch.tensor([999]), cond=z / 2)}
     assert {p.stem for p in tmp_path.glob('*.onnx')} == given.keys()
     for name, graph in graphs(pipe).items():
@@ -72,7 +85,7 @@ def test_portraits_take_less_than_20_megabytes(tmp_path):
 def test_torch_export_keeps_sizes_open():
     graph = graphs(tiny())['generator'].eval()
     program = torch.export.export(graph, tuple(graph.inputs.values()), dynamic_shapes=(graph.open_axes,))
-    other = torch.randn(3, 2, 7, 13), torch.tensor([1, 500, 999]), torch.tensor([0, 1, 3])
+    other = torch.randn(3, 2, 7, 13), torch.tensor([1, 500, 999]), torch.tensor([[0, 1], [1, 5], [3, 0]])
     assert (program.module()(*other) - graph(*other)).abs().max() < 1e-5
 
 @torch.no_grad()
@@ -80,7 +93,7 @@ def test_torch_export_keeps_sizes_open():
 def test_torch_compile(backend):
     if backend == 'inductor' and not shutil.which('g++'): pytest.skip('no compiler')
     pipe = tiny()
-    z, t, label = torch.randn(2, 2, 8, 12), torch.tensor([3, 700]), torch.tensor([0, 3])
+    z, t, label = torch.randn(2, 2, 8, 12), torch.tensor([3, 700]), torch.tensor([[0, 4], [3, 0]])
     net, decoder = (torch.compile(part, backend=backend) for part in (pipe.generator, pipe.first.decoder))
     assert (net(z, t, label=label) - pipe.generator(z, t, label=label)).abs().max() < 1e-5
     assert (decoder(z) - pipe.first.decoder(z)).abs().max() < 1e-5
