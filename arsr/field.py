@@ -28,7 +28,7 @@ from .liif import LIIF
 # %% ../nbs/04_field.ipynb #b88565b2
 @dataclass(frozen=True)
 class FirstStageConfig:
-    "Encoder, decoder and LIIF; the defaults are those published for generation (Kim & Kim 2024)."
+    "Encoder, decoder and LIIF; the defaults but `one_sided` are those published for generation."
     ch: int = 128                    # channels of the first level
     mult: tuple = (1, 2, 4)          # multiplier of each level; f = 2^(levels-1)
     mult_d: tuple|None = None        # the decoder's, if they are not the encoder's; mult_d[0] * ch features leave it
@@ -37,6 +37,7 @@ class FirstStageConfig:
     latent: str = 'plain'            # 'plain', 'gaussian' (KL) or 'norm' (unit variance a channel, noise in training)
     noise: float = .05               # standard deviation of the noise on a 'norm' latent in training
     hidden: tuple = (256,) * 4       # hidden widths of LIIF
+    one_sided: bool = False          # True: stride-2 convolutions pad on the right and at the bottom only, as published
 
     @property
     def f(self)->int: return 2 ** (len(self.mult) - 1)
@@ -49,7 +50,8 @@ class FirstStage(nn.Module):
         if cfg.latent not in ('plain', 'gaussian', 'norm'):
             raise ValueError(f"latent must be 'plain', 'gaussian' or 'norm', not '{cfg.latent}'")
         self.cfg = cfg
-        self.encoder = Encoder(cfg.ch, cfg.mult, cfg.n_res, z=cfg.z * (2 if cfg.latent == 'gaussian' else 1))
+        z = cfg.z * (2 if cfg.latent == 'gaussian' else 1)
+        self.encoder = Encoder(cfg.ch, cfg.mult, cfg.n_res, z, cfg.one_sided)
         self.decoder = Decoder(cfg.ch, cfg.mult_d or cfg.mult, cfg.n_res, z=cfg.z)
         self.liif = LIIF(self.decoder.n_feat, hidden=cfg.hidden)
         if cfg.latent == 'norm': self.norm = nn.BatchNorm2d(cfg.z, affine=False, momentum=.01)

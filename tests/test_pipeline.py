@@ -1,4 +1,4 @@
-import copy, json
+import copy, json, shutil
 from functools import partial
 from pathlib import Path
 import pytest, torch
@@ -414,6 +414,18 @@ def test_what_the_hub_is_asked(saved, monkeypatch):
     options = dict(revision='v2', cache_dir='here', token='secret', local_files_only=True)
     ARSR.from_pretrained('owner/tiny', device='cpu', **options)
     assert asked.items() >= options.items()
+
+def test_a_revision_in_the_hub_s_own_cache(saved, tmp_path):
+    "Pulled from a local folder in the hub's layout, pinned to one of two revisions, without a network."
+    repo, wanted, other = tmp_path/'models--owner--tiny', 'a' * 40, 'b' * 40
+    shutil.copytree(saved, repo/'snapshots'/wanted)
+    (repo/'snapshots'/other).mkdir()  # where nothing is
+    (repo/'refs').mkdir()
+    (repo/'refs'/'main').write_text(other)
+    pulled = ARSR.from_pretrained('owner/tiny', 'cpu', revision=wanted, cache_dir=tmp_path, local_files_only=True)
+    ours = ARSR.from_pretrained(saved, 'cpu').state_dict()
+    assert pulled.state_dict().keys() == ours.keys()
+    assert all(torch.equal(x, ours[k]) for k, x in pulled.state_dict().items())
 
 def test_push_to_hub_uploads_what_save_pretrained_writes(pipe, monkeypatch):
     import huggingface_hub.hub_mixin as mixin

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'FAST', 'KINDS', 'BOUNDED', 'PHOTOS', 'OURS', 'NANO_GENERATOR', 'NANO_UPSCALER', 'SMALL_GENERATOR',
-           'SMALL_UPSCALER', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'Preset', 'for_data', 'find_preset']
+           'SMALL_UPSCALER', 'PAPER_FIRST', 'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'Preset', 'for_data',
+           'find_preset']
 
 # %% ../../nbs/lab/04_recipes.ipynb #c649ff7a
 from dataclasses import dataclass, field, replace
@@ -68,8 +69,9 @@ SMALL_GENERATOR = _denoiser(ch=128, mult=(1, 2, 3), attn=(1, 2), patch=2, classe
 SMALL_UPSCALER = _denoiser(ch=96, mult=(1, 2, 2), attn=(2,), patch=1, conditional=True)
 
 # %% ../../nbs/lab/04_recipes.ipynb #33d151e5
-PAPER_UNET = UNetConfig(ch=160, mult=(1, 2, 2, 4), attn=(3,))
-PAPER_UNET_FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), attn=(0, 1, 2))
+PAPER_FIRST = FirstStageConfig(one_sided=True)
+PAPER_UNET = UNetConfig(ch=160, mult=(1, 2, 2, 4), attn=(3,), eps=1e-5)
+PAPER_UNET_FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), attn=(0, 1, 2), eps=1e-5)
 
 PRESETS = {
     'emoji-generate': Preset('generator', NANO, NANO_GENERATOR, **OURS),
@@ -77,16 +79,16 @@ PRESETS = {
     'photo-upscale': Preset('upscaler', NANO, NANO_UPSCALER, perceptual=.4, latent_weight=0., **PHOTOS, **OURS),
     'small-generate': Preset('generator', SMALL, SMALL_GENERATOR, **OURS),
     'small-upscale': Preset('upscaler', SMALL, SMALL_UPSCALER, **PHOTOS, **OURS),
-    'paper-gen-256': Preset('generator', FirstStageConfig(), DenoiserConfig(PAPER_UNET),
+    'paper-gen-256': Preset('generator', PAPER_FIRST, DenoiserConfig(PAPER_UNET),
                             data='ffhq:data', base=256, sizes=(64, 256), crop=256),
     'paper-sr-faces-8x': Preset(
-        'upscaler', FirstStageConfig(z=32, latent='gaussian'),
+        'upscaler', FirstStageConfig(z=32, latent='gaussian', one_sided=True),
         DenoiserConfig(PAPER_UNET_FACES, z=32, conditional=True, betas=(.0001, .015)),
         data='celeba-hq:data', base=128, sizes=(32, 128), crop=128, factor=8),
-    'paper-sr-div2k': Preset('upscaler', FirstStageConfig(), DenoiserConfig(PAPER_UNET, conditional=True),
+    'paper-sr-div2k': Preset('upscaler', PAPER_FIRST, DenoiserConfig(PAPER_UNET, conditional=True),
                              data='div2k:data', base=192, sizes=(48, 192), crop=192),
     'paper-sr-lsun-16x': Preset(
-        'upscaler', FirstStageConfig(mult=(1, 2, 4, 4), z=32, latent='gaussian'),
+        'upscaler', FirstStageConfig(mult=(1, 2, 4, 4), z=32, latent='gaussian', one_sided=True),
         DenoiserConfig(PAPER_UNET, z=32, conditional=True),
         data='lsun:data', base=256, sizes=(32, 256), crop=256, factor=16),
 }
