@@ -135,7 +135,7 @@ def test_an_earlier_stage_is_asked_for_by_name(root, stage, tmp_path, refuses):
 
 def test_other_pictures_in_the_same_folder_refused(root, drawings, tmp_path, refuses):
     write_pictures(tmp_path/'other', drawings, 3)
-    with refuses('renders.safetensors was made of other pictures', 'another folder'):
+    with refuses('begun with other inputs (pictures)', 'another folder'):
         train_stage('toy-generator', 'first', root/'generator', data=str(tmp_path/'other'), steps=1)
 
 def test_a_cache_is_made_once_and_appears_whole(tmp_path):
