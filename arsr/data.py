@@ -194,13 +194,14 @@ def public_folders(name:str, root)->list: # a key of `PUBLIC`, where it is unpac
     raise ValueError(f"{root} has no folder '{PUBLIC[name]}': unpack {name} there first")
 
 def public_set(name:str, root, split:str='all', share:float=.05)->Images: # such as 'div2k' or 'div2k+flickr2k'
-    "The field's public sets from a local copy in their published layout, with their own validation set where it is there."
+    "The field's public sets from a local copy in their published layout, split as published where they are."
     folders = [p for n in name.split('+') for p in public_folders(n, root)]
     valid = [p for p in folders if '_valid_' in p.name]
     if split in ('train', 'valid') and 0 < len(valid) < len(folders):
         folders, split = valid if split == 'valid' else [p for p in folders if p not in valid], 'all'
     return Images(folders[0], split, share) if len(folders) == 1 else Images(root, split, share, folders)
 
+# %% ../nbs/01_data.ipynb #a4cfc47f
 def hub_images(repo_id:str, **kwargs)->Images: # 'owner/name', options of `Images`
     "Pictures of a hub data set of image files, or of one zip of them; downloaded once and cached by the hub client."
     from huggingface_hub import snapshot_download

@@ -41,15 +41,29 @@ class FirstStageConfig:
 
 def check_factor(factor:int, f:int): # how many times smaller the LR input is, and a latent than its picture
     "`ValueError` unless an LR input enlarged by `factor` is a whole number of latent cells."
-    if factor % f or factor < f: raise ValueError(f"factor must be a multiple of the encoder's f, which is {f}, not {factor}")
+    if factor < f or factor % f: raise ValueError(f"factor must be a multiple of f, which is {f}, not {factor}")
 
-# %% ../nbs/04_field.ipynb #6709dd20
+# %% ../nbs/04_field.ipynb #5e37433b
+class _Gather(torch.autograd.Function):
+    "The shares of all processes as one batch; gradients go back to the share that they are of."
+    @staticmethod
+    def forward(ctx, x):
+        shares = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(shares, x)
+        return torch.cat(shares)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
 class SyncBatchNorm(nn.BatchNorm2d):
     "Batch normalisation over the batches of all processes, on any device."
     def forward(self, x:Tensor)->Tensor: # (n,c,h,w) of this process -> the same
         if not (self.training and dist.is_available() and dist.is_initialized()): return super().forward(x)
-        from torch.distributed.nn.functional import all_gather  # gradients go back through it
-        return super().forward(torch.cat(all_gather(x))).chunk(dist.get_world_size())[dist.get_rank()]
+        whole = super().forward(_Gather.apply(x.contiguous()))
+        return whole.chunk(dist.get_world_size())[dist.get_rank()]
 
 # %% ../nbs/04_field.ipynb #a6a7981b
 class FirstStage(nn.Module):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SAVE_EVERY', 'PATIENCE', 'cpuinfo', 'hardware', 'precision', 'machine', 'autocast_dtype', 'fast_arithmetic', 'EMA',
-           'learning_rate', 'Budget', 'check_finite', 'save_checkpoint', 'read_state', 'check_inputs',
+           'learning_rate', 'Budget', 'check_finite', 'read_state', 'check_inputs', 'save_checkpoint',
            'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'peak_rate', 'FlopCounter',
            'count_flops', 'Report', 'NotebookReport', 'accelerator', 'Objective', 'shared_clock', 'optimizer',
-           'batches', 'take_step', 'fit']
+           'batches', 'prepare', 'count_on', 'check_patience', 'take_step', 'fit']
 
 # %% ../nbs/08_train.ipynb #ed95f627
 import json, math, os, platform, re, sys, time, timeit
@@ -105,8 +105,24 @@ class Budget:
 def check_finite(tensors:dict, path:Path): # name -> tensor; the file that they are for
     "`ValueError` for a NaN or an infinity."
     wrong = [name for name, x in tensors.items() if not x.isfinite().all()]
-    if wrong: raise ValueError(f"{path} is not written: '{wrong[0]}' and {len(wrong) - 1} others are not finite numbers")
+    if wrong: raise ValueError(f"{path} is not written: {len(wrong)} tensors are not finite, the first is '{wrong[0]}'")
 
+def read_state(path:Path)->dict: # step, seconds, loss; skipped, scaler and inputs where there are any
+    "How far the training of a checkpoint has come; `ValueError` for a damaged file."
+    try:
+        with safe_open(path, 'pt') as f: return json.loads(f.metadata()['state'])
+    except Exception as e:
+        raise ValueError(f"{path} is not a complete checkpoint ({e}); delete it to start this stage again") from None
+
+def check_inputs(out:Path, inputs:dict): # name -> hash
+    "`ValueError` if the training in `out` was begun with other inputs, as far as its checkpoint says."
+    path = out/'checkpoint.safetensors'
+    before = read_state(path).get('inputs', inputs) if path.exists() else inputs
+    changed = ', '.join(name for name in before | inputs if before.get(name) != inputs.get(name))
+    if changed: raise ValueError(f"{out} was begun with other inputs ({changed}); use another folder, "
+                                 "or delete this one to begin the stage again")
+
+# %% ../nbs/08_train.ipynb #4d4fec15
 def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer, state:dict, preview=None):
     "Write all that a training needs to go on, all or nothing; state: step, seconds, loss; preview: as for `fit`."
     out.mkdir(parents=True, exist_ok=True)
@@ -118,21 +134,6 @@ def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimize
     try: atomic_write(path, lambda part: save_file(tensors, part, metadata=metadata))
     except SafetensorError as e: raise OSError(f"{path} could not be written, the one before it stays: {e}") from None
     if preview: preview(ema.module, state['step'])
-
-def read_state(path:Path)->dict: # step, seconds, loss; skipped, scaler and inputs where there are any
-    "How far the training of a checkpoint has come; `ValueError` for a damaged file."
-    try:
-        with safe_open(path, 'pt') as f: return json.loads(f.metadata()['state'])
-    except Exception as e:
-        raise ValueError(f"{path} is not a complete checkpoint ({e}); delete it to start this stage again") from None
-
-def check_inputs(out:Path, inputs:dict): # name -> hash
-    "`ValueError` if the training in `out` was begun with other inputs than these, as far as its checkpoint says."
-    path = out/'checkpoint.safetensors'
-    before = read_state(path).get('inputs', inputs) if path.exists() else inputs
-    changed = [name for name in {**before, **inputs} if before.get(name) != inputs.get(name)]
-    if changed: raise ValueError(f"{out} was begun with other inputs ({', '.join(changed)}); use another folder, or delete "
-                                 "this one to begin the stage again")
 
 def load_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer)->dict: # the state; others are filled
     "Restore what `save_checkpoint` saved, if anything; `ValueError` for a damaged file or one of another model."
@@ -302,60 +303,69 @@ def optimizer(model:nn.Module, settings:Settings)->torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), settings.lr, betas=(.9, .99), weight_decay=decay, fused=True)
 
 def batches(data, settings:Settings, step:int, processes:int)->torch.utils.data.DataLoader:
-    "The batches from number `step` on; each process takes its share of every batch. `ValueError` if it cannot be shared."
+    "The batches from number `step` on; each process takes its share of every batch. `ValueError` if it cannot."
     if settings.batch % processes:
         raise ValueError(f"{processes} processes cannot share a batch of {settings.batch}; start as many as divide it")
     samples, workers = range(step * settings.batch, 2**40), hardware()['workers']
     return torch.utils.data.DataLoader(
         data, settings.batch // processes, sampler=samples, generator=torch.Generator(), num_workers=workers)
 
-def take_step(acc, objective:Objective, opt, batch, settings:Settings, state:dict, progress:float)->Tensor|None: # the loss
-    "One step, with noise and a learning rate of its own; None, and nothing has changed, where it is not finite."
+# %% ../nbs/08_train.ipynb #6199baa1
+SAVE_EVERY = 300  # seconds between two checkpoints
+PATIENCE = 20  # steps in a row that may be skipped: an fp16 scaler that starts at 2^16 needs up to 16
+
+def prepare(acc, model:nn.Module, loss, settings:Settings)->tuple: # objective, optimizer, average
+    model.train().to(memory_format=hardware()['layout'])  # type: ignore[call-overload]
+    objective, opt = acc.prepare(Objective(model, loss), optimizer(model, settings))
+    return objective, opt, EMA(model, settings.decay)
+
+def count_on(acc, state:dict, inputs:dict|None)->dict: # of a checkpoint -> as `take_step` needs it
+    if acc.scaler and 'scaler' in state: acc.scaler.load_state_dict(state['scaler'])
+    return {'skipped': 0} | state | {'in_a_row': 0} | ({'inputs': inputs} if inputs else {})
+
+def check_patience(state:dict, out:Path):
+    "`ValueError` after `PATIENCE` skipped steps in a row."
+    if state['in_a_row'] < PATIENCE: return
+    raise ValueError(f"{PATIENCE} steps in a row were not finite; {out} is as it was before them, after step "
+                     f"{state['step']}: lower the learning rate, or look for what is wrong with the data")
+
+# %% ../nbs/08_train.ipynb #9c10141c
+def take_step(acc, objective:Objective, opt, batch, settings:Settings, state:dict, progress:float)->Tensor|None:
+    "One step, with noise and a learning rate of its own: the loss, or None where something is not finite."
     attempt, buffers = state['step'] + state['skipped'], [x.clone() for x in objective.buffers()]
     torch.manual_seed((settings.seed * 2**32 + attempt) * acc.num_processes + acc.process_index)
     rate = settings.lr * learning_rate(progress, state['step'], settings.warmup)
     value = objective(batch)
     acc.backward(value)
-    norm = acc.clip_grad_norm_(objective.parameters(), settings.clip)
-    finite = bool((norm + acc.reduce(value.detach())).isfinite())  # on all processes, or on none
+    norm, loss = acc.clip_grad_norm_(objective.parameters(), settings.clip), acc.reduce(value.detach(), 'mean')
+    finite = bool((norm + loss).isfinite())  # on all processes, or on none
     for group in opt.param_groups: group['lr'] = rate
     if finite or acc.scaler: opt.step()  # a scaler skips the step itself, and scales less from now on
     opt.zero_grad()
-    if finite: return value
-    for x, before in zip(objective.buffers(), buffers): x.copy_(before)
+    if acc.scaler: state['scaler'] = acc.scaler.state_dict()
+    state['in_a_row'] = 0 if finite else state['in_a_row'] + 1
+    if finite: return loss
+    for x, before in zip(objective.buffers(), buffers): x.copy_(before)  # nothing but the count has changed
     state['skipped'] += 1
     return None
 
 # %% ../nbs/08_train.ipynb #068e8f0e
-SAVE_EVERY = 300  # seconds between two checkpoints
-PATIENCE = 20  # steps in a row that may be skipped: an fp16 scaler that starts at 2^16 needs up to 16
-
 def fit(
     model:nn.Module, loss, data, out, settings:Settings=Settings(), # (model, batch) -> scalar; samples; a folder
     minutes:float|None=None, plan:float|None=None, steps:int|None=None, # of this call; of all, ending at rate zero
     every:float=30, preview=None, # seconds between lines; called with (averaged model, step) at each checkpoint
-    inputs:dict|None=None, # name -> hash: what the training is made from, for `check_inputs`
-)->dict: # step, seconds, loss, and how many steps were skipped
-    """Train to averaged weights until time or steps are used up, or Ctrl-C; go on from `out` if it holds a checkpoint.
-
-    `ValueError` after `PATIENCE` steps in a row that are not finite; the checkpoint is from before them.
-    """
+    inputs:dict|None=None)->dict: # what it is made from, for `check_inputs` -> step, seconds, loss, skipped
+    "Train to averaged weights until time or steps are used up, or Ctrl-C; go on from `out` if it holds a checkpoint."
     out, acc = Path(out), accelerator()
-    model.train().to(memory_format=hardware()['layout'])  # type: ignore[call-overload]
-    objective, opt = acc.prepare(Objective(model, loss), optimizer(model, settings))
-    ema, saved, failures = EMA(model, settings.decay), time.time(), 0
-    state = {'skipped': 0} | load_checkpoint(out, model, ema, opt) | ({'inputs': inputs} if inputs else {})
-    if acc.scaler and 'scaler' in state: acc.scaler.load_state_dict(state['scaler'])
-    def save():
-        if acc.scaler: state['scaler'] = acc.scaler.state_dict()
-        if acc.is_main_process: save_checkpoint(out, model, ema, opt, state, preview)
+    objective, opt, ema = prepare(acc, model, loss, settings)
+    state, saved = count_on(acc, load_checkpoint(out, model, ema, opt), inputs), time.time()
+    save = acc.on_main_process(partial(save_checkpoint, out, model, ema, opt, state, preview))
     budget = Budget(state, minutes, plan, steps, shared_clock(acc))
     report = (NotebookReport if in_notebook() else Report)(settings.batch, every, acc.print, peak_rate(str(acc.device)))
     try:
         for batch in acc.prepare(batches(data, settings, state['step'] + state['skipped'], acc.num_processes)):
-            if budget.exhausted or failures == PATIENCE: break
+            if budget.exhausted or state['in_a_row'] == PATIENCE: break
             value = report.count(partial(take_step, acc, objective, opt, batch, settings, state, budget.progress))
-            failures = failures + 1 if value is None else 0
             if value is None: continue
             ema.update_parameters(model)
             budget.tick()
@@ -366,7 +376,6 @@ def fit(
     except KeyboardInterrupt: acc.print('stopped; call again to go on from here')
     report.close(state, budget.progress)
     save()
-    if failures == PATIENCE: raise ValueError(f"{PATIENCE} steps in a row were not finite after step {state['step']}, which {out} holds: "
-                                  "lower the learning rate, or look for what is wrong with the data")
+    check_patience(state, out)
     model.load_state_dict(ema.module.state_dict())
     return state

@@ -79,6 +79,7 @@ def _published(latent:float=1e-4)->dict: # learning rate of the denoiser -> stag
     rates, decay = {'first': 4.5e-6, 'latent': latent, 'align': 1e-6}, {'first': .999}
     return {k: Settings(lr=lr, decay=decay.get(k, .9999), weight_decay=0.) for k, lr in rates.items()}
 
+# %% ../../nbs/lab/04_recipes.ipynb #bdde5b40
 PRESETS = {
     'emoji-generate': Preset('generator', NANO, NANO_GENERATOR, **OURS),
     'emoji-upscale': Preset('upscaler', NANO, NANO_UPSCALER, **OURS),

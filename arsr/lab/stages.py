@@ -33,8 +33,9 @@ from ..field import FirstStage, FirstStageLoss
 from .metrics import efflite
 from .recipes import FAST, PRESETS, Preset, find_preset, for_data
 from ..pipeline import ARSR, PARTS, cast_once, load_if_exists, load_weights, save_weights
-from ..train import (
-    Latents, Settings, accelerator, check_inputs, encode_renders, fast_arithmetic, fit, low_resolution, machine, precision)
+from arsr.train import (
+    Latents, Settings, accelerator, check_inputs, encode_renders, fast_arithmetic, fit, low_resolution, machine,
+    precision)
 from ..unet import AutoguidanceLoss, Denoiser, DenoisingLoss, cfg_denoiser
 
 # %% ../../nbs/lab/05_stages.ipynb #st000007
@@ -51,12 +52,13 @@ def open_renders(preset:Preset, data:str, out:Path)->Renders:
     make, load = partial(Renders, source, preset.base, preset.sizes), partial(Renders.load, source=source)
     return cached(out/f'renders-{renders_stamp(preset, source)}.safetensors', make, Renders.save, load)
 
+# %% ../../nbs/lab/05_stages.ipynb #589cf461
 def stamp(content)->str: # bytes, or anything that says what it is
     return hashlib.sha256(content if isinstance(content, bytes) else repr(content).encode()).hexdigest()[:8]
 
 def renders_stamp(preset:Preset, source)->str: # of `open_source`
-    "A hash of the training pictures: of drawings the markup, of files the name, size and first 16 kB; and at what sizes."
-    def beginning(path): # a file in use would be read whole, and this is enough to notice another
+    "A hash of the training pictures: drawings' markup, files' names, sizes and first 16 kB; and how large they are."
+    def beginning(path):
         with path.open('rb') as file: return path.stat().st_size, hashlib.sha256(file.read(2**14)).digest()
     names, archive = getattr(source, 'names', len(source)), getattr(source, 'zip', None)
     if hasattr(source, 'body'): content = source.body
@@ -70,6 +72,7 @@ def encoder_stamp(path:Path)->str:
     tensors = sorted(load_file(path).items())
     return stamp(b''.join(v.numpy().tobytes() for k, v in tensors if k.startswith(('encoder.', 'norm.'))))
 
+# %% ../../nbs/lab/05_stages.ipynb #8ef2f33d
 ONLY = {'perceptual': ('finish',), 'trajectories': ('distill',), 'w_max': ('align',), 'equivariance': ('first',),
         **dict.fromkeys(('data', 'task', 'settings', 'latent_weight'), ())}  # field of a preset: the stages it changes
 
@@ -107,10 +110,10 @@ class Run:
 
     def require(self, stage:str, stem:str)->Path:
         "A file that an earlier stage must have left; `ValueError` if it has not, or with another encoder."
-        path, what = self.file(stem), 'no'
-        if path.exists(): what = '' if self.fits(path) else 'for another encoder the'
-        if not what: return path
-        raise ValueError(f"{self.out} holds {what} {stem}.safetensors: run --stage {stage} into the same folder before")
+        path = self.file(stem)
+        if path.exists() and self.fits(path): return path
+        what = f'{path.name} of another encoder' if path.exists() else f'no {path.name}'
+        raise ValueError(f"{self.out} holds {what}: run --stage {stage} into the same folder before")
 
     def inputs(self, row)->dict: # a `Stage` -> name: hash
         "What a stage is made from: configuration, pictures, and what earlier stages have left."
