@@ -24,7 +24,7 @@ def noisy_loss(model, x):
     time.sleep(.005)  # so that there is a moment to be killed in
     return (model(x) - x.sum(1, keepdim=True) + .1 * torch.randn(len(x), 1)).square().mean()
 
-def train(out, steps=60):
+def train(out, steps):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.BatchNorm1d(64), torch.nn.ReLU(), torch.nn.Dropout(.3),
                               torch.nn.Linear(64, 1))
@@ -41,18 +41,19 @@ def killed_at(number):
 
 def killed(out, kills):
     arsr.train.SAVE_EVERY, start = 0, time.time()
-    train(out/'straight')
+    train(out/'straight', 10 * kills)
     duration, chance = time.time() - start, random.Random(kills)
     for k in range(kills):
         child = os.fork()
         if not child:
-            if k % 3 == 1: arsr.train.save_file = killed_at(chance.randint(1, 20))
-            train(out/'killed')
+            if k % 3 == 1: arsr.train.save_file = killed_at(chance.randint(1, 5))
+            train(out/'killed', 10 * kills)
             os._exit(0)
-        time.sleep(duration * chance.uniform(0, .5) if k % 3 != 1 else 2 * duration)
-        os.kill(child, signal.SIGKILL)
+        if k % 3 != 1:
+            time.sleep(duration * chance.uniform(0, 1.5 / kills))
+            os.kill(child, signal.SIGKILL)
         print('killed' if os.waitpid(child, 0)[1] == signal.SIGKILL else 'had ended')
-    train(out/'killed')
+    train(out/'killed', 10 * kills)
 
 # shared
 
