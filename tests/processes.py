@@ -8,7 +8,7 @@ import numpy as np, torch
 import arsr.train
 from safetensors.torch import save
 from arsr.data import SeededDataset
-from arsr.field import FirstStage, FirstStageConfig, FirstStageLoss
+from arsr.field import FirstStage, FirstStageConfig
 from arsr.train import Settings, fit
 
 torch.set_num_threads(1)
@@ -62,10 +62,13 @@ class Pictures(SeededDataset):
         def draw(*shape): return torch.from_numpy(rng.uniform(-1, 1, shape).astype(np.float32))
         return dict(image=draw(3, 16, 16), coord=draw(24, 2), cell=torch.full((24, 2), .1), rgb=draw(24, 3))
 
+def squared_error(first, batch): # smooth: where an absolute one changes its sign, rounding would decide
+    return (first(batch['image'], batch['coord'], batch['cell']) - batch['rgb']).square().mean()
+
 def train_first(out):
     torch.manual_seed(0)
     cfg = FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=4, latent='norm', noise=0., hidden=(16,))
-    fit(FirstStage(cfg), FirstStageLoss(), Pictures(), out, Settings(batch=6, warmup=1), steps=4, every=1e9)
+    fit(FirstStage(cfg), squared_error, Pictures(), out, Settings(batch=6, warmup=1), steps=4, every=1e9)
 
 def shared(out, processes):
     with socket.socket() as s:
