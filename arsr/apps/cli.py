@@ -67,7 +67,7 @@ def upscale(args):
     if restore == 'auto' and 'restorer' in pipe.parts:
         restore = pipe.parts['restorer'].predict_strength(image[None].to(pipe.device)).item()
     field = pipe.upscale(image, seed=args.seed, **options | dict(restore=restore)).with_renderer(args.renderer)
-    if args.force: field.max_pixels = None  # of this field alone
+    if args.force: field.max_pixels = None  # type: ignore[assignment]  # of this field alone
     path, restored = field.save(out, size=size), f', restored by {restore:.0%}' if restore else ''
     print(path, 'x'.join(map(str, size)) + restored)
 
@@ -80,7 +80,7 @@ def generate(args):
     size = check_target((pipe.meta['size'],) * 2, size, None, args.force)
     options = {k: getattr(args, k) for k in ('seed', 'steps', 'category', 'guidance', 'distilled')}
     fields = pipe.generate(args.n, **options).with_renderer(args.renderer)
-    if args.force: fields.max_pixels = None
+    if args.force: fields.max_pixels = None  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)
     for k in range(args.n): print(fields[k].save(out/f'{args.seed + k:04d}.png', size=size))
 

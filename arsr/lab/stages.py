@@ -52,7 +52,7 @@ def open_renders(preset:Preset, data:str, out:Path)->Renders:
     make, load = partial(Renders, source, preset.base, preset.sizes), partial(Renders.load, source=source)
     return cached(out/f'renders-{renders_stamp(preset, source)}.safetensors', make, Renders.save, load)
 
-# %% ../../nbs/lab/05_stages.ipynb #589cf461
+# %% ../../nbs/lab/05_stages.ipynb #62d8ed8e
 def stamp(content)->str: # bytes, or anything that says what it is
     return hashlib.sha256(content if isinstance(content, bytes) else repr(content).encode()).hexdigest()[:8]
 
@@ -60,19 +60,19 @@ def renders_stamp(preset:Preset, source)->str: # of `open_source`
     "A hash of the training pictures: drawings' markup, files' names, sizes and first 16 kB; and how large they are."
     def beginning(path):
         with path.open('rb') as file: return path.stat().st_size, hashlib.sha256(file.read(2**14)).digest()
-    names, archive = getattr(source, 'names', len(source)), getattr(source, 'zip', None)
+    names, archive = getattr(source, 'names', []), getattr(source, 'zip', None)
     if hasattr(source, 'body'): content = source.body
     elif archive: content = [archive.getinfo(name).CRC for name in names]
     elif hasattr(source, 'path') and source.path.is_dir(): content = [beginning(source.path/name) for name in names]
     else: content = [source.view(i, 16).tolist() for i in range(min(16, len(source)))]
-    return stamp((names, content, preset.base, preset.sizes))
+    return stamp((len(source), names, content, preset.base, preset.sizes))
 
 def encoder_stamp(path:Path)->str:
     "A hash of the encoder in a first-stage file; the decoder may change without it."
     tensors = sorted(load_file(path).items())
     return stamp(b''.join(v.numpy().tobytes() for k, v in tensors if k.startswith(('encoder.', 'norm.'))))
 
-# %% ../../nbs/lab/05_stages.ipynb #8ef2f33d
+# %% ../../nbs/lab/05_stages.ipynb #7932b728
 ONLY = {'perceptual': ('finish',), 'trajectories': ('distill',), 'w_max': ('align',), 'equivariance': ('first',),
         **dict.fromkeys(('data', 'task', 'settings', 'latent_weight'), ())}  # field of a preset: the stages it changes
 
