@@ -6,8 +6,8 @@
 __all__ = ['KEPT_TAGS', 'SUFFIXES', 'PUBLIC', 'PictureInfo', 'note', 'tone_curve', 'read_profile', 'srgb_profile', 'to_srgb',
            'register_heic', 'fill_transparent', 'check_pixels_range', 'load_picture', 'load_image', 'view',
            'render_svg', 'drawing_group', 'held_out', 'in_split', 'Drawings', 'GroupSampler', 'Images', 'square_view',
-           'public_set', 'hub_images', 'open_source', 'downsample', 'random_window', 'random_queries', 'atomic_write',
-           'in_notebook', 'progress', 'Renders', 'SeededDataset', 'RandomScaleCrops']
+           'public_folders', 'public_set', 'hub_images', 'open_source', 'downsample', 'random_window', 'random_queries',
+           'atomic_write', 'in_notebook', 'progress', 'Renders', 'SeededDataset', 'RandomScaleCrops']
 
 # %% ../nbs/01_data.ipynb #769b5d6c
 import hashlib, io, json, lzma, os, re, struct, sys, time, zipfile
@@ -337,12 +337,13 @@ SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff'}
 class Images:
     "Pictures in a folder (searched recursively) or in a zip archive, of which `share` is held out, by name."
     category = kind = None  # only drawings have them
-    def __init__(self, path, split:str='all', share:float=.05): # folder or .zip; 'train', 'valid' or 'all'
+    def __init__(self, path, split:str='all', share:float=.05, folders=None): # .zip or folder; of it, only some folders
         self.path = Path(path)
         if not self.path.exists(): raise ValueError(f"no such folder or zip archive: {path}")
         try: self.zip = zipfile.ZipFile(self.path) if self.path.suffix == '.zip' else None
         except zipfile.BadZipFile: raise ValueError(f"{path} is not a zip archive, or a damaged one") from None
-        names = self.zip.namelist() if self.zip else [p.relative_to(path).as_posix() for p in self.path.rglob('*')]
+        files = [p for folder in folders or [self.path] for p in folder.rglob('*')]
+        names = self.zip.namelist() if self.zip else [p.relative_to(path).as_posix() for p in files]
         pictures = [n for n in names if Path(n).suffix.lower() in SUFFIXES]
         self.names = sorted(n for n in pictures if in_split(Path(n).stem.split('@')[0], split, share))
         if not self.names: raise ValueError(f"no images ({', '.join(sorted(SUFFIXES))}) for split '{split}' in {path}")
@@ -371,15 +372,25 @@ def square_view(source, i:int, size:int)->Tensor: # (3,size,size) in [0,1]
 
 # %% ../nbs/01_data.ipynb #dd035ac4
 PUBLIC = {'div2k': 'DIV2K_*_HR', 'flickr2k': 'Flickr2K_HR', 'ffhq': 'images1024x1024', 'celeba-hq': 'celeba_hq*',
-          'lsun': '*_train'}  # public sets: the folder of the pictures, below the one that the set is unpacked in
+          'lsun': '*_train'}  # public sets: folders of pictures, below the one that the set is unpacked in
 
-def public_set(name:str, root, **kwargs)->Images: # a key of `PUBLIC`, where it is unpacked, options of `Images`
-    "One of the field's public sets from a local copy in its published layout."
+def public_folders(name:str, root)->list: # a key of `PUBLIC`, where it is unpacked -> paths
+    "All folders of a set, in ROOT or a folder of it. `ValueError` if there is none."
     if name not in PUBLIC: raise ValueError(f"unknown public set '{name}'; choose one of {', '.join(PUBLIC)}")
-    found = sorted(p for p in Path(root).glob(PUBLIC[name]) if p.is_dir())
-    if not found: raise ValueError(f"{root} has no folder '{PUBLIC[name]}': unpack {name} there first")
-    return Images(found[0], **kwargs)
+    for pattern in (PUBLIC[name], f'*/{PUBLIC[name]}'):
+        found = sorted(p for p in Path(root).glob(pattern) if p.is_dir())
+        if found: return found
+    raise ValueError(f"{root} has no folder '{PUBLIC[name]}': unpack {name} there first")
 
+def public_set(name:str, root, split:str='all', share:float=.05)->Images: # such as 'div2k' or 'div2k+flickr2k'
+    "The field's public sets from a local copy in their published layout, split as published where they are."
+    folders = [p for n in name.split('+') for p in public_folders(n, root)]
+    valid = [p for p in folders if '_valid_' in p.name]
+    if split in ('train', 'valid') and 0 < len(valid) < len(folders):
+        folders, split = valid if split == 'valid' else [p for p in folders if p not in valid], 'all'
+    return Images(folders[0], split, share) if len(folders) == 1 else Images(root, split, share, folders)
+
+# %% ../nbs/01_data.ipynb #a4cfc47f
 def hub_images(repo_id:str, **kwargs)->Images: # 'owner/name', options of `Images`
     "Pictures of a hub data set of image files, or of one zip of them; downloaded once and cached by the hub client."
     from huggingface_hub import snapshot_download
@@ -392,7 +403,7 @@ def open_source(data:str, split:str='train', share:float=.05): # a source: `view
     if data == 'emoji': return Drawings(split)
     kind, _, rest = str(data).partition(':')
     if kind == 'hub': return hub_images(rest, split=split, share=share)
-    if kind in PUBLIC: return public_set(kind, rest, split=split, share=share)
+    if kind.split('+')[0] in PUBLIC: return public_set(kind, rest, split=split, share=share)
     return Images(data, split=split, share=share)
 
 # %% ../nbs/01_data.ipynb #b44bbc8a

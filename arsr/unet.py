@@ -276,7 +276,7 @@ def tiled_apply(
     out, per = torch.empty(0), max(1, batch // n)
     for group in progress([windows[i:i + per] for i in range(0, len(windows), per)], what):
         parts = f(*(torch.cat([cut(x, top, left) for (top, _), (left, _) in group]) for x in maps))
-        if not len(out): out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w)
+        if not len(out): out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w, dtype=torch.float32)
         for ((top, rows), (left, cols)), part in zip(group, parts.chunk(len(group))):
             cut(out, top, left, grow).add_(part * (rows[:, None] * cols))
-    return out
+    return out.to(parts.dtype)  # summed in float32, rounded once

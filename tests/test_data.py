@@ -277,6 +277,21 @@ def test_public_sets(name, tmp_path, refuses):
     assert [images.path/n for n in images.names] == [path]
     assert open_source(f'{name}:{tmp_path}', 'all').names == images.names
 
+def test_div2k_is_read_whole_and_split_as_published(tmp_path, refuses):
+    for name in ('DIV2K_train_HR/0001.png', 'DIV2K_train_HR/0002.png', 'DIV2K_valid_HR/0801.png',
+                 'Flickr2K/Flickr2K_HR/000001.png', 'DIV2K_train_LR_bicubic/0001.png'):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(8, 8, 3)).save(tmp_path/name)
+    def names(data, split): return [name.split('/')[-1] for name in open_source(f'{data}:{tmp_path}', split, .5).names]
+    assert names('div2k', 'all') == ['0001.png', '0002.png', '0801.png']
+    assert names('div2k', 'train') == ['0001.png', '0002.png'] and names('div2k', 'valid') == ['0801.png']
+    assert names('flickr2k', 'all') == ['000001.png']
+    assert names('div2k+flickr2k', 'train') == ['0001.png', '0002.png', '000001.png']
+    both = open_source(f'div2k+flickr2k:{tmp_path}', 'all')
+    assert len(both) == 4 and all(both.view(i, 4).shape == (3, 4, 4) for i in range(4))
+    with refuses("has no folder 'images1024x1024'", 'unpack ffhq there'): open_source(f'div2k+ffhq:{tmp_path}')
+    with refuses("split must be 'train', 'valid' or 'all'"): public_set('div2k', tmp_path, split='test')
+
 def test_unknown_public_set(refuses):
     with refuses("unknown public set 'imagenet'", 'div2k, flickr2k, ffhq, celeba-hq, lsun'): public_set('imagenet', '.')
 

@@ -180,6 +180,36 @@ def test_ddpm_takes_all_steps_and_follows_its_seed(pipe):
 
 # generate
 
+@pytest.mark.parametrize('sampler', ['ddpm', 'ddim', 'dpmpp_2m'])
+@pytest.mark.parametrize('task', ['generate', 'upscale'])
+def test_all_chance_comes_from_the_generator_passed(sampler, task):
+    cfg = FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=4, latent='gaussian', hidden=(16,))
+    pipe = ARSR(FirstStage(cfg), generator=tiny_denoiser(), upscaler=tiny_denoiser(conditional=True))
+    def render():
+        given = torch.Generator().manual_seed(5)
+        args = (2,) if task == 'generate' else (picture(8, 8),)
+        return getattr(pipe, task)(*args, steps=3, sampler=sampler, generator=given).render(size=24), given.get_state()
+    before = torch.get_rng_state()
+    a, used = render()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(77)
+    b, again = render()
+    assert torch.equal(a, b) and torch.equal(used, again)
+
+def test_a_factor_that_is_no_multiple_of_f_refused(refuses):
+    parts = dict(first=tiny_first(), upscaler=tiny_denoiser(conditional=True))
+    with refuses('factor must be a multiple', 'which is 2', 'not 3'): ARSR(**parts, meta=dict(factor=3))
+    field = ARSR(**parts, meta=dict(factor=6)).upscale(picture(9, 8), seed=0, steps=1)
+    assert field.feat.shape[-2:] == (27, 24)
+
+def test_weights_that_are_not_finite_are_not_saved(pipe, saved, refuses):
+    before = (saved/'first.safetensors').read_bytes()
+    first = tiny_first()
+    for value in (float('nan'), 1e5):  # in half precision the second is infinite
+        first.liif.mlp[0].bias.data[0] = value
+        with refuses('first.safetensors is not written', 'not finite'): save_weights(first, saved/'first.safetensors')
+    assert (saved/'first.safetensors').read_bytes() == before
+
 @pytest.mark.parametrize('size, own', [(None, (32, 32)), (16, (16, 16)), ((20, 44), (20, 44)), (33, (32, 32)),
                                        (1, (2, 2))])
 def test_generated_sizes(pipe, size, own):

@@ -1,7 +1,8 @@
 "Stages as rows of a table: what each needs and leaves, and that the runner goes on, in any order that makes sense."
-import json
+import json, shutil
 from dataclasses import replace
 import pytest, torch
+from PIL import Image
 import arsr.train
 from safetensors.torch import load_file
 from arsr.field import FirstStageConfig
@@ -135,8 +136,63 @@ def test_an_earlier_stage_is_asked_for_by_name(root, stage, tmp_path, refuses):
 
 def test_other_pictures_in_the_same_folder_refused(root, drawings, tmp_path, refuses):
     write_pictures(tmp_path/'other', drawings, 3)
-    with refuses('renders.safetensors was made of other pictures', 'another folder'):
+    with refuses('begun with other inputs (pictures)', 'another folder'):
         train_stage('toy-generator', 'first', root/'generator', data=str(tmp_path/'other'), steps=1)
+
+def test_another_picture_of_the_same_name_and_size_refused(root, drawings, tmp_path, refuses):
+    folder, run = tmp_path/'pictures', tmp_path/'run'
+    folder.mkdir()
+    for k in range(5): Image.new('RGB', (32, 32), (40 * k, 90, 90)).save(folder/f'{k}.bmp')
+    train_stage('toy-generator', 'first', run, data=str(folder), steps=1)
+    renders, = run.glob('renders-*')
+    Image.new('RGB', (32, 32), 'red').save(folder/'0.bmp')
+    for k in range(1, 5): Image.new('RGB', (32, 32), (40 * k, 90, 91)).save(folder/f'{k}.bmp')
+    with refuses('first was begun with other inputs (pictures)', 'another folder'):
+        train_stage('toy-generator', 'first', run, data=str(folder), steps=2)
+    shutil.rmtree(run/'first')
+    assert train_stage('toy-generator', 'first', run, data=str(folder), steps=1)['step'] == 1
+    assert len({*run.glob('renders-*')} - {renders}) == 1  # made anew, of the new pictures
+
+def changed(run, stage, **fields):
+    "What a stage finds changed if these fields of the preset are others."
+    row, other = find_stage(stage, 'generator'), Run(replace(run.preset, **fields), run.out)
+    before, after = run.inputs(row), other.inputs(row)
+    return [name for name in before if before[name] != after[name]]
+
+def test_a_stage_depends_on_what_it_uses(root):
+    run = Run(for_data(PRESETS['toy-generator'], str(root/'pictures')), root/'generator')
+    other = replace(run.preset.denoiser, prediction_type='eps')
+    assert changed(run, 'align', w_max=2) == changed(run, 'latent', denoiser=other) == ['configuration']
+    assert changed(run, 'latent', w_max=2) == changed(run, 'first', denoiser=other, factor=8) == []
+    assert changed(run, 'latent', settings={}, latent_weight=1.) == []
+    assert changed(run, 'decoder', sizes=(32, 40)) == ['configuration', 'pictures']
+    names = {stage: [*run.inputs(find_stage(stage, 'generator'))][2:] for stage in ORDER['generator']}
+    trained = ['encoder', 'generator-latent']
+    assert names == dict(first=[], latent=['encoder'], align=[*trained, 'first'], control=trained, guide=trained,
+                         distill=[], decoder=['encoder'], finish=['encoder', 'generator-guide'],
+                         fast=['encoder', 'first'])
+
+def test_alignment_does_not_go_on_over_another_decoder(root, refuses):
+    with refuses('generator-align was begun with other inputs (first)', 'delete this one'):
+        train_stage('toy-generator', 'align', root/'generator', data=str(root/'pictures'), steps=3)
+
+def test_what_was_trained_with_another_encoder_is_left_out_and_does_not_go_on(root, tmp_path, refuses, capsys):
+    run, more = tmp_path/'run', dict(data=str(root/'pictures'))
+    shutil.copytree(root/'generator', run)
+    train_stage('toy-generator', 'first', run, **more, steps=3)
+    assert 'left out of the model: fast.safetensors, generator-align.safetensors' in capsys.readouterr().out
+    assert {*ARSR.from_pretrained(run, 'cpu').parts} == {'first'}
+    with refuses('generator-latent was begun with other inputs (encoder)'):
+        train_stage('toy-generator', 'latent', run, **more, steps=10)
+    with refuses('decoder was begun with other inputs (encoder)'):
+        train_stage('toy-generator', 'decoder', run, **more, steps=10)
+    with refuses('holds generator-latent.safetensors of another encoder', 'run --stage latent'):
+        train_stage('toy-generator', 'align', run, **more, steps=10)
+    shutil.rmtree(run/'generator-latent')
+    train_stage('toy-generator', 'latent', run, **more, steps=1)
+    assert {*ARSR.from_pretrained(run, 'cpu').parts} == {'first', 'generator'}
+    model, latest = (load_file(run/f'{name}.safetensors') for name in ('generator', 'generator-latent'))
+    assert all(torch.equal(model[k], latest[k]) for k in latest)
 
 def test_a_cache_is_made_once_and_appears_whole(tmp_path):
     path, made = tmp_path/'deep'/'cache.safetensors', []

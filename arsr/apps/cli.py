@@ -43,9 +43,8 @@ def check_numbers(args):
 def check_target(own:tuple, size, scale, force:bool)->tuple: # (h, w) of the field, options -> (h, w) of its picture
     "`ValueError` for a picture over the limit, unless `--force` lifts it."
     from arsr.field import ImageField, check_pixels, output_size
-    if force: ImageField.max_pixels = None  # type: ignore[assignment]
     remedy = '--force lifts it; .png, .tif and .dzi need no memory for it'
-    return check_pixels(output_size(own, size, scale), ImageField.max_pixels, remedy)
+    return check_pixels(output_size(own, size, scale), None if force else ImageField.max_pixels, remedy)
 
 def check_device(name):
     "The device of this name, or None; `ValueError` if there is no such thing here."
@@ -74,6 +73,7 @@ def upscale(args):
         restore = pipe.parts['restorer'].predict_strength(image[None].to(pipe.device)).item()
     field = pipe.upscale(image, seed=args.seed, **options | dict(restore=restore)).with_renderer(args.renderer)
     field.info = (replace(info, depth=args.depth or info.depth),)
+    if args.force: field.max_pixels = None  # type: ignore[assignment]  # of this field alone
     path, restored = field.save(out, size=size), f', restored by {restore:.0%}' if restore else ''
     print(path, 'x'.join(map(str, size)) + restored)
 
@@ -87,6 +87,7 @@ def generate(args):
     size = check_target((pipe.meta['size'],) * 2, size, None, args.force)
     options = {k: getattr(args, k) for k in ('seed', 'steps', 'category', 'guidance', 'distilled')}
     fields = pipe.generate(args.n, **options).with_renderer(args.renderer)
+    if args.force: fields.max_pixels = None  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)
     for k in range(args.n): print(fields[k].save(out/f'{args.seed + k:04d}.png', size=size))
 

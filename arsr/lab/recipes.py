@@ -11,7 +11,7 @@ __all__ = ['NANO', 'SMALL', 'FAST', 'KINDS', 'BOUNDED', 'PHOTOS', 'OURS', 'NANO_
 from dataclasses import dataclass, field, replace
 from typing import Any
 from ..beyond.fast import FastConfig
-from ..field import FirstStageConfig
+from ..field import FirstStageConfig, check_factor
 from ..train import Settings
 from ..unet import DenoiserConfig, UNetConfig
 
@@ -35,6 +35,9 @@ class Preset:
     trajectories: int = 4096                  # of the generator, that its student learns from
     latent_weight: float = .5                 # default of an upscaler with a refiner; 0: regression
     settings: dict = field(default_factory=dict)  # stage -> Settings
+
+    def __post_init__(self):
+        if self.task == 'upscaler': check_factor(self.factor, self.first.f)
 
 def for_data(preset:Preset, data:str|None)->Preset: # what `open_source` opens; None: the preset's own
     "The same for other data: only the drawings have classes, so a denoiser of other pictures is conditioned on none."
@@ -73,6 +76,12 @@ PAPER_FIRST = FirstStageConfig(one_sided=True)
 PAPER_UNET = UNetConfig(ch=160, mult=(1, 2, 2, 4), attn=(3,), eps=1e-5)
 PAPER_UNET_FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), attn=(0, 1, 2), eps=1e-5)
 
+def _published(latent:float=1e-4)->dict: # learning rate of the denoiser -> stage: Settings
+    "The learning rates and averages of the paper, with Adam."
+    rates, decay = {'first': 4.5e-6, 'latent': latent, 'align': 1e-6}, {'first': .999}
+    return {k: Settings(lr=lr, decay=decay.get(k, .9999), weight_decay=0.) for k, lr in rates.items()}
+
+# %% ../../nbs/lab/04_recipes.ipynb #bdde5b40
 PRESETS = {
     'emoji-generate': Preset('generator', NANO, NANO_GENERATOR, **OURS),
     'emoji-upscale': Preset('upscaler', NANO, NANO_UPSCALER, **OURS),
@@ -80,17 +89,17 @@ PRESETS = {
     'small-generate': Preset('generator', SMALL, SMALL_GENERATOR, **OURS),
     'small-upscale': Preset('upscaler', SMALL, SMALL_UPSCALER, **PHOTOS, **OURS),
     'paper-gen-256': Preset('generator', PAPER_FIRST, DenoiserConfig(PAPER_UNET),
-                            data='ffhq:data', base=256, sizes=(64, 256), crop=256),
+                            data='ffhq:data', base=256, sizes=(64, 256), crop=256, settings=_published()),
     'paper-sr-faces-8x': Preset(
         'upscaler', FirstStageConfig(z=32, latent='gaussian', one_sided=True),
         DenoiserConfig(PAPER_UNET_FACES, z=32, conditional=True, betas=(.0001, .015)),
-        data='celeba-hq:data', base=128, sizes=(32, 128), crop=128, factor=8),
+        data='celeba-hq:data', base=128, sizes=(32, 128), crop=128, factor=8, settings=_published(1e-6)),
     'paper-sr-div2k': Preset('upscaler', PAPER_FIRST, DenoiserConfig(PAPER_UNET, conditional=True),
-                             data='div2k:data', base=192, sizes=(48, 192), crop=192),
+                             data='div2k+flickr2k:data', base=192, sizes=(48, 192), crop=192, settings=_published()),
     'paper-sr-lsun-16x': Preset(
         'upscaler', FirstStageConfig(mult=(1, 2, 4, 4), z=32, latent='gaussian', one_sided=True),
         DenoiserConfig(PAPER_UNET, z=32, conditional=True),
-        data='lsun:data', base=256, sizes=(32, 256), crop=256, factor=16),
+        data='lsun:data', base=256, sizes=(32, 256), crop=256, factor=16, settings=_published()),
 }
 
 def find_preset(name:str)->Preset:
