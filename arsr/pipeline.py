@@ -16,7 +16,7 @@ from importlib import resources
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
-import torch
+import torch, torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save
 from torch import nn, Tensor
@@ -385,12 +385,16 @@ class ARSR(nn.Module, ModelHubMixin):
         return back_project(field, lr, self.meta['factor']) if options['back_project'] else field
 
     def condition(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> (n,c,h*factor/f,w*factor/f), unit variance
-        "What the upscaler is conditioned on: LR inputs, enlarged with bicubic interpolation and encoded."
+        "What the upscaler is conditioned on: LR inputs, enlarged (bicubic, if nothing else is in `meta`) and encoded."
         factor, f = self.meta['factor'], self.first.cfg.f
         def encode(x):
             enlarged = resize(x, tuple(factor * side for side in x.shape[-2:])).clamp(0, 1)
             return self.first.encode(to_model(enlarged))
         with self._inference(), fast_arithmetic(self.device.type):
+            if whole := self.meta.get('lr_enlarged_to'):  # as in training: the whole picture, pixels repeated
+                sides = [f * max(1, round(side * whole / max(lr.shape[-2:]) / f)) for side in lr.shape[-2:]]
+                z = self.first.encode(to_model(F.interpolate(lr, sides, mode='nearest')))
+                return z.float() / self.upscaler.scaling_factor
             z = tiled_apply(encode, lr, window=64, overlap=16, batch=4, grow=factor // f, what='encoding')
         return z.float() / self.upscaler.scaling_factor
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import count
+import torch
 from torch import Tensor
 from .coords import FULL
 from .data import held_out, render_svg
@@ -226,6 +227,7 @@ def draw_portrait(
 # %% ../nbs/01a_portraits.ipynb #7fe1f323
 class Portraits:
     "Portraits without end: number k is the same on every machine."
+    mirrored = False  # they face one way
     def __init__(self,
         split:str='train', # 'train', 'valid', 'pairs' (that never meet in training) or 'all'
         family:str|None=None, # one family only
@@ -245,6 +247,10 @@ class Portraits:
 
     def family(self, k:int)->int: # its place in `families`
         return self.families.index(pick(self.drawn, self.seed, k, 'family'))
+
+    @property
+    def classes(self)->list: return self.families
+    def label(self, k:int)->Tensor: return torch.tensor(self.family(k)) # its place in `classes`
 
     def attributes(self, k:int)->dict: return self.portrait(k).attributes
     def svg(self, k:int)->str: return self.portrait(k).svg
