@@ -54,7 +54,7 @@ def agree(renders, item, window, pixels):
     t, l, b, r = window
     assert_close(item['lr'], lr[:, round(8*t):round(8*b), round(8*l):round(8*r)])
     size = round(2 / item['cell'][0, 0].item() / (b - t))
-    truth = next(x for x in renders.truth[i] if x.shape[-1] == size)
+    truth = renders.at(i, size)
     if mirror: truth = truth.flip(-1)
     at = item['coord'] * torch.tensor([b - t, r - l]) + torch.tensor([t + b - 1, l + r - 1])
     row, col = (((at + 1) / 2 * size) - .5).round().long().unbind(-1)

@@ -104,7 +104,7 @@ def test_a_student_of_another_generator_is_left_out(root, tmp_path):
 def test_decoders_alone_change_in_finish_and_decoder(root):
     "So the latents, and what was trained on them, stay valid: there is one cache of each kind."
     for task, kinds in (('generator', ['z']), ('upscaler', ['cond', 'z'])):
-        names = sorted(path.name.split('-')[1] for path in (root/task).glob('latents-*.safetensors'))
+        names = sorted(path.name.split('-')[1] for path in (root/task).glob('latents-*.f16'))
         assert names == kinds
 
 def test_snapshots_double(root):
@@ -135,7 +135,7 @@ def test_an_earlier_stage_is_asked_for_by_name(root, stage, tmp_path, refuses):
 
 def test_other_pictures_in_the_same_folder_refused(root, drawings, tmp_path, refuses):
     write_pictures(tmp_path/'other', drawings, 3)
-    with refuses('renders.safetensors was made of other pictures', 'another folder'):
+    with refuses('renders.u8 was made of other pictures', 'another folder'):
         train_stage('toy-generator', 'first', root/'generator', data=str(tmp_path/'other'), steps=1)
 
 def test_a_cache_is_made_once_and_appears_whole(tmp_path):
