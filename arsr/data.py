@@ -193,7 +193,7 @@ def square_view(source, i:int, size:int)->Tensor: # (3,size,size) in [0,1]
     "A square picture of picture `i`: all of a drawing, the middle of a photograph that is longer one way."
     return source.view(i, size, source.square(i) if hasattr(source, 'square') else FULL)
 
-# %% ../nbs/01_data.ipynb #05f67fe2
+# %% ../nbs/01_data.ipynb #0d16c0e5
 class NativeCrops:
     "Random squares of photographs at their own resolution, as many as would cover each; of a small one, its middle."
     def __init__(self, source, side:int=192): # `Images`, pixels
@@ -231,7 +231,7 @@ def hub_images(repo_id:str, **kwargs)->Images: # 'owner/name', options of `Image
     return Images(zips[0] if len(zips) == 1 else root, **kwargs)
 
 
-# %% ../nbs/01_data.ipynb #d6aa4dfb
+# %% ../nbs/01_data.ipynb #273053ab
 class Table(Images):
     "Pictures of a table of the library `datasets`: shards that are mapped into memory and read by number."
     def __init__(self, name:str, split:str='all', share:float=.05): # folder that it was saved in, or what it loads
@@ -253,7 +253,7 @@ class Table(Images):
         return file
 
 
-# %% ../nbs/01_data.ipynb #7ce91823
+# %% ../nbs/01_data.ipynb #afe64dff
 SOURCES = {'emoji': 'arsr.data:Drawings', 'portraits': 'arsr.portraits:Portraits'}  # those that travel with the package
 
 def open_source(data:str, split:str='train', share:float=.05): # a source: `view` and `len`; perhaps `groups`, `label`
@@ -348,7 +348,7 @@ def map_bytes(path, size:int, content)->np.ndarray: # (size,) bytes, zero at fir
         if not path.stat().st_size: file.write(mark)
     return np.memmap(path, np.uint8, 'r+', shape=(size,))
 
-# %% ../nbs/01_data.ipynb #a3def7a7
+# %% ../nbs/01_data.ipynb #e405cabc
 class Renders(torch.utils.data.Dataset):
     """The pictures of a source as bytes, rendered when they are asked for: at the side `base`, or at one from `sizes`.
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NANO', 'SMALL', 'FAST', 'KINDS', 'BOUNDED', 'PHOTOS', 'PORTRAITS', 'EIGHTFOLD', 'OURS', 'NANO_GENERATOR',
-           'NANO_UPSCALER', 'PORTRAIT_GENERATOR', 'PORTRAIT_UPSCALER', 'SMALL_GENERATOR', 'SMALL_UPSCALER',
+           'NANO_UPSCALER', 'FACES', 'PORTRAIT_GENERATOR', 'PORTRAIT_UPSCALER', 'SMALL_GENERATOR', 'SMALL_UPSCALER',
            'PAPER_UNET', 'PAPER_UNET_FACES', 'PRESETS', 'Preset', 'for_data', 'find_preset']
 
 # %% ../../nbs/lab/04_recipes.ipynb #c649ff7a
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from ..beyond.fast import FastConfig
 from ..field import FirstStageConfig
+from ..portraits import portrait_families, portrait_rows
 from ..train import Settings
 from ..unet import DenoiserConfig, UNetConfig
 
@@ -45,7 +46,7 @@ class Preset:
 def for_data(preset:Preset, data:str|None)->Preset: # what `open_source` opens; None: the preset's own
     "The same for other data: a preset's classes are of its own, so a denoiser of others is conditioned on none."
     if data in (None, preset.data): return preset
-    unet = replace(preset.denoiser.unet, classes=0)
+    unet = replace(preset.denoiser.unet, classes=0, attributes=0)
     return replace(preset, data=str(data), denoiser=replace(preset.denoiser, unet=unet))
 
 # %% ../../nbs/lab/04_recipes.ipynb #6275e1d1
@@ -72,8 +73,9 @@ def _denoiser(conditional=False, **unet):
 
 NANO_GENERATOR = _denoiser(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=KINDS, dropout=.1)
 NANO_UPSCALER = _denoiser(ch=48, mult=(1, 2), n_res=1, attn=(), patch=2, conditional=True)
-PORTRAIT_GENERATOR = _denoiser(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, classes=4, dropout=.05)
-PORTRAIT_UPSCALER = _denoiser(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, dropout=.05, conditional=True)
+FACES:dict[str, Any] = dict(ch=64, mult=(1, 2, 3), n_res=1, attn=(1, 2), patch=2, dropout=.05)
+PORTRAIT_GENERATOR = _denoiser(**FACES, classes=len(portrait_families()), attributes=len(portrait_rows()))
+PORTRAIT_UPSCALER = _denoiser(conditional=True, **FACES)
 SMALL_GENERATOR = _denoiser(ch=128, mult=(1, 2, 3), attn=(1, 2), patch=2, classes=KINDS, dropout=.1)
 SMALL_UPSCALER = _denoiser(ch=96, mult=(1, 2, 2), attn=(2,), patch=1, conditional=True)
 

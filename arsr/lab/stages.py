@@ -34,6 +34,7 @@ from ..field import FirstStage, FirstStageLoss
 from .metrics import efflite
 from .recipes import FAST, PRESETS, Preset, find_preset, for_data
 from ..pipeline import ARSR, PARTS, cast_once, load_if_exists, load_weights, save_weights
+from ..portraits import attribute_options
 from ..train import (
     Latents, Settings, accelerator, encode_renders, fast_arithmetic, fit, low_resolution, machine, precision)
 from ..unet import AutoguidanceLoss, Denoiser, DenoisingLoss, cfg_denoiser
@@ -277,13 +278,14 @@ def autoguidance_loss(run:Run)->AutoguidanceLoss:
 
 # %% ../../nbs/lab/05_stages.ipynb #st00001c
 def class_shares(data:str)->dict:
-    "Names of the classes of a source, and the share of distinct pictures that each has; of an endless one, the same."
+    "Names of the classes of a source, and the share of distinct pictures that each has; of portraits, attributes too."
     source = open_source(data)
-    classes, groups = source.classes, getattr(source, 'groups', None)
-    labels = torch.arange(len(classes))
-    if groups: labels = torch.stack([source.label(i) for i in {group: i for i, group in enumerate(groups)}.values()])
-    count = labels.bincount(minlength=len(classes))
-    return {'categories': classes, 'shares': [round(x, 4) for x in (count / count.sum()).tolist()]}
+    if data == 'portraits':
+        options = {family: {k: [*v] for k, v in attribute_options(family).items()} for family in source.families}
+        return {'categories': source.families, 'shares': [1 / len(options)] * len(options), 'attributes': options}
+    kinds = torch.tensor(list(dict(zip(source.groups, source.kind.tolist())).values()))
+    count = kinds.bincount(minlength=len(source.classes))
+    return {'categories': source.classes, 'shares': [round(x, 4) for x in (count / count.sum()).tolist()]}
 
 def record_trajectories(run:Run, n:int, seed:int, batch:int=64)->dict: # z (n,steps+1,c,h,w), kind (n,)
     "Trajectories of the generator under its usual guidance, of classes as frequent as in the data."
@@ -362,7 +364,7 @@ def assemble(preset:Preset, out, name:str)->ARSR:
         configs['distilled'], files['distilled'] = LoRAConfig(configs['generator']), distilled_file(run)
     parts:dict = {k: load_if_exists(PARTS[k](asdict(configs[k])), path) for k, path in files.items()}
     if 'refiner' in parts: meta['defaults'] = {'upscale': {'latent_weight': preset.latent_weight}}
-    if preset.lr_sides: meta['lr_enlarged_to'] = preset.base
+    if preset.lr_sides: meta |= {'aligned': preset.base, 'enlarge': 'nearest'}
     if 'generator' in parts and parts['generator'].cfg.unet.classes: meta |= class_shares(preset.data)
     return ARSR(**parts, meta=meta)
 
