@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'PUBLIC', 'SOURCES', 'load_image', 'view', 'render_svg', 'drawing_group', 'held_out', 'in_split',
-           'Drawings', 'GroupSampler', 'Images', 'square_view', 'NativeCrops', 'public_set', 'hub_images', 'Table',
+           'Drawings', 'GroupSampler', 'Images', 'square_view', 'NativeCrops', 'public_set', 'hub_images', 'Shards',
            'open_source', 'downsample', 'pixels_inside', 'edge_pixels', 'random_window', 'random_queries',
            'atomic_write', 'in_notebook', 'progress', 'map_bytes', 'Renders', 'SeededDataset', 'RandomScaleCrops']
 
 # %% ../nbs/01_data.ipynb #769b5d6c
-import hashlib, io, json, lzma, math, mmap, os, pkgutil, re, sys, time, zipfile
+import hashlib, io, json, lzma, math, mmap, os, pkgutil, re, sys, tarfile, time, zipfile
 from contextlib import redirect_stdout
 from functools import cache, lru_cache
 from importlib import resources
@@ -193,7 +193,7 @@ def square_view(source, i:int, size:int)->Tensor: # (3,size,size) in [0,1]
     "A square picture of picture `i`: all of a drawing, the middle of a photograph that is longer one way."
     return source.view(i, size, source.square(i) if hasattr(source, 'square') else FULL)
 
-# %% ../nbs/01_data.ipynb #0d16c0e5
+# %% ../nbs/01_data.ipynb #591e9147
 class NativeCrops:
     "Random squares of photographs at their own resolution, as many as would cover each; of a small one, its middle."
     def __init__(self, source, side:int=192): # `Images`, pixels
@@ -231,36 +231,34 @@ def hub_images(repo_id:str, **kwargs)->Images: # 'owner/name', options of `Image
     return Images(zips[0] if len(zips) == 1 else root, **kwargs)
 
 
-# %% ../nbs/01_data.ipynb #273053ab
-class Table(Images):
-    "Pictures of a table of the library `datasets`: shards that are mapped into memory and read by number."
-    def __init__(self, name:str, split:str='all', share:float=.05): # folder that it was saved in, or what it loads
-        try: import datasets  # type: ignore[import-not-found]
-        except ImportError: raise ValueError("a table needs the library datasets: pip install datasets") from None
-        saved = any((Path(name)/file).is_file() for file in ('state.json', 'dataset_info.json'))
-        table = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, split='train')
-        columns = [k for k, kind in table.features.items() if isinstance(kind, datasets.Image)]
-        if not columns: raise ValueError(f"the table {name} has no column of images, only {', '.join(table.features)}")
-        self.rows = table.cast_column(columns[0], datasets.Image(decode=False)).select_columns(columns[:1])
-        self.path, self.zip, self.column = Path(name), None, columns[0]
-        self.choose([f'{k}' for k in range(len(table)) if in_split(f'{k}', split, share)])
+# %% ../nbs/01_data.ipynb #e6d85f98
+class Shards(Images):
+    "Pictures in the tar files of a folder, as `webdataset` writes them: found by their heads, read by number."
+    def __init__(self, path, split:str='all', share:float=.05): # folder; 'train', 'valid' or 'all'
+        self.path, self.zip, self.places = Path(path), None, {}
+        for shard in sorted(self.path.glob('*.tar')):
+            with tarfile.open(shard) as tar:
+                pictures = [m for m in tar if m.isfile() and Path(m.name).suffix.lower() in SUFFIXES]
+            self.places |= {f'{shard.name}/{m.name}': (shard, m.offset_data, m.size) for m in pictures}
+        self.choose([n for n in self.places if in_split(Path(n).stem.split('@')[0], split, share)])
+        if not self.names: raise ValueError(f"no images in tar files for split '{split}' in {path}")
 
-    def open(self, i): # path or open file
-        cell = self.rows[int(self.names[i])][self.column]
-        if cell['bytes'] is None: return cell['path']
-        file = io.BytesIO(cell['bytes'])
-        file.name = f'picture {self.names[i]} of {self.path}'
-        return file
+    def open(self, i): # open file
+        shard, start, size = self.places[self.names[i]]
+        with shard.open('rb') as file:
+            file.seek(start)
+            picture = io.BytesIO(file.read(size))
+        picture.name = f'{self.path}/{self.names[i]}'
+        return picture
 
-
-# %% ../nbs/01_data.ipynb #afe64dff
+# %% ../nbs/01_data.ipynb #97925f69
 SOURCES = {'emoji': 'arsr.data:Drawings', 'portraits': 'arsr.portraits:Portraits'}  # those that travel with the package
 
 def open_source(data:str, split:str='train', share:float=.05): # a source: `view` and `len`; perhaps `groups`, `label`
-    "A key of `SOURCES`, a folder, a zip, 'NAME:FOLDER' for a public set, 'hub:OWNER/NAME', or 'table:NAME'."
+    "A key of `SOURCES`, a folder, a zip, 'NAME:FOLDER' for a public set, 'hub:OWNER/NAME', or 'shards:FOLDER'."
     if data in SOURCES: return pkgutil.resolve_name(SOURCES[data])(split)
     kind, _, rest = str(data).partition(':')
-    if kind == 'table': return Table(rest, split, share)
+    if kind == 'shards': return Shards(rest, split, share)
     if kind == 'hub': return hub_images(rest, split=split, share=share)
     if kind in PUBLIC: return public_set(kind, rest, split=split, share=share)
     return Images(data, split=split, share=share)
@@ -348,7 +346,7 @@ def map_bytes(path, size:int, content)->np.ndarray: # (size,) bytes, zero at fir
         if not path.stat().st_size: file.write(mark)
     return np.memmap(path, np.uint8, 'r+', shape=(size,))
 
-# %% ../nbs/01_data.ipynb #e405cabc
+# %% ../nbs/01_data.ipynb #6739a241
 class Renders(torch.utils.data.Dataset):
     """The pictures of a source as bytes, rendered when they are asked for: at the side `base`, or at one from `sizes`.
 
