@@ -193,7 +193,7 @@ def square_view(source, i:int, size:int)->Tensor: # (3,size,size) in [0,1]
     "A square picture of picture `i`: all of a drawing, the middle of a photograph that is longer one way."
     return source.view(i, size, source.square(i) if hasattr(source, 'square') else FULL)
 
-# %% ../nbs/01_data.ipynb #591e9147
+# %% ../nbs/01_data.ipynb #5e4c2334
 class NativeCrops:
     "Random squares of photographs at their own resolution, as many as would cover each; of a small one, its middle."
     def __init__(self, source, side:int=192): # `Images`, pixels
@@ -231,7 +231,7 @@ def hub_images(repo_id:str, **kwargs)->Images: # 'owner/name', options of `Image
     return Images(zips[0] if len(zips) == 1 else root, **kwargs)
 
 
-# %% ../nbs/01_data.ipynb #e6d85f98
+# %% ../nbs/01_data.ipynb #98bca841
 class Shards(Images):
     "Pictures in the tar files of a folder, as `webdataset` writes them: found by their heads, read by number."
     def __init__(self, path, split:str='all', share:float=.05): # folder; 'train', 'valid' or 'all'
@@ -251,7 +251,7 @@ class Shards(Images):
         picture.name = f'{self.path}/{self.names[i]}'
         return picture
 
-# %% ../nbs/01_data.ipynb #97925f69
+# %% ../nbs/01_data.ipynb #9ce7f4a7
 SOURCES = {'emoji': 'arsr.data:Drawings', 'portraits': 'arsr.portraits:Portraits'}  # those that travel with the package
 
 def open_source(data:str, split:str='train', share:float=.05): # a source: `view` and `len`; perhaps `groups`, `label`
@@ -284,11 +284,8 @@ def random_window(image:int, crop:int, rng:np.random.Generator)->tuple: # top, l
     "A square window of `crop` pixels somewhere in a picture of `image` pixels a side."
     return tuple(int(v) for v in rng.integers(0, image - crop + 1, 2))
 
-def random_queries(
-    truth:Tensor, window, # (3,h,w) bytes; top, left, bottom, right in [0,1] of it
-    n:int, rng:np.random.Generator, edges:float=0., # how many; share of them that is drawn as often as edges are strong
-)->dict: # coord (n,2), cell (n,2), rgb (n,3)
-    "Ground truth at random pixels of a picture with centres in the window; points relative to it."
+def random_queries(truth:Tensor, window, n:int, rng, edges:float=0.)->dict: # coord (n,2), cell (n,2), rgb (n,3)
+    "Ground truth at random pixels of a picture, (3,h,w) bytes, with centres in the window; a share of them at edges."
     (h, w), (t, l, b, r), k = truth.shape[-2:], window, round(edges * n)
     (top, bottom), (left, right) = pixels_inside(t, b, h), pixels_inside(l, r, w)
     row, col = rng.integers(top, bottom, n), rng.integers(left, right, n)
@@ -346,7 +343,7 @@ def map_bytes(path, size:int, content)->np.ndarray: # (size,) bytes, zero at fir
         if not path.stat().st_size: file.write(mark)
     return np.memmap(path, np.uint8, 'r+', shape=(size,))
 
-# %% ../nbs/01_data.ipynb #6739a241
+# %% ../nbs/01_data.ipynb #ca287464
 class Renders(torch.utils.data.Dataset):
     """The pictures of a source as bytes, rendered when they are asked for: at the side `base`, or at one from `sizes`.
 
@@ -370,7 +367,10 @@ class Renders(torch.utils.data.Dataset):
         self.store = map_bytes(path, int(self.ends.max(initial=32)), content)
 
     def __len__(self): return self.n
-    def __getitem__(self, i:int)->Tensor: return self.at(i, self.base) # (3,base,base) bytes
+
+    def __getitem__(self, i:int)->Tensor: # (3,base,base) bytes
+        if not 0 <= i < self.n: raise IndexError(f"no picture {i}: there are {self.n}")
+        return self.at(i, self.base)
 
     def pick(self, rng)->int: # each group is as likely as any other
         return self.draw(rng) if self.draw else int(rng.integers(self.n))

@@ -251,7 +251,7 @@ def test_train_refuses_what_does_not_belong_together(run, place, preset, monkeyp
     Image.new('RGB', (24, 24)).save('fewer/0.png')
     before = files(place)
     code, _, err = run('train', 'toy', '--stage', 'first', '--data', 'fewer', '--out', 'runs')
-    assert code == 2 and 'renders.safetensors was made of other pictures' in err
+    assert code == 2 and 'renders.u8 was made of other pictures' in err
     monkeypatch.setitem(PRESETS, 'other', replace(PRESETS['toy'], first=replace(FIRST, z=5)))
     code, _, err = run('train', 'other', '--stage', 'latent', '--data', 'pictures', '--out', 'runs')
     assert code == 2 and 'does not fit' in err

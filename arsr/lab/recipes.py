@@ -37,7 +37,7 @@ class Preset:
     latent_weight: float = .5                 # default of an upscaler with a refiner; 0: regression
     pictures: int = 30_000                    # of an endless source, so many are encoded
     native: bool = False                      # random squares of large photographs at their own resolution
-    room: float = 0.                          # bytes of rendered pictures that are kept on the disk
+    room: float = 4e9                         # bytes of rendered pictures that are kept on the disk
     edges: float = 0.                         # share of first-stage queries that is drawn where edges are
     lr_sides: tuple = ()                      # of LR inputs in turn, enlarged by repeating pixels; (): as by `factor`
     settings: dict = field(default_factory=dict)  # stage -> Settings
@@ -56,9 +56,9 @@ FAST = FastConfig(wide=256, hidden=(64, 64, 64), split=4)
 KINDS = 78  # of drawings, in `Drawings.classes`
 BOUNDED:dict[str, Any] = dict(schedule='cosine', prediction_type='v')
 PHOTOS:dict[str, Any] = dict(data='photos.zip', held_out=.15, sizes=(64, 192), native=True)
-PORTRAITS:dict[str, Any] = dict(data='portraits', edges=.5, room=0.)  # there are too many to keep
+PORTRAITS:dict[str, Any] = dict(data='portraits', edges=.5, room=0)  # there are too many to keep
 EIGHTFOLD:dict[str, Any] = dict(factor=8, lr_sides=(12, 24, 16, 16, 16))
-OURS:dict[str, Any] = dict(w_max=3, equivariance=.25, room=4e9, settings={
+OURS:dict[str, Any] = dict(w_max=3, equivariance=.25, settings={
     'latent': Settings(lr=6e-4, batch=32),
     'align': Settings(lr=1e-4, batch=16, warmup=50),
     'guide': Settings(lr=3e-4, batch=32),
@@ -92,17 +92,17 @@ PRESETS = {
     'small-generate': Preset('generator', SMALL, SMALL_GENERATOR, **OURS),
     'small-upscale': Preset('upscaler', SMALL, SMALL_UPSCALER, **PHOTOS, **OURS),
     'paper-gen-256': Preset('generator', FirstStageConfig(), DenoiserConfig(PAPER_UNET),
-                            data='ffhq:data', base=256, sizes=(64, 256), crop=256),
+                            data='ffhq:data', base=256, sizes=(64, 256), crop=256, room=0),
     'paper-sr-faces-8x': Preset(
         'upscaler', FirstStageConfig(z=32, latent='gaussian'),
         DenoiserConfig(PAPER_UNET_FACES, z=32, conditional=True, betas=(.0001, .015)),
-        data='celeba-hq:data', base=128, sizes=(32, 128), crop=128, factor=8),
+        data='celeba-hq:data', base=128, sizes=(32, 128), crop=128, factor=8, room=0),
     'paper-sr-div2k': Preset('upscaler', FirstStageConfig(), DenoiserConfig(PAPER_UNET, conditional=True),
                              data='div2k:data', base=192, sizes=(48, 192), crop=192, native=True, room=8e9),
     'paper-sr-lsun-16x': Preset(
         'upscaler', FirstStageConfig(mult=(1, 2, 4, 4), z=32, latent='gaussian'),
         DenoiserConfig(PAPER_UNET, z=32, conditional=True),
-        data='lsun:data', base=256, sizes=(32, 256), crop=256, factor=16),
+        data='lsun:data', base=256, sizes=(32, 256), crop=256, factor=16, room=0),
 }
 
 def find_preset(name:str)->Preset:
