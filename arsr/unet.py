@@ -109,7 +109,9 @@ class UNet(nn.Module):
         self.cfg, c_time = cfg, 4 * cfg.ch
         self.time_embed = nn.Sequential(nn.Linear(cfg.ch, c_time), nn.SiLU(), nn.Linear(c_time, c_time))
         if cfg.classes: self.label_embed = nn.Embedding(cfg.classes + 1, c_time)
-        if cfg.attributes: self.attribute_embed = zero(nn.Embedding(cfg.attributes + 1, c_time, padding_idx=0))
+        if cfg.attributes:  # a dozen are summed: together they weigh as much as the class
+            self.attribute_embed = nn.Embedding.from_pretrained(
+                F.pad(.3 * torch.randn(cfg.attributes, c_time), (0, 0, 1, 0)), freeze=False, padding_idx=0)
         self.conv_in = conv3(c_in * cfg.patch**2, cfg.ch)
         self.down, self.middle, self.up = unet_layers(cfg)
         c = cfg.ch * cfg.mult[0]
