@@ -27,7 +27,7 @@ from ..beyond.fast import DistillationLoss, FastConfig, FastRenderer
 from ..beyond.refining import (
     DecoderLoss, EditedLatents, Patches, Refiner, RefiningLoss, Windows, noise_augment, refiner_from, sdedit)
 from ..beyond.restoring import DegradedPairs, Restorer, RestorerConfig, RestoringLoss
-from ..coords import make_cell, make_coord, to_model
+from ..coords import make_cell, make_coord, resize, to_model
 from ..data import (
     NativeCrops, RandomScaleCrops, Renders, atomic_write, downsample, open_source, progress, square_view)
 from ..field import FirstStage, FirstStageLoss
@@ -62,7 +62,7 @@ def lr_view(preset:Preset, x:Tensor, i:int)->Tensor: # (n,3,s,s) in [0,1], of pi
     "What the encoder sees as the condition of super-resolution."
     if not preset.lr_sides: return low_resolution(x, preset.factor)
     side = preset.lr_sides[i % len(preset.lr_sides)]
-    return nn.functional.interpolate(downsample(x, x.shape[-1] / side), x.shape[-2:], mode='nearest')
+    return resize(downsample(x, x.shape[-1] / side), x.shape[-2:], 'nearest')
 
 def stamp(content:bytes)->str: return hashlib.sha256(content).hexdigest()[:8]
 
