@@ -166,6 +166,7 @@ def test_portraits_from_the_first_stage_to_a_face(tmp_path, monkeypatch):
         for stage in ('first', 'latent', 'align'):
             if stage != 'first' or name == 'portraits-generate': train_stage(name, stage, tmp_path, steps=1)
     assert not (tmp_path/'renders.u8').exists()
+    train_stage('portraits-generate', 'latent', tmp_path, steps=1)  # what the upscaler needs to know is not lost
     assert [p.stat().st_size for p in tmp_path.glob('latents-*.f16')] == [7 * 4 * 16 * 16 * 2] * 2  # not mirrored
     pipe = ARSR.from_pretrained(tmp_path, 'cpu')
     assert pipe.generate(1, category='micah', seed=0, steps=1).render(size=20).shape == (1, 3, 20, 20)

@@ -361,7 +361,8 @@ def assemble(preset:Preset, out, name:str)->ARSR:
     "Put what has been trained in `out` so far together as a model that `from_pretrained` opens."
     run = Run(preset, out)
     fast, meta = fast_config(run), {'name': name, 'size': preset.base, 'factor': preset.factor}
-    configs:dict = {p.task: for_data(p, preset.data).denoiser for p in PRESETS.values() if p.first == preset.first}
+    kin = [p for p in PRESETS.values() if (p.first, p.lr_sides) == (preset.first, preset.lr_sides)]
+    configs:dict = {p.task: for_data(p, preset.data).denoiser for p in kin}
     configs |= {preset.task: preset.denoiser, 'first': preset.first, 'refiner': preset.first,
                 'fast': fast, 'refiner_fast': fast, 'restorer': RestorerConfig()}
     files = {k: path for k in configs if (path := run.latest(k))}
