@@ -180,5 +180,6 @@ def test_lr_inputs_of_several_sizes_are_enlarged_by_repeating_pixels():
     p, x = PRESETS['portraits-upscale-8x'], torch.rand(2, 3, 128, 128)
     for i, side in enumerate((12, 24, 16, 16, 16, 12)):
         lr = lr_view(p, x, i)
-        assert torch.equal(lr, resize(downsample(x, 128 / side), (128, 128), 'nearest')) and len(lr[0, 0, 0].unique()) == side
+        assert torch.equal(lr, resize(downsample(x, 128 / side), (128, 128), 'nearest'))
+        assert len(lr[0, 0, 0].unique()) == side
     assert torch.equal(lr_view(PRESETS['emoji-upscale'], x, 3), low_resolution(x, 4))
