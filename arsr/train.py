@@ -156,30 +156,37 @@ def low_resolution(x:Tensor, factor:int=4)->Tensor: # (n,3,h,w) in [0,1] -> the 
 
 @torch.no_grad()
 def encode_renders(
-    first:FirstStage, renders:Renders, # trained, and pictures
-    view=None, batch:int=8, # what the encoder sees of n pictures; how many, few so that activations stay in the cache
-)->Tensor: # (n,2,z,h,w) half precision; the second of each two is the mirror image
-    "Encode every picture and its mirror image once, before the diffusion model is trained."
-    device, out = next(first.parameters()).device, []
-    for x in progress(renders.base.split(batch), 'encoding'):
-        x = torch.stack([x, x.flip(-1)], 1).flatten(0, 1).to(device) / 255
-        x = to_model(view(x) if view else x).to(memory_format=torch.channels_last)  # faster where no gradient is needed
-        with fast_arithmetic(device.type): z = first.encode(x)
-        out.append(z.half().cpu().unflatten(0, (-1, 2)))
-    return torch.cat(out)
+    first:FirstStage, renders:Renders, path, # trained; pictures; a file, gone on with where an earlier call stopped
+    view=None, batch:int=8, # (m,3,h,w), i -> what the encoder sees of picture i; few, so that they stay in the cache
+)->Tensor: # (n,m,z,h,w) half precision, mapped into memory; m = 2 with the mirror image, 1 if it is none of the source
+    "Encode every picture, and its mirror image, once, before the diffusion model is trained."
+    device, side = next(first.parameters()).device, renders.base // first.cfg.f
+    shape = (1 + renders.mirrored, first.cfg.z, side, side)
+    with open(path, 'ab') as file:
+        done, cut = divmod(file.tell(), 2 * math.prod(shape))  # the file is as long as what is done
+        file.truncate(file.tell() - cut)
+        todo, workers = torch.utils.data.Subset(renders, range(done, len(renders))), hardware()['workers']
+        loader = torch.utils.data.DataLoader(todo, batch, num_workers=workers, generator=torch.Generator())
+        for k, x in enumerate(progress(loader, 'encoding')):
+            x = torch.stack([x, x.flip(-1)], 1)[:, :shape[0]].to(device) / 255
+            if view: x = torch.stack([view(pictures, done + k * batch + j) for j, pictures in enumerate(x)])
+            x = to_model(x.flatten(0, 1)).to(memory_format=torch.channels_last)  # faster where no gradient is needed
+            with fast_arithmetic(device.type): z = first.encode(x)
+            file.write(z.half().cpu().numpy().tobytes())
+    return torch.from_file(str(path), size=len(renders) * math.prod(shape), dtype=torch.half).view(-1, *shape)
 
 # %% ../nbs/08_train.ipynb #e0eb5663
 class Latents(SeededDataset):
-    "Cached z, and perhaps cond, (n,2,c,h,w) over a factor; the drawings' classes, and ground truth at some points."
+    "Cached z, and perhaps cond, (n,m,c,h,w) over a factor; labels of the source, and ground truth at some points."
     def __init__(self, renders:Renders, cache:dict, scaling_factor:float=1., labels:bool=False, queries:int=0):
         super().__init__()
         self.renders, self.cache, self.scaling_factor, self.queries = renders, cache, scaling_factor, queries
-        self.label = renders.source.kind if labels else None
+        self.labels = labels
 
-    def sample(self, rng)->dict: # z, and cond (c,h,w), label (), coord, cell (q,2) and rgb (q,3) where wanted
-        i, mirror = self.renders.pick(rng), int(rng.integers(2))
+    def sample(self, rng)->dict: # z, and cond (c,h,w), label (...), coord, cell (q,2) and rgb (q,3) where wanted
+        i, mirror = self.renders.pick(rng), int(rng.integers(1 + self.renders.mirrored))
         item = {name: z[i, mirror].float() / self.scaling_factor for name, z in self.cache.items()}
-        if self.label is not None: item['label'] = self.label[i]
+        if self.labels: item['label'] = torch.as_tensor(self.renders.source.label(i))
         if self.queries: item |= random_queries(self.renders.any_size(i, rng), FULL, self.queries, rng)
         if self.queries and mirror: item['coord'][:, 1] *= -1  # the mirror image is queried at mirrored points
         return item

@@ -5,11 +5,13 @@ import pytest, torch
 from PIL import Image
 import arsr.train
 from safetensors.torch import load_file
+from arsr.coords import resize
+from arsr.data import downsample
 from arsr.field import FirstStageConfig
 from arsr.lab.recipes import PRESETS, Preset, for_data
-from arsr.lab.stages import EXTRAS, PAPER, Run, alignment_curve, assemble, cached, find_stage, train_stage
+from arsr.lab.stages import EXTRAS, PAPER, Run, alignment_curve, assemble, cached, find_stage, lr_view, train_stage
 from arsr.pipeline import ARSR
-from arsr.train import Settings
+from arsr.train import Settings, low_resolution
 from arsr.unet import DenoiserConfig, UNetConfig
 from test_refining import write_pictures
 
@@ -105,7 +107,7 @@ def test_a_student_of_another_generator_is_left_out(root, tmp_path):
 def test_decoders_alone_change_in_finish_and_decoder(root):
     "So the latents, and what was trained on them, stay valid: there is one cache of each kind."
     for task, kinds in (('generator', ['z']), ('upscaler', ['cond', 'z'])):
-        names = sorted(path.name.split('-')[1] for path in (root/task).glob('latents-*.safetensors'))
+        names = sorted(path.name.split('-')[1] for path in (root/task).glob('latents-*.f16'))
         assert names == kinds
 
 def test_snapshots_double(root):
@@ -204,3 +206,36 @@ def test_a_cache_is_made_once_and_appears_whole(tmp_path):
     def broken(): raise RuntimeError('no')
     with pytest.raises(RuntimeError): cached(tmp_path/'other.safetensors', broken)
     assert not list(tmp_path.glob('*other*'))
+
+def test_portraits_from_the_first_stage_to_a_face(tmp_path, monkeypatch):
+    "Both presets with tiny networks, on a few portraits of the endless source."
+    plain = dict(mixed_precision='no', layout=torch.contiguous_format, workers=0)
+    monkeypatch.setattr(arsr.train, 'hardware', lambda: plain)
+    for name in ('portraits-generate', 'portraits-upscale-8x'):
+        p = PRESETS[name]
+        assert p.data == 'portraits' and p.room == 0 and p.edges == .5
+        unet = replace(UNET, classes=p.denoiser.unet.classes, attributes=p.denoiser.unet.attributes)
+        denoiser = replace(p.denoiser, unet=unet, z=4)
+        few = {stage: Settings(batch=2, warmup=1) for stage in NAMES}
+        monkeypatch.setitem(PRESETS, name, replace(
+            p, first=CONFIG, denoiser=denoiser, base=64, sizes=(32, 48), crop=32, queries=32, pictures=7, settings=few))
+        for stage in ('first', 'latent', 'align'):
+            if stage != 'first' or name == 'portraits-generate': train_stage(name, stage, tmp_path, steps=1)
+    assert not (tmp_path/'renders.u8').exists()
+    train_stage('portraits-generate', 'latent', tmp_path, steps=1)  # what the upscaler needs to know is not lost
+    assert [p.stat().st_size for p in tmp_path.glob('latents-*.f16')] == [7 * 4 * 16 * 16 * 2] * 2  # not mirrored
+    pipe = ARSR.from_pretrained(tmp_path, 'cpu')
+    assert pipe.generate(1, category='micah', seed=0, steps=1).render(size=20).shape == (1, 3, 20, 20)
+    assert pipe.generate(1, seed=0, steps=1, family='micah', glasses='round').render(size=20).isfinite().all()
+    for side in (16, 12):  # every face is enlarged to the size of the training
+        x = torch.rand(1, 3, side, side)
+        expected = pipe.first.encode(2 * resize(x, (64, 64), 'nearest') - 1) / pipe.upscaler.scaling_factor
+        assert torch.allclose(pipe.condition(x), expected, atol=1e-4)
+
+def test_lr_inputs_of_several_sizes_are_enlarged_by_repeating_pixels():
+    p, x = PRESETS['portraits-upscale-8x'], torch.rand(2, 3, 128, 128)
+    for i, side in enumerate((12, 24, 16, 16, 16, 12)):
+        lr = lr_view(p, x, i)
+        assert torch.equal(lr, resize(downsample(x, 128 / side), (128, 128), 'nearest'))
+        assert len(lr[0, 0, 0].unique()) == side
+    assert torch.equal(lr_view(PRESETS['emoji-upscale'], x, 3), low_resolution(x, 4))

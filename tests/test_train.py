@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 import arsr.train
 from arsr.coords import resize, to_model
-from arsr.data import Renders, downsample
+from arsr.data import Renders, downsample, open_source
 from arsr.field import FirstStageLoss
 from arsr.train import (
     PATIENCE, EMA, Latents, NotebookReport, Report, Settings, batches, check_inputs, count_flops, encode_renders, fit,
@@ -468,16 +468,36 @@ def test_it_learns(clock, tmp_path):
 @pytest.fixture(scope='module')
 def renders(few): return Renders(few, base=32, sizes=(20, 40), per=2)
 
-def test_encode_renders(renders, first):
-    views = dict(z=None, cond=low_resolution)
-    cache = {name: encode_renders(first, renders, view, batch=3) for name, view in views.items()}
+def test_encode_renders(renders, first, tmp_path):
+    views = dict(z=None, cond=lambda x, i: low_resolution(x, 4 if i == 2 else 2))
+    cache = {name: encode_renders(first, renders, tmp_path/name, view, batch=3) for name, view in views.items()}
     assert cache['z'].shape == cache['cond'].shape == (4, 2, 4, 16, 16) and cache['z'].dtype == torch.float16
-    x = renders.base[2:3] / 255
+    x = renders[2][None] / 255
     small = resize(downsample(x.flip(-1), 4), (32, 32)).clamp(0, 1)
     with torch.no_grad():
         assert_close(cache['z'][2, 0], first.encode(to_model(x))[0].half(), atol=2e-3, rtol=2e-3)
         assert_close(cache['z'][2, 1], first.encode(to_model(x.flip(-1)))[0].half(), atol=2e-3, rtol=2e-3)
         assert_close(cache['cond'][2, 1], first.encode(to_model(small))[0].half(), atol=2e-3, rtol=2e-3)
+
+def test_encoding_goes_on_where_it_stopped_and_grows_with_an_endless_source(first, tmp_path):
+    source, paths = open_source('portraits'), (tmp_path/'grown', tmp_path/'whole')
+    z = encode_renders(first, Renders(source, 32, room=0, first=4), paths[0], batch=2)
+    assert z.shape == (4, 1, 4, 16, 16)  # portraits face one way: no mirror images
+    paths[0].write_bytes(paths[0].read_bytes()[:-100])  # stopped while it wrote the last
+    grown = encode_renders(first, Renders(source, 32, room=0, first=7), paths[0], batch=2)
+    whole = encode_renders(first, Renders(source, 32, room=0, first=7), paths[1], batch=2)
+    assert len(grown) == 7 and paths[0].stat().st_size == paths[1].stat().st_size == 7 * 4 * 16 * 16 * 2
+    assert_close(grown, whole, atol=2e-3, rtol=2e-3)
+    assert torch.equal(encode_renders(first, Renders(source, 32, first=3), paths[0]), grown[:3])
+
+def test_labels_of_any_shape():
+    class Source:
+        mirrored = False
+        def __len__(self): return 2**31
+        def label(self, i): return [i, 10 * i, 0]
+    data = Latents(Renders(Source(), 32, first=5), dict(z=torch.arange(5.).view(5, 1, 1, 1, 1)), labels=True)
+    batch = torch.utils.data.default_collate([data[k] for k in range(9)])
+    assert batch['label'].shape == (9, 3) and torch.equal(batch['label'][:, 1], 10 * batch['z'].flatten().long())
 
 def test_latents(renders):
     z = torch.arange(8.).view(4, 2, 1, 1, 1)
@@ -496,7 +516,7 @@ def test_a_mirrored_latent_is_asked_about_the_mirrored_picture(renders):
         item = data[k]
         i, mirror = divmod(int(item['z']), 2)
         size = round(2 / item['cell'][0, 0].item())
-        picture = next(t for t in renders.truth[i] if t.shape[-1] == size)
+        picture = renders.at(i, size)
         if mirror: picture = picture.flip(-1)
         row, col = ((item['coord'] + 1) / 2 * size).long().T
         assert_close(to_model(picture[:, row, col].T / 255), item['rgb'])
@@ -509,7 +529,8 @@ def test_first_and_second_stage_go_through_fit(renders, first, drawings, make_de
     settings = Settings(batch=2, warmup=1)
     state = fit(first, FirstStageLoss(), RandomScaleCrops(renders, 16, 8), tmp_path/'first', settings, steps=2)
     freeze(first)
-    cache = dict(z=encode_renders(first, renders), cond=encode_renders(first, renders, low_resolution))
+    views = dict(z=None, cond=lambda x, i: low_resolution(x))
+    cache = {name: encode_renders(first, renders, tmp_path/name, view) for name, view in views.items()}
     denoiser = make_denoiser(conditional=True, classes=len(drawings.classes))
     latent = fit(denoiser, DenoisingLoss(), Latents(renders, cache, labels=True), tmp_path/'latent', settings, steps=2)
     align = fit(denoiser, AlignmentLoss(first, w_max=3.), Latents(renders, cache, labels=True, queries=8),

@@ -264,7 +264,7 @@ class WindowPairs(SeededDataset):
         truth, mirror = self.renders.any_size(i, rng), rng.integers(2)
         top, left = random_window(truth.shape[-1], self.crop, rng)
         window = torch.tensor([top, left, top + self.crop, left + self.crop]) / truth.shape[-1]
-        lr = downsample(self.renders.base[i] / 255, self.factor)
+        lr = downsample(self.renders[i] / 255, self.factor)
         hr = truth[:, top:top+self.crop, left:left+self.crop] / 255
         if mirror:
             t, l, b, r = window
