@@ -1,0 +1,50 @@
+"What the live page needs beside its source: the networks as ONNX, their manifest, and onnxruntime-web from the lock file."
+import hashlib, json, shutil, sys
+from pathlib import Path
+import torch, torch.nn.functional as F
+from einops import rearrange
+from arsr import ARSR
+from arsr.coords import to_model
+from arsr.pipeline import find_weights
+from arsr.portraits import Portraits
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNTIME = 'ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'
+TASKS = dict(generate='generator', upscale='upscaler')
+
+@torch.no_grad()
+def linear_preview(pipe, n:int=64)->dict: # portraits to fit it on -> weight (side * side * 3, 9 z + 1) and side, for JSON
+    "The best linear decoder, from 3x3 cells of a latent to the pixels of the middle one: for a first look, by least squares."
+    size, f = pipe.meta['size'], pipe.first.cfg.f
+    source = Portraits()
+    x = torch.cat([to_model(source.view(k, size)[None]) for k in range(n)])
+    near = F.unfold(F.pad(pipe.first.encode(x), (1, 1, 1, 1), mode='replicate'), 3)
+    inputs = rearrange(F.pad(near, (0, 0, 0, 1), value=1.), 'n i q -> (n q) i')
+    pixels = rearrange(x, 'n c (h a) (w b) -> (n h w) (a b c)', a=f, b=f)
+    weight = torch.linalg.lstsq(inputs, pixels).solution.T
+    return dict(side=f, weight=[round(v, 4) for v in weight.flatten().tolist()])
+
+def fingerprint(folder:Path)->str:
+    "Of weights, of what exports them, and of this file: where none has changed, neither has the export."
+    files = [*sorted(folder.glob('*.safetensors')), folder/'config.json', ROOT/'arsr'/'apps'/'export.py', Path(__file__)]
+    return hashlib.sha256(b''.join(f.read_bytes() for f in files)).hexdigest()[:16]
+
+def export(name:str, cache:Path)->Path: # a folder of networks and model.json, with a preview and the size of each file in it
+    "The networks of a model for the page, exported once and kept."
+    from arsr.apps.export import export_onnx
+    folder = cache/f'{name}-{fingerprint(find_weights(name))}'
+    if (folder/'model.json').is_file(): return folder
+    pipe, part = ARSR.from_pretrained(name, device='cpu'), cache/'part'
+    shutil.rmtree(part, ignore_errors=True)
+    export_onnx(pipe, part, half=True)
+    model = json.loads((part/'model.json').read_text()) | dict(preview=linear_preview(pipe))
+    for file, entry in model['files'].items(): entry['bytes'] = (part/file).stat().st_size
+    model['options'] = {task: pipe.options(task) for task, net in TASKS.items() if net in pipe.parts}
+    (part/'model.json').write_text(json.dumps(model))
+    return part.rename(folder)
+
+if __name__ == '__main__': # the folder of npm's packages, and the page's folder in the site
+    modules, to = map(Path, sys.argv[1:])
+    shutil.copytree(export('portraits', ROOT/'.cache'/'onnx'), to/'model', dirs_exist_ok=True)
+    (to/'ort').mkdir(exist_ok=True)
+    for file in RUNTIME: shutil.copy(modules/'onnxruntime-web'/'dist'/file, to/'ort')
