@@ -87,6 +87,8 @@ def size_image(match, page):
     w, h = Image.open(path).size
     return tag.replace('<img', f'<img width="{w}" height="{h}"' + ' loading="lazy"' * ('loading=' not in tag), 1)
 
+OUTSIDE = re.compile(r'@import\s+(?:url\()?["\']?https://[^;]*;')
+
 def finish(docs, root): # root: where the site stands on its server, such as /arsr/
     "Every page: links mended, pictures sized, tables in boxes that scroll, the site's own script."
     for page in sorted(docs.rglob('*.html')):
@@ -96,4 +98,8 @@ def finish(docs, root): # root: where the site stands on its server, such as /ar
         text = re.sub(r'<table\b(?![^>]*sourceCode)', '<div class="wide"><table', text).replace('</table>', '</table></div>')
         if page.name == '404.html': text = text.replace('<head>', f'<head><base href="{root}">', 1)
         text = text.replace('</head>', f'<script src="{up}/site.js" defer></script></head>', 1)
+        text = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', text)
         page.write_text(text, encoding='utf-8')
+    for css in docs.rglob('*.css'): # a theme's fonts of another server: ours are the reader's own
+        text = css.read_text(encoding='utf-8')
+        if OUTSIDE.search(text): css.write_text(OUTSIDE.sub('', text), encoding='utf-8')
