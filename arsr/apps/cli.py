@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'STAGES', 'parse_size', 'check_numbers', 'check_target', 'check_device', 'upscale', 'generate', 'train',
-           'baseline', 'info', 'bench', 'Parser', 'parser', 'main']
+           'baseline', 'info', 'bench', 'export', 'Parser', 'parser', 'main']
 
 # %% ../../nbs/apps/01_cli.ipynb #a5fb963f
 import argparse, sys
@@ -132,6 +132,16 @@ def bench(args):
         head = f"{name}: {result['what']} {len(result['rows'])} rows in {result['seconds']:.0f} s"
         print(f"{head}, {Path(args.out)/name}.json\n{as_text(means(result['rows']))}\n", flush=True)
 
+# %% ../../nbs/apps/01_cli.ipynb #4ce9dd81
+def export(args):
+    "Weights as ONNX graphs, for a browser or wherever else there is no PyTorch."
+    from arsr import ARSR
+    from arsr.apps.export import export_onnx
+    errors = export_onnx(ARSR.from_pretrained(args.weights, 'cpu'), args.output, args.half)
+    for name, error in errors.items():
+        path = Path(args.output)/f'{name}.onnx'
+        print(f"{path} {path.stat().st_size / 1e6:.1f} MB, within {error:.0e} of PyTorch")
+
 # %% ../../nbs/apps/01_cli.ipynb #2e6ce5fe
 EXAMPLES = """examples:
   arsr upscale cat.jpg --scale 3.7 -o cat-large.png
@@ -150,7 +160,8 @@ def parser()->Parser:
     top = Parser('arsr', description='Images as continuous functions: generate and upscale at any size.',
                  epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for add in (_add_upscale, _add_generate, _add_train, _add_baseline, _add_bench, _add_info): add(commands)
+    for add in (_add_upscale, _add_generate, _add_train, _add_baseline, _add_bench, _add_export, _add_info):
+        add(commands)
     return top
 
 def _command(commands, name, run, example):
@@ -238,6 +249,12 @@ def _add_bench(commands):
     p.add_argument('--run', dest='runs', nargs='+', default=(), metavar='FOLDER', help='of `arsr train`, one a model')
     p.add_argument('--seed', type=int, default=0, help='of all noise (default: 0)')
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
+
+def _add_export(commands):
+    p = _command(commands, 'export', export, 'arsr export --weights portraits -o portraits-onnx --half')
+    p.add_argument('--weights', required=True, help="'portraits', 'emoji', 'photo', a folder or a hub id")
+    p.add_argument('-o', '--output', required=True, help='folder for the graphs and model.json')
+    p.add_argument('--half', action='store_true', help='files of half the size, for weights in half precision')
 
 def _add_info(commands):
     _command(commands, 'info', info, 'arsr info').add_argument('--weights', help='only these weights')
