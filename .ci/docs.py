@@ -125,9 +125,9 @@ def process():
     for src in sorted(NBS.rglob('*.ipynb')):
         if any(p[0] in '._' for p in src.relative_to(NBS).parts): continue
         nb = read_nb(src)
+        extract(nb, page_of(src), PROC/'figures')
         split_title(nb)
         Lesson()(nb)
-        extract(nb, page_of(src), PROC/'figures')
         dst = PROC/page_of(src).with_suffix('.ipynb')
         dst.parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, dst)

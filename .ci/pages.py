@@ -15,13 +15,15 @@ def plain(text):
     return ' '.join(re.sub(r'[*`$\\{}]', '', text).split())
 
 def introduction(cells, k):
-    "The sentence before a cell, which says what it is about to show; the heading where there is none."
+    "The last sentences before a cell, which say what it is about to show; the heading where there are none."
     for cell in reversed(cells[:k]):
         if cell['cell_type'] != 'markdown': continue
-        paragraphs = [p for p in map(plain, cell['source'].split('\n\n')) if p]
-        if paragraphs: return re.split(r'(?<=[.!?:])\s+(?=[A-Z(])', paragraphs[-1])[-1].rstrip(':').strip()
-        heading = re.findall(r'^#+\s+(.+)$', cell['source'], re.M)
-        if heading: return plain(heading[-1])
+        text = ' '.join(p for p in map(plain, ''.join(cell['source']).split('\n\n')) if p)
+        sentences = re.split(r'(?<=[.!?:])\s+(?=[A-Z(])', text)
+        kept = sentences.pop()
+        while sentences and len(sentences[-1]) + len(kept) < 240: kept = f'{sentences.pop()} {kept}'
+        heading = re.findall(r'^#+\s+(.+)$', ''.join(cell['source']), re.M)
+        if kept or heading: return (kept or plain(heading[-1])).rstrip(' :,;')
     return ''
 
 def strings(node):
@@ -47,7 +49,7 @@ def alt_text(cells, k):
     own = re.search(r'^#\|\s*fig-(?:alt|cap):\s*["\']?(.+?)["\']?\s*$', cells[k]['source'], re.M)
     if own: return own[1]
     text, words = introduction(cells, k), ', '.join(labels(cells[k]['source'])[:8])
-    return f"{text.rstrip('.')}. Labels: {words}" if text and words else text or words or 'Result of the code above'
+    return f"{text}{'' if text[-1] in '.?!' else '.'} Labels: {words}" if text and words else text or words or 'Result of the code above'
 
 def extract(nb, page, folder):
     "Pictures in outputs become files in `folder`, and the outputs refer to them; `page` is relative to the site."

@@ -140,3 +140,91 @@ def test_the_sidebar_on_a_phone(site, browser):
     with opened(browser, site + 'liif.html', 390) as (page, _):
         page.locator('.quarto-btn-toggle:visible').first.click()
         for entry in page.locator('#quarto-sidebar a.sidebar-link').all()[:4]: entry.click(trial=True)
+
+# ---- the live page
+
+def noise(seed:int, shape:tuple)->torch.Tensor:
+    "The noise of web/live/sampler.js."
+    def mix(x):
+        x = (x ^ x >> 16) * 0x21f0aaad & 0xffffffff
+        x = (x ^ x >> 15) * 0x735a2d97 & 0xffffffff
+        return x ^ x >> 15
+    counter, start = np.arange(np.prod(shape), dtype=np.uint64), (seed + 0x9e3779b9) & 0xffffffff
+    u = (mix((mix(np.uint64(start)) + counter) & np.uint64(0xffffffff)) + .5) / 2**32
+    radius, angle = np.sqrt(-2 * np.log(u[::2])), 2 * np.pi * u[1::2]
+    return torch.from_numpy(np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(shape)).float()
+
+def test_noise_and_schedule_of_both_sides(site, browser):
+    from arsr.diffusion import cosine_schedule, spaced_schedule
+    alphas = cosine_schedule()
+    with opened(browser, site + 'draw.html') as (page, _):
+        ours = page.evaluate("async alphas => { const s = await import('./live/sampler.js'); "
+                             "return { noise: [...s.noise(7, 8192)], t: [1, 4, 10, 50].map(n => s.spacedTimesteps(alphas, n)) } }",
+                             alphas.tolist())
+    theirs = noise(7, (8192,))
+    assert (torch.tensor(ours['noise']) - theirs).abs().max() < 1e-5
+    assert abs(theirs.mean()) < .03 and abs(theirs.std() - 1) < .02
+    assert ours['t'] == [spaced_schedule(alphas, n).timesteps.tolist() for n in (1, 4, 10, 50)]
+
+def has_model(): return (DOCS/'live'/'model'/'model.json').is_file()
+
+def drawn(page, seed:int, family:str):
+    "Draw a portrait, and wait for its first view, decoded exactly."
+    page.locator('#draw-family option').nth(1).wait_for(state='attached')
+    page.locator('#draw-family').select_option(family)
+    page.locator('#draw-seed').fill(str(seed))
+    page.get_by_role('button', name='Draw this seed').click()
+    exactly(page)
+
+def exactly(page): page.get_by_text('each pixel decoded').wait_for()
+
+PIXELS = """() => { const c = document.querySelector('#draw-map canvas')
+  return { size: c.width, data: [...c.getContext('2d').getImageData(0, 0, c.width, c.width).data] } }"""
+
+def pixels(page): # (h,w,3) in bytes
+    got = page.evaluate(PIXELS)
+    return np.array(got['data'], np.int16).reshape(got['size'], got['size'], 4)[..., :3]
+
+@pytest.fixture(scope='module')
+def field():
+    "The portrait of seed 3 and family micah, by PyTorch."
+    from arsr import ARSR
+    from arsr.diffusion import SAMPLERS, spaced_schedule
+    from arsr.unet import cfg_denoiser
+    pipe = ARSR.from_pretrained('portraits', device='cpu')
+    options, net = pipe.options('generate'), pipe.generator
+    label = torch.tensor([pipe.meta['categories'].index('micah')])
+    with torch.no_grad():
+        denoise, schedule = cfg_denoiser(net, label, options['guidance']), spaced_schedule(net.alphas_cumprod, options['steps'])
+        z = SAMPLERS[options['sampler']](denoise, noise(3, (1, net.cfg.z, 32, 32)), schedule)
+        return pipe.decode(z * net.scaling_factor, 128)
+
+def test_a_portrait_in_the_browser(site, browser, field):
+    "Sampled, shown step by step, decoded as PyTorch does it; then looked at by keyboard, mouse and touch."
+    if not has_model(): pytest.skip('the networks could not be exported: onnx and onnxscript are not installed')
+    with opened(browser, site + 'draw.html', 600, has_touch=True) as (page, wrong):
+        assert not page.evaluate("performance.getEntriesByType('resource').some(r => r.name.includes('.onnx'))")
+        drawn(page, 3, 'micah')
+        assert page.locator('#draw-steps canvas').count() == 10
+        whole = pixels(page)
+        assert np.abs(whole - field.render(size=len(whole))[0].permute(1, 2, 0).numpy() * 255).max() <= 2
+        page.locator('#draw-map').focus()
+        for key in ('+', '+', '+', 'ArrowLeft', 'ArrowUp'): page.keyboard.press(key)
+        page.get_by_text('8.0×').wait_for()
+        exactly(page)
+        near, corner = pixels(page), .5 - .1 / 8 - .5 / 8
+        want = field.render(size=len(near), window=(corner, corner, corner + 1 / 8, corner + 1 / 8))[0]
+        assert np.abs(near - want.permute(1, 2, 0).numpy() * 255).max() <= 2
+        canvas = page.locator('#draw-map canvas').first
+        canvas.hover()
+        page.mouse.wheel(0, -240)
+        page.get_by_text('16×').wait_for()
+        page.locator('#zoom-all').tap()
+        page.get_by_text('1.0×').wait_for()
+        assert not wrong
+
+def test_without_webassembly(site, browser):
+    "A sentence in place of a broken page, as where scripts are off."
+    with opened(browser, site + 'draw.html', java_script_enabled=False) as (page, _):
+        assert page.get_by_text('switched off here').is_visible()
+        assert not page.get_by_role('button', name='New portrait').is_visible()

@@ -8,6 +8,7 @@ let worker, model, asked = 0, waiting = null, small = null
 function start() {
   $('off').hidden = true
   document.getElementById('draw').hidden = false
+  busy(true)
   worker = new Worker(new URL('worker.js', import.meta.url), { type: 'module' })
   worker.onmessage = ({ data }) => shows[data.type](data)
   worker.onerror = e => shows.error({ message: e.message || 'the model could not be started here' })
