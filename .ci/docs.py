@@ -173,11 +173,12 @@ def use_local_katex():
 
 def use_model():
     "The live page's networks and runtime; without them the page says so."
-    if packages() is None: return print('npm could not fetch onnxruntime-web: the live page has no model', file=sys.stderr)
+    if packages() is None:
+        print('npm could not fetch onnxruntime-web: the live page has no model', file=sys.stderr)
+        return
     command = [sys.executable, ROOT/'.ci'/'live.py', packages(), PROC/'_docs'/'live']
     got = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if got.returncode: print(f'the live page has no model: {got.stderr.strip().splitlines()[-1]}', file=sys.stderr)
-    return None
 
 def build(quarto):
     "From _proc/ to _docs/."

@@ -1,4 +1,4 @@
-"What the live page needs beside its source: the networks as ONNX, their manifest, and onnxruntime-web from the lock file."
+"What the live page needs beside its source: the networks as ONNX, their manifest, and onnxruntime-web."
 import hashlib, json, shutil, sys
 from pathlib import Path
 import torch, torch.nn.functional as F
@@ -14,8 +14,8 @@ RUNTIME = 'ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threa
 TASKS = dict(generate='generator', upscale='upscaler')
 
 @torch.no_grad()
-def linear_preview(pipe, n:int=64)->dict: # portraits to fit it on -> weight (side * side * 3, 9 z + 1) and side, for JSON
-    "The best linear decoder, from 3x3 cells of a latent to the pixels of the middle one: for a first look, by least squares."
+def linear_preview(pipe, n:int=64)->dict: # portraits to fit it on -> weight (side * side * 3, 9 z + 1), side
+    "The best linear decoder, by least squares: from 3x3 cells of a latent to the pixels of the middle one."
     size, f = pipe.meta['size'], pipe.first.cfg.f
     source = Portraits()
     x = torch.cat([to_model(source.view(k, size)[None]) for k in range(n)])
@@ -27,7 +27,8 @@ def linear_preview(pipe, n:int=64)->dict: # portraits to fit it on -> weight (si
 
 def fingerprint(folder:Path)->str:
     "Of weights, of what exports them, and of this file: where none has changed, neither has the export."
-    files = [*sorted(folder.glob('*.safetensors')), folder/'config.json', ROOT/'arsr'/'apps'/'export.py', Path(__file__)]
+    code = ROOT/'arsr'/'apps'/'export.py', Path(__file__)
+    files = [*sorted(folder.glob('*.safetensors')), folder/'config.json', *code]
     return hashlib.sha256(b''.join(f.read_bytes() for f in files)).hexdigest()[:16]
 
 def write(graph, path:Path):
@@ -35,14 +36,14 @@ def write(graph, path:Path):
     import onnx
     if 'rows' in graph.inputs: return write_graph(graph, path, half=True) # renderers compute with sizes
     axes = {name: {k: f'{name}_{k}' for k in dims} for name, dims in zip(graph.inputs, graph.open_axes) if dims}
-    torch.onnx.export(graph.eval(), tuple(graph.inputs.values()), str(path), dynamo=False, dynamic_axes=axes, opset_version=20,
-                      input_names=list(graph.inputs), output_names=[graph.output])
+    torch.onnx.export(graph.eval(), tuple(graph.inputs.values()), str(path), dynamo=False, dynamic_axes=axes,
+                      opset_version=20, input_names=list(graph.inputs), output_names=[graph.output])
     model = onnx.load(path)
     store_half(model)
     path.write_bytes(model.SerializeToString())
     return path
 
-def export(name:str, cache:Path)->Path: # a folder of networks and model.json, with a preview and the size of each file in it
+def export(name:str, cache:Path)->Path: # a folder of networks and model.json, with a preview and sizes of files
     "The networks of a model for the page, exported once and kept."
     folder, part = cache/f'{name}-{fingerprint(find_weights(name))}', cache/'part'
     if (folder/'model.json').is_file(): return folder

@@ -1,17 +1,17 @@
 "What a page needs beyond its text: pictures as files with words for who does not see them, anchors that are there."
 import ast, base64, html, io, os, re
 from functools import cache
-from pathlib import Path
 from PIL import Image
 
 # ---- pictures of a notebook's cells
 
 KINDS = {'image/png': 'png', 'image/jpeg': 'jpg'}
-NAMED = {'title', 'titles', 'label', 'labels', 'xlabel', 'ylabel', 'set_title', 'set_xlabel', 'set_ylabel', 'show', 'suptitle'}
+NAMED = set('title titles label labels xlabel ylabel set_title set_xlabel set_ylabel show suptitle'.split())
 
 def plain(text):
     "Markdown as one line without its marks."
-    text = re.sub(r'!?\[([^\]]*)\]\([^)]*\)', r'\1', re.sub(r'\$\$.*?\$\$|^\s*([#>|`-]|\d+\.).*$', '', text, flags=re.S | re.M))
+    text = re.sub(r'\$\$[^$]*\$\$|^\s*([#>|`-]|\d+\.)[^\n]*$', '', text, flags=re.M)
+    text = re.sub(r'!?\[([^\]]*)\]\([^)]*\)', r'\1', text)
     return ' '.join(re.sub(r'[*`$\\{}]', '', text).split())
 
 def introduction(cells, k):
@@ -28,7 +28,8 @@ def introduction(cells, k):
 
 def strings(node):
     "The words in an expression, in their order."
-    found = [(n.lineno, n.col_offset, n.value) for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    constants = [n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    found = [(n.lineno, n.col_offset, n.value) for n in constants]
     return [value for *_, value in sorted(found)]
 
 def labels(source):
@@ -42,14 +43,16 @@ def labels(source):
         if not isinstance(node, ast.Call): continue
         name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
         if name in NAMED: found += [s for arg in node.args[name == 'show':] for s in strings(arg)]
-    return list(dict.fromkeys(plain(s) for s in found if re.search(r'[A-Za-z]{3}', s) and not re.fullmatch('[a-z]+_?[a-z]*', s)))
+    words = [plain(s) for s in found if re.search(r'[A-Za-z]{3}', s) and not re.fullmatch('[a-z]+_?[a-z]*', s)]
+    return list(dict.fromkeys(words))
 
 def alt_text(cells, k):
     "What the pictures of cell k show: its own `fig-alt`, else the sentence before it and the labels in it."
     own = re.search(r'^#\|\s*fig-(?:alt|cap):\s*["\']?(.+?)["\']?\s*$', cells[k]['source'], re.M)
     if own: return own[1]
     text, words = introduction(cells, k), ', '.join(labels(cells[k]['source'])[:8])
-    return f"{text}{'' if text[-1] in '.?!' else '.'} Labels: {words}" if text and words else text or words or 'Result of the code above'
+    if not text or not words: return text or words or 'Result of the code above'
+    return f"{text}{'' if text[-1] in '.?!' else '.'} Labels: {words}"
 
 def extract(nb, page, folder):
     "Pictures in outputs become files in `folder`, and the outputs refer to them; `page` is relative to the site."
@@ -61,10 +64,11 @@ def extract(nb, page, folder):
             if kind is None: continue
             data = out['data'][kind]
             data = base64.b64decode(''.join(data) if isinstance(data, list) else data)
-            name, (w, h), n = f"{'-'.join(page.with_suffix('').parts)}-{n}.{KINDS[kind]}", Image.open(io.BytesIO(data)).size, n + 1
+            name = f"{'-'.join(page.with_suffix('').parts)}-{n}.{KINDS[kind]}"
             (folder/name).write_bytes(data)
-            alt = html.escape(alt_text(cells, k))
-            out['data'] = {'text/html': f'<img src="{up}{folder.name}/{name}" width="{w}" height="{h}" loading="lazy" alt="{alt}">'}
+            (w, h), alt, n = Image.open(io.BytesIO(data)).size, html.escape(alt_text(cells, k)), n + 1
+            size = f'width="{w}" height="{h}" loading="lazy"'
+            out['data'] = {'text/html': f'<img src="{up}{folder.name}/{name}" {size} alt="{alt}">'}
 
 # ---- pages as they are built
 
@@ -78,7 +82,8 @@ def mend_link(match, page):
     before, href, anchor = match.groups()
     target = (page.parent/href).resolve() if href else page
     if not target.is_file() or anchor in anchors(target): return match[0]
-    nearest = next((name for name in (anchor.rpartition('.')[0], anchor.lower()) if name and name in anchors(target)), '')
+    others = anchor.rpartition('.')[0], anchor.lower()
+    nearest = next((name for name in others if name and name in anchors(target)), '')
     return f'{before}{href}#{nearest}"' if nearest or not href else f'{before}{href}"'
 
 def size_image(match, page):
@@ -97,7 +102,7 @@ def finish(docs, root): # root: where the site stands on its server, such as /ar
         text, up = page.read_text(encoding='utf-8'), os.path.relpath(docs, page.parent)
         text = re.sub(r'(<a [^>]*?href=")([^":#]*)#([^"]+)"', lambda m, page=page: mend_link(m, page), text)
         text = re.sub(r'<img [^>]*>', lambda m, page=page: size_image(m, page), text)
-        text = re.sub(r'<table\b(?![^>]*sourceCode)', '<div class="wide"><table', text).replace('</table>', '</table></div>')
+        text = text.replace('<table', '<div class="wide"><table').replace('</table>', '</table></div>')
         if page.name == '404.html': text = text.replace('<head>', f'<head><base href="{root}">', 1)
         text = text.replace('</head>', f'<script src="{up}/site.js" defer></script></head>', 1)
         text = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', text)

@@ -1,5 +1,5 @@
 "Every page of the site in a real browser: two widths, light and dark. Skipped where there is no Chromium."
-import functools, http.server, json, re, shutil, subprocess, sys, threading
+import functools, http.server, re, shutil, subprocess, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -24,7 +24,7 @@ def site():
     "The address of the site, built and served."
     built = subprocess.run([sys.executable, ROOT/'.ci'/'docs.py'], cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    if not AXE.is_file(): pytest.skip(f'npm is missing, or could not fetch what web/package-lock.json names: {built.stderr}')
+    if not AXE.is_file(): pytest.skip(f'npm could not fetch what web/package-lock.json names: {built.stderr}')
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=DOCS))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}/'
@@ -53,24 +53,31 @@ def opened(browser, url, width=1280, scheme='light', **options):
     finally: context.close()
 
 FAULTS = """() => {
-  const wrong = [], say = (what, e) => wrong.push(what + ': ' + (e.outerHTML || '').slice(0, 160)), root = document.documentElement
+  const wrong = [], root = document.documentElement
+  const say = (what, e) => wrong.push(what + ': ' + (e.outerHTML || '').slice(0, 160))
   if (root.scrollWidth > root.clientWidth) wrong.push(`${root.scrollWidth - root.clientWidth} px too wide`)
-  for (const pre of document.querySelectorAll('main pre code')) if (pre.parentElement.scrollWidth > pre.parentElement.clientWidth + 1) say('clipped', pre)
+  for (const pre of document.querySelectorAll('main pre:has(code)'))
+    if (pre.scrollWidth > pre.clientWidth + 1) say('clipped', pre)
   for (const img of document.querySelectorAll('main img')) {
     if ((img.getAttribute('alt') || '').length < 12 || /^(figure|image|png)\\b/i.test(img.alt)) say('alt', img)
-    if (!img.getAttribute('width') || !img.getAttribute('height') || img.loading !== 'lazy') say('not sized or not lazy', img)
+    if (!img.getAttribute('width') || !img.getAttribute('height')) say('not sized', img)
+    if (img.loading !== 'lazy') say('not lazy', img)
     if (img.src.startsWith('data:')) say('inline', img)
   }
-  for (const math of document.querySelectorAll('main .math')) if (!math.querySelector('.katex') || math.querySelector('.katex-error')) say('formula', math)
+  for (const math of document.querySelectorAll('main .math'))
+    if (!math.querySelector('.katex') || math.querySelector('.katex-error')) say('formula', math)
   for (const box of document.querySelectorAll('main *')) {
-    const style = getComputedStyle(box), scrolls = /auto|scroll/.test(style.overflowX) && box.scrollWidth > box.clientWidth + 1
-    if (scrolls && box.tabIndex < 0 && !box.querySelector('a, button, input, [tabindex="0"]')) say('scrolls without focus', box)
+    const scrolls = /auto|scroll/.test(getComputedStyle(box).overflowX) && box.scrollWidth > box.clientWidth + 1
+    const reached = box.tabIndex >= 0 || box.querySelector('a, button, input, [tabindex="0"]')
+    if (scrolls && !reached) say('scrolls without focus', box)
   }
-  for (const code of document.querySelectorAll('details.parameters td:first-child code')) if (code.getClientRects().length > 1) say('broken name', code)
+  for (const code of document.querySelectorAll('details.parameters td:first-child code'))
+    if (code.getClientRects().length > 1) say('broken name', code)
   return wrong
 }"""
 SERIOUS = """async () => (await axe.run(document, { resultTypes: ['violations'] })).violations
-  .filter(v => ['serious', 'critical'].includes(v.impact)).map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 120)).join(' | '))"""
+  .filter(v => ['serious', 'critical'].includes(v.impact))
+  .map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 120)).join(' | '))"""
 AXE = ROOT/'.cache'/'web'/'node_modules'/'axe-core'/'axe.min.js'
 
 def faults(browser, url):
@@ -159,9 +166,10 @@ def test_noise_and_schedule_of_both_sides(site, browser):
     from arsr.diffusion import cosine_schedule, spaced_schedule
     alphas = cosine_schedule()
     with opened(browser, site + 'draw.html') as (page, _):
-        ours = page.evaluate("async alphas => { const s = await import('./live/sampler.js'); "
-                             "return { noise: [...s.noise(7, 8192)], t: [1, 4, 10, 50].map(n => s.spacedTimesteps(alphas, n)) } }",
-                             alphas.tolist())
+        ours = page.evaluate("""async alphas => {
+          const { noise, spacedTimesteps } = await import('./live/sampler.js')
+          return { noise: [...noise(7, 8192)], t: [1, 4, 10, 50].map(n => spacedTimesteps(alphas, n)) }
+        }""", alphas.tolist())
     theirs = noise(7, (8192,))
     assert (torch.tensor(ours['noise']) - theirs).abs().max() < 1e-5
     assert abs(theirs.mean()) < .03 and abs(theirs.std() - 1) < .02
@@ -196,7 +204,8 @@ def field():
     options, net = pipe.options('generate'), pipe.generator
     label = torch.tensor([pipe.meta['categories'].index('micah')])
     with torch.no_grad():
-        denoise, schedule = cfg_denoiser(net, label, options['guidance']), spaced_schedule(net.alphas_cumprod, options['steps'])
+        denoise = cfg_denoiser(net, label, options['guidance'])
+        schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
         z = SAMPLERS[options['sampler']](denoise, noise(3, (1, net.cfg.z, 32, 32)), schedule)
         return pipe.decode(z * net.scaling_factor, 128)
 
