@@ -102,6 +102,7 @@ def seeded_noise(shape:tuple, seed:int|None=None, generator:torch.Generator|None
     "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3. `ValueError` for seed and generator."
     return noise_like(torch.empty(shape), seeded_generators(shape[0], seed, generator))
 
+# %% ../nbs/09_pipeline.ipynb #6a3711e5
 def matching_classes(
     meta:dict, # categories, and the attributes of each
     category:str|None, # one that has to match, such as 'Food & Drink' or 'food-fruit'; None: any
@@ -120,6 +121,7 @@ def matching_classes(
         meant = [kind for kind in meant if option in options[kind].get(name, ())]
     return [name in meant for name in names]
 
+# %% ../nbs/09_pipeline.ipynb #169d2427
 def sample_labels(
     meta:dict, n:int, # categories, such as 'Food & Drink / food-fruit', and shares: how frequent each is; labels
     seed:int|None=None, generator:torch.Generator|None=None, # label k is that of seed + k; or as `seeded_noise`

@@ -200,6 +200,7 @@ def training_inputs(denoiser:Denoiser, batch:dict, drop:float, high:float=0.)->t
     if high: t = torch.where(torch.rand(t.shape, device=t.device) < high, T - 1 - t // 8, t)
     return (q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label), eps
 
+# %% ../nbs/06_unet.ipynb #cbd7b732
 def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None: # (n,) or (n,1+k), class and attributes
     "Replace a share of the labels by `unknown`; of attributes, any subset stays: all, none, or some in between."
     if label is None: return None

@@ -76,6 +76,7 @@ class Reading:
     @property
     def parts(self)->dict: return {name: self.attributes[name] for name in part_choices(self.family)}
 
+# %% ../../nbs/lab/08_composition.ipynb #e0ae5602
 @torch.no_grad()
 def read_portraits(
     net:AttributeClassifier, # trained

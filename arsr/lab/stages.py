@@ -67,9 +67,11 @@ def lr_view(preset:Preset, x:Tensor, i:int)->Tensor: # (n,3,s,s) in [0,1], of pi
     side = preset.lr_sides[i % len(preset.lr_sides)]
     return resize(downsample(x, x.shape[-1] / side), x.shape[-2:], 'nearest')
 
+# %% ../../nbs/lab/05_stages.ipynb #efc829b2
 def stamp(content)->str: # bytes, or anything that says what it is
     return hashlib.sha256(content if isinstance(content, bytes) else repr(content).encode()).hexdigest()[:8]
 
+# %% ../../nbs/lab/05_stages.ipynb #872bad66
 def renders_stamp(preset:Preset, source)->str: # of `open_source`
     "A hash of the training pictures: drawings' markup, files' names, sizes and first 16 kB; and how large they are."
     def beginning(path):
