@@ -107,7 +107,7 @@ def test_force_lifts_the_limit(run, monkeypatch):
     monkeypatch.setattr(ImageField, 'max_pixels', 1000)
     query = ['upscale', 'cat.png', '--weights', 'toy', '--steps', 1, '--size', 60, '-o', 'a.png']
     code, out, err = run(*query)
-    assert code == 2 and '40 x 60 is over the limit of 1,000 pixels' in err and '--force' in err
+    assert code == 2 and '60 wide and 40 high is over the limit of 1,000 pixels' in err and '--force' in err
     assert run(*query, '--force')[0] == 0 and Image.open('a.png').size == (60, 40)
 
 # help
