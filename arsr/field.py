@@ -151,7 +151,7 @@ def register_writer(suffixes, write): # such as ('.tif', '.tiff'), function(fiel
 SIDES = dict(JPEG=65500, MPO=65500, PDF=65500, WEBP=16383, AVIF=32768, GIF=65535, PCX=65535, SGI=65535, TGA=65535,
              ICO=256)  # the longest side of Pillow's formats, in pixels; others go on
 
-# %% ../nbs/04_field.ipynb #71f6c32d
+# %% ../nbs/04_field.ipynb #f1b37946
 @lru_cache
 def can_write(kind:str)->bool: # a format of Pillow
     "Does it take a picture in colour, of any size? Some want other modes, or libraries that are not there."
@@ -173,7 +173,7 @@ def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is k
     most = f"a {suffix} file holds at most {SIDES[kind]:,} pixels a side"
     raise ValueError(f"{most}, and not {size[1]} wide and {size[0]} high; use {', '.join(WRITERS)}")
 
-# %% ../nbs/04_field.ipynb #c45f8bb2
+# %% ../nbs/04_field.ipynb #092bc1d3
 def to_bytes(x:Tensor)->np.ndarray: # (3,h,w) in [0,1] -> (h,w,3)
     "A picture as Pillow takes it."
     return (x * 255).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -57,7 +57,7 @@ def check_device(name):
         raise ValueError(f"cannot compute on '{name}' here; use cpu, or cuda where PyTorch finds a GPU") from None
     return name
 
-# %% ../../nbs/apps/01_cli.ipynb #a8b02292
+# %% ../../nbs/apps/01_cli.ipynb #9737d64d
 def fit(own:tuple, size:tuple)->tuple: # (h, w) of a picture and of a frame -> (h, w)
     "The largest size of the picture's shape that fits into the frame."
     scale = min(n / m for n, m in zip(size, own))
@@ -84,13 +84,15 @@ def warn_stretched(own:tuple, size:tuple, args):
     ways = f"--size {max(H, W)} keeps the shape, as --fit and --crop do"
     print(f"arsr: stretched: {w}x{h} to {W}x{H}; {ways}", file=sys.stderr)
 
-# %% ../../nbs/apps/01_cli.ipynb #4e7eb995
+# %% ../../nbs/apps/01_cli.ipynb #eb21c8cc
 def find_jobs(images:list, output:str)->list: # paths, folders, URLs or '-'; a path or '-' -> pairs of input and target
     "What is read, and the file that is made of it; `ValueError` where that cannot be."
     from arsr.data import SUFFIXES, picture_names
     out, single = Path(output), len(images) == 1 and not Path(images[0]).is_dir()
-    if single and (output == '-' or not (out.is_dir() or output.endswith(('/', os.sep)))): return [(images[0], output)]
-    if output == '-' or out.is_file(): raise ValueError(f"{output} holds one picture; give a folder for several")
+    into = out.is_dir() or output.endswith(('/', os.sep))
+    if single and (output == '-' or not into): return [(images[0], output)]
+    if output == '-' or out.is_file() or out.suffix.lower() in SUFFIXES and not out.is_dir():
+        raise ValueError(f"{output} holds one picture; give a folder for several")
     jobs = []
     for image in images:
         if Path(image).is_dir():
@@ -102,7 +104,7 @@ def find_jobs(images:list, output:str)->list: # paths, folders, URLs or '-'; a p
             jobs.append((image, str(out/(name if Path(name).suffix.lower() in SUFFIXES else f'{Path(name).stem}.png'))))
     return jobs
 
-# %% ../../nbs/apps/01_cli.ipynb #a0ac64a9
+# %% ../../nbs/apps/01_cli.ipynb #fa0e9ff0
 def check_jobs(jobs:list, overwrite:bool):
     "`ValueError` for a target that is an input or twice there, or exists and may not be overwritten."
     from arsr.beyond.streaming import tiles_folder
@@ -144,6 +146,7 @@ def upscale(args)->int: # exit code
     if failed: print(f"arsr: {len(failed)} of {len(jobs)} pictures failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)
 
+# %% ../../nbs/apps/01_cli.ipynb #23123df3
 def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path or '-'; () -> the model
     "Read, look at the target, then load, predict and write."
     from arsr.field import check_picture_path
@@ -155,9 +158,11 @@ def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path
     field, restored = predict(load(), x, args)
     if args.force: field.max_pixels = None
     if target == '-': to_stdout(field, size=size, window=window)
-    else: print(one_line(field.save(target, size=size, window=window)), f'{size[1]} wide, {size[0]} high{restored}')
+    else:
+        path = one_line(field.save(target, size=size, window=window))
+        print(path, f'{size[1]} wide, {size[0]} high{restored}')
 
-# %% ../../nbs/apps/01_cli.ipynb #05325f47
+# %% ../../nbs/apps/01_cli.ipynb #e17da554
 def predict(pipe, x, args)->tuple: # (3,h,w) in [0,1] -> a field, and how much was restored, in words
     options = {k: getattr(args, k) for k in ('steps', 'refine', 'latent_weight', 'restore', 'back_project')}
     restore = pipe.options('upscale', **options)['restore']
@@ -166,7 +171,7 @@ def predict(pipe, x, args)->tuple: # (3,h,w) in [0,1] -> a field, and how much w
     field = pipe.upscale(x, seed=args.seed, **options | dict(restore=restore)).with_renderer(args.renderer)
     return field, f', restored by {restore:.0%}' if restore else ''
 
-# %% ../../nbs/apps/01_cli.ipynb #88551a26
+# %% ../../nbs/apps/01_cli.ipynb #6d87bf84
 def read_image(image:str, force:bool): # a path, URL or '-'
     "The picture; `force` lifts Pillow's limit of pixels for it."
     from PIL import Image
@@ -182,6 +187,7 @@ def to_stdout(field, **kwargs):
     if sys.stdout.isatty(): raise ValueError("-o - is for the next program or a file, and this is a terminal")
     with TemporaryDirectory() as folder: sys.stdout.buffer.write(field.save(Path(folder)/'a.png', **kwargs).read_bytes())
 
+# %% ../../nbs/apps/01_cli.ipynb #4550b896
 def generate(args):
     "New pictures from noise."
     from arsr import ARSR
@@ -361,7 +367,7 @@ def _add_bench(commands):
 def _add_info(commands):
     _command(commands, 'info', info, 'arsr info').add_argument('--weights', help='only these weights')
 
-# %% ../../nbs/apps/01_cli.ipynb #e561e1c0
+# %% ../../nbs/apps/01_cli.ipynb #8f0159f6
 ERRORS = ValueError, OSError, MemoryError, RuntimeError
 
 def one_line(x)->str: return ''.join(c if c.isprintable() else ' ' for c in str(x).partition('\n')[0])
