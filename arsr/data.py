@@ -50,7 +50,7 @@ def _read(stream)->io.BytesIO:
     if len(content) > MAX_BYTES: raise ValueError(f"it has over {MAX_BYTES:,} bytes")
     return io.BytesIO(content)
 
-# %% ../nbs/01_data.ipynb #540d57c8
+# %% ../nbs/01_data.ipynb #93bcd622
 def _seekable(image): # path, http(s) or file URL, open file, bytes or PIL image
     "What Pillow can jump to and fro in; exceptions of all sorts."
     if isinstance(image, (bytes, bytearray, memoryview)): return io.BytesIO(image)
@@ -67,10 +67,10 @@ def _seekable(image): # path, http(s) or file URL, open file, bytes or PIL image
     if path.is_file() or path.is_dir() or not path.exists(): return path
     with path.open('rb') as stream: return _read(stream)
 
-# %% ../nbs/01_data.ipynb #6739a870
+# %% ../nbs/01_data.ipynb #5c1fba2c
 @contextmanager
 def reading(image): # as `_seekable`
-    "Whatever goes wrong with a picture is a `ValueError` of one line with its name; warnings of decoders are not shown."
+    "Whatever goes wrong with a picture is a `ValueError` of one line with its name; decoders' warnings are not shown."
     path = isinstance(image, (str, os.PathLike))
     given = image if path else getattr(image, 'name', '') or getattr(image, 'filename', '')
     name = one_line(given or f'this {type(image).__name__}')
@@ -90,7 +90,7 @@ def reading(image): # as `_seekable`
         problem = f"{name} is not an image that can be read (PNG, JPEG, WebP, TIFF, ...): {one_line(e)}"
     raise ValueError(problem)
 
-# %% ../nbs/01_data.ipynb #ca70b511
+# %% ../nbs/01_data.ipynb #26964cfd
 def _open_image(image)->Image.Image: # as `_seekable`
     "A picture decoded and flattened; a one-line `ValueError` if it is missing or no picture."
     with reading(image):
@@ -211,7 +211,7 @@ def picture_names(folder)->list: # of paths relative to it, with /
     names = {p.relative_to(folder).as_posix(): p for p in Path(folder).rglob('*')}
     return sorted(name for name, p in names.items() if is_picture(name) and p.is_file())
 
-# %% ../nbs/01_data.ipynb #9c955a34
+# %% ../nbs/01_data.ipynb #84e3a4d6
 class Images:
     "Pictures in a folder (searched recursively) or in a zip archive, of which `share` is held out, by name."
     category = kind = None  # only drawings have them

@@ -56,7 +56,8 @@ def run(capsys):
 
 @pytest.mark.parametrize('query, size', [([], (32, 48)), (['--scale', 3.7], (30, 44)), (['--scale', .5], (4, 6)),
                                          (['--size', 60], (40, 60)), (['--size', '30x20'], (20, 30)),
-                                         (['--size', '50x20', '--fit'], (20, 30)), (['--size', '9X9', '--crop'], (9, 9))])
+                                         (['--size', '50x20', '--fit'], (20, 30)),
+                                         (['--size', '9X9', '--crop'], (9, 9))])
 def test_upscale(run, query, size):
     code, out, err = run('upscale', 'cat.png', '--weights', 'toy', '-o', 'large.png', '--steps', 2, *query)
     assert (code, out, err) == (0, f'large.png {size[1]} wide, {size[0]} high\n', '')

@@ -1,5 +1,5 @@
 "Files of the user: none is lost, none is left half written, and many are read and written by one call."
-import io, os, re, signal, subprocess, sys, threading, time, zipfile
+import io, os, re, shutil, signal, subprocess, sys, threading, time, zipfile
 import pytest, numpy as np, torch
 from PIL import Image
 from torch.testing import assert_close
@@ -173,7 +173,7 @@ def test_an_archive_made_by_macos(tmp_path, refuses):
     path = tmp_path/'mac.ZIP'
     with zipfile.ZipFile(path, 'w') as z:
         z.write(tmp_path/'a.png', 'pics/a.png')
-        for name in ('__MACOSX/pics/._a.png', 'pics/._a.png', '.hidden/b.png', 'pics/folder.png/'): z.writestr(name, b'no picture')
+        for name in ('__MACOSX/pics/._a.png', 'pics/._a.png', '.hidden/b.png', 'pics/x.png/'): z.writestr(name, b'none')
     images = Images(path)
     assert images.names == ['pics/a.png'] and images.view(0, 2)[0].min() == 1
 
@@ -190,7 +190,7 @@ def run(capsys, *argv):
 
 def test_several_and_folders(plain, tmp_path, capsys):
     (tmp_path/'more'/'deep').mkdir(parents=True)
-    for name in ('more/a.png', 'more/deep/b.png', 'more/._a.png'): (tmp_path/name).write_bytes((tmp_path/'cat.png').read_bytes())
+    for name in ('a.png', 'deep/b.png', '._a.png'): shutil.copy('cat.png', f'more/{name}')
     (tmp_path/'text.png').write_text('no picture')
     plain.loaded.clear()
     code, out, err = run(capsys, 'upscale', 'cat.png', 'text.png', 'more', 'gone.png', '-o', 'new', '--scale', '1')
@@ -208,7 +208,7 @@ def test_a_folder_into_a_folder_of_itself_twice(plain, capsys):
         assert code == 0 and out.splitlines() == ['out/cat.png 24 wide, 16 high', 'out/dog.webp 24 wide, 16 high']
 
 def test_standard_input_and_output(plain, monkeypatch, capfdbinary):
-    class Given: buffer = open('cat.png', 'rb')
+    class Given: buffer = io.BufferedReader(io.FileIO('cat.png'))
     monkeypatch.setattr(sys, 'stdin', Given)
     assert main(['upscale', '-', '-o', '-', '--scale', '1']) == 0
     out, err = capfdbinary.readouterr()
@@ -251,10 +251,12 @@ def test_fit_and_crop():
         assert abs((r - left) * own[1] / ((b - t) * own[0]) - size[1] / size[0]) < 1e-9 * size[1]
 
 def test_a_cropped_picture_is_the_middle(plain, capsys):
-    assert run(capsys, 'upscale', 'cat.png', '--size', '8X8', '--crop', '-o', 'a.png')[:2] == (0, 'a.png 8 wide, 8 high\n')
+    code, out, _ = run(capsys, 'upscale', 'cat.png', '--size', '8X8', '--crop', '-o', 'a.png')
+    assert (code, out) == (0, 'a.png 8 wide, 8 high\n')
     assert (np.asarray(Image.open('a.png')) == np.asarray(Image.open('cat.png'))[:, 2:10]).all()
 
-@pytest.mark.parametrize('size, warned', [('120x80', False), ('121x80', False), ('80x120', True), ('124x80', True), ('50', False)])
+@pytest.mark.parametrize('size, warned', [('120x80', False), ('121x80', False), ('80x120', True), ('124x80', True),
+                                          ('50', False)])
 def test_a_change_of_shape_is_said(plain, capsys, size, warned):
     code, out, err = run(capsys, 'upscale', 'cat.png', '--size', size, '-o', 'a.png')
     assert code == 0 and bool(err) == warned and (not warned or f'arsr: stretched: 12x8 to {size};' in err)
@@ -263,7 +265,8 @@ def test_a_change_of_shape_is_said(plain, capsys, size, warned):
 
 def test_a_name_that_the_terminal_cannot_print(tmp_path):
     Image.new('RGB', (4, 4)).save(tmp_path/'a.png')
-    program = ('import sys; from arsr.apps.cli import tidy\nwith tidy(): print(sys.argv[1]); print(sys.argv[1], file=sys.stderr)')
+    program = ('import sys; from arsr.apps.cli import tidy\n'
+               'with tidy(): print(sys.argv[1]); print(sys.argv[1], file=sys.stderr)')
     done = subprocess.run([sys.executable, '-c', program, '出力.png'], capture_output=True, cwd=tmp_path,
                           env=os.environ | dict(PYTHONIOENCODING='cp1252'))
     assert done.returncode == 0 and re.fullmatch(rb'\\u51fa\\u529b.png\s+', done.stdout) and done.stderr == done.stdout

@@ -57,7 +57,7 @@ def check_device(name):
         raise ValueError(f"cannot compute on '{name}' here; use cpu, or cuda where PyTorch finds a GPU") from None
     return name
 
-# %% ../../nbs/apps/01_cli.ipynb #9737d64d
+# %% ../../nbs/apps/01_cli.ipynb #f4462c5a
 def fit(own:tuple, size:tuple)->tuple: # (h, w) of a picture and of a frame -> (h, w)
     "The largest size of the picture's shape that fits into the frame."
     scale = min(n / m for n, m in zip(size, own))
@@ -84,7 +84,7 @@ def warn_stretched(own:tuple, size:tuple, args):
     ways = f"--size {max(H, W)} keeps the shape, as --fit and --crop do"
     print(f"arsr: stretched: {w}x{h} to {W}x{H}; {ways}", file=sys.stderr)
 
-# %% ../../nbs/apps/01_cli.ipynb #eb21c8cc
+# %% ../../nbs/apps/01_cli.ipynb #046e7326
 def find_jobs(images:list, output:str)->list: # paths, folders, URLs or '-'; a path or '-' -> pairs of input and target
     "What is read, and the file that is made of it; `ValueError` where that cannot be."
     from arsr.data import SUFFIXES, picture_names
@@ -104,7 +104,7 @@ def find_jobs(images:list, output:str)->list: # paths, folders, URLs or '-'; a p
             jobs.append((image, str(out/(name if Path(name).suffix.lower() in SUFFIXES else f'{Path(name).stem}.png'))))
     return jobs
 
-# %% ../../nbs/apps/01_cli.ipynb #fa0e9ff0
+# %% ../../nbs/apps/01_cli.ipynb #688fd0b1
 def check_jobs(jobs:list, overwrite:bool):
     "`ValueError` for a target that is an input or twice there, or exists and may not be overwritten."
     from arsr.beyond.streaming import tiles_folder
@@ -146,7 +146,7 @@ def upscale(args)->int: # exit code
     if failed: print(f"arsr: {len(failed)} of {len(jobs)} pictures failed: {', '.join(failed)}", file=sys.stderr)
     return bool(failed)
 
-# %% ../../nbs/apps/01_cli.ipynb #23123df3
+# %% ../../nbs/apps/01_cli.ipynb #85998125
 def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path or '-'; () -> the model
     "Read, look at the target, then load, predict and write."
     from arsr.field import check_picture_path
@@ -162,7 +162,7 @@ def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path
         path = one_line(field.save(target, size=size, window=window))
         print(path, f'{size[1]} wide, {size[0]} high{restored}')
 
-# %% ../../nbs/apps/01_cli.ipynb #e17da554
+# %% ../../nbs/apps/01_cli.ipynb #343cb436
 def predict(pipe, x, args)->tuple: # (3,h,w) in [0,1] -> a field, and how much was restored, in words
     options = {k: getattr(args, k) for k in ('steps', 'refine', 'latent_weight', 'restore', 'back_project')}
     restore = pipe.options('upscale', **options)['restore']
@@ -171,7 +171,7 @@ def predict(pipe, x, args)->tuple: # (3,h,w) in [0,1] -> a field, and how much w
     field = pipe.upscale(x, seed=args.seed, **options | dict(restore=restore)).with_renderer(args.renderer)
     return field, f', restored by {restore:.0%}' if restore else ''
 
-# %% ../../nbs/apps/01_cli.ipynb #6d87bf84
+# %% ../../nbs/apps/01_cli.ipynb #c91b1e89
 def read_image(image:str, force:bool): # a path, URL or '-'
     "The picture; `force` lifts Pillow's limit of pixels for it."
     from PIL import Image
@@ -185,9 +185,10 @@ def to_stdout(field, **kwargs):
     "A PNG for the next program; made in a file, as its bytes are not there before it is whole."
     from tempfile import TemporaryDirectory
     if sys.stdout.isatty(): raise ValueError("-o - is for the next program or a file, and this is a terminal")
-    with TemporaryDirectory() as folder: sys.stdout.buffer.write(field.save(Path(folder)/'a.png', **kwargs).read_bytes())
+    with TemporaryDirectory() as folder:
+        sys.stdout.buffer.write(field.save(Path(folder)/'a.png', **kwargs).read_bytes())
 
-# %% ../../nbs/apps/01_cli.ipynb #4550b896
+# %% ../../nbs/apps/01_cli.ipynb #a1e8cc69
 def generate(args):
     "New pictures from noise."
     from arsr import ARSR
@@ -297,8 +298,8 @@ def _add_common(p, weights, steps):
 def _add_upscale(commands):
     p = _command(commands, 'upscale', upscale, 'arsr upscale cat.jpg --scale 3.7 -o cat-large.png')
     p.add_argument('image', nargs='+', help='LR pictures: files, folders, URLs, or - for standard input')
-    p.add_argument('-o', '--output', required=True,
-                   help='the picture to write, - for standard output (a PNG), or a folder for several')
+    p.add_argument('-o', '--output', required=True, help='the picture to write, - for a PNG on standard output, or a '
+                   'folder for several')
     size, switch = p.add_mutually_exclusive_group(), argparse.BooleanOptionalAction
     size.add_argument('--scale', type=float, help='how many times larger; any number (default: 4)')
     size.add_argument('--size', help='or pixels: the long side, or WIDTHxHEIGHT')
@@ -315,6 +316,7 @@ def _add_upscale(commands):
                    '(default: that of the weights)')
     _add_common(p, 'photo', 2)
 
+# %% ../../nbs/apps/01_cli.ipynb #f8a56afd
 def _add_generate(commands):
     p = _command(commands, 'generate', generate, 'arsr generate -n 9 --size 512 --seed 7 -o pictures')
     p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')
@@ -367,7 +369,7 @@ def _add_bench(commands):
 def _add_info(commands):
     _command(commands, 'info', info, 'arsr info').add_argument('--weights', help='only these weights')
 
-# %% ../../nbs/apps/01_cli.ipynb #8f0159f6
+# %% ../../nbs/apps/01_cli.ipynb #f2aa2810
 ERRORS = ValueError, OSError, MemoryError, RuntimeError
 
 def one_line(x)->str: return ''.join(c if c.isprintable() else ' ' for c in str(x).partition('\n')[0])
