@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'BATCH_CELLS', 'DEFAULTS', 'PAPER', 'build_config', 'read_config', 'save_weights', 'load_weights',
-           'load_if_exists', 'find_weights', 'seeded_generators', 'seeded_noise', 'sample_labels', 'register_part',
-           'build_parts', 'check_number', 'check_options', 'tiled_denoiser', 'cast_once', 'back_project', 'in_batches',
-           'find_device', 'ARSR']
+           'load_if_exists', 'find_weights', 'seeded_generators', 'seeded_noise', 'matching_classes', 'sample_labels',
+           'register_part', 'build_parts', 'check_number', 'check_options', 'tiled_denoiser', 'cast_once',
+           'back_project', 'in_batches', 'find_device', 'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json, math
@@ -24,6 +24,7 @@ from .coords import FULL, check_size, resize, split_range, subwindow, tiles, to_
 from .data import atomic_write, downsample, load_image, progress
 from .diffusion import find_sampler, noise_like, spaced_schedule
 from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
+from .portraits import attribute_rows, find_option
 from .train import fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, cfg_denoiser, tiled_apply
 
@@ -99,18 +100,37 @@ def seeded_noise(shape:tuple, seed:int|None=None, generator:torch.Generator|None
     "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3. `ValueError` for seed and generator."
     return noise_like(torch.empty(shape), seeded_generators(shape[0], seed, generator))
 
+def matching_classes(
+    meta:dict, # categories, and the attributes of each
+    category:str|None, # one that has to match, such as 'Food & Drink' or 'food-fruit'; None: any
+    wanted:dict, # attribute -> option; a class must have them all
+)->list: # a bool for each class
+    "Which classes are meant? `ValueError` with the nearest names where none is."
+    names, options = meta['categories'], meta.get('attributes', {})
+    meant = [name for name in names if category is None or category in name.split(' / ')]
+    known = ', '.join(dict.fromkeys(name.split(' / ')[0] for name in names))
+    if not meant: raise ValueError(f"unknown category '{category}'; choose one of {known}")
+    for name, option in wanted.items():
+        all_options = [options.get(kind, {}) for kind in meant]
+        if not any(all_options): raise ValueError(f"the weights '{meta['name']}' know no attributes such as {name}")
+        find_option(dict.fromkeys(key for some in all_options for key in some), name, 'attribute')
+        find_option(dict.fromkeys(key for some in all_options for key in some.get(name, ())), option, name)
+        meant = [kind for kind in meant if option in options[kind].get(name, ())]
+    return [name in meant for name in names]
+
 def sample_labels(
     meta:dict, n:int, # categories, such as 'Food & Drink / food-fruit', and shares: how frequent each is; labels
     seed:int|None=None, generator:torch.Generator|None=None, # label k is that of seed + k; or as `seeded_noise`
-    category:str|None=None, # one that has to match, such as 'Food & Drink' or 'food-fruit'; None: any
-)->Tensor: # (n,)
-    "Classes, sampled as often as they occur in the data. `ValueError` for an unknown category."
-    names, weights = [name.split(' / ') for name in meta['categories']], torch.tensor(meta['shares'])
-    if category is not None: weights = weights * torch.tensor([category in name for name in names])
-    known = ', '.join(dict.fromkeys(name[0] for name in names))
-    if not weights.any(): raise ValueError(f"unknown category '{category}'; choose one of {known}")
-    if generator: return torch.multinomial(weights.to(generator.device), n, replacement=True, generator=generator)
-    return torch.cat([torch.multinomial(weights, 1, generator=g) for g in seeded_generators(n, seed)])
+    category:str|None=None, wanted:dict|None=None, # as for `matching_classes`
+)->Tensor: # (n,), and with attributes wanted (n,1+k), their rows beside the class
+    "Classes, sampled as often as they occur in the data. `ValueError` for an unknown category or attribute."
+    weights = torch.tensor(meta['shares']) * torch.tensor(matching_classes(meta, category, wanted or {}))
+    if generator: label = torch.multinomial(weights.to(generator.device), n, replacement=True, generator=generator)
+    else: label = torch.cat([torch.multinomial(weights, 1, generator=g) for g in seeded_generators(n, seed)])
+    if not wanted: return label
+    rows, names = attribute_rows(meta['attributes']), [meta['categories'][k] for k in label]
+    said = [[rows[name, *pair] for pair in wanted.items()] for name in names]
+    return torch.cat([label[:, None], torch.tensor(said).to(label)], 1)
 
 # %% ../nbs/09_pipeline.ipynb #a15dad17
 PARTS = {}  # what a model may consist of, and how each part is built from its entry in config.json
@@ -330,12 +350,14 @@ class ARSR(nn.Module, ModelHubMixin):
         guidance:float|None=None, # 1: as trained; above: more typical of the category
         distilled:bool=False, # take the few steps of the distilled generator, which has its own sampler and guidance
         generator:torch.Generator|None=None, callback=None, # in place of a seed; called with (step, x0 for `decode`)
+        family:str|None=None, **wanted:str, # the category of portraits; what they should have, such as hair='fonze'
     )->ImageField: # n pictures
-        "New pictures from noise; many are sampled in batches of `BATCH_CELLS` latent cells."
+        "New pictures from noise, `BATCH_CELLS` latent cells at once; `attributes` says what may be wanted."
         net, given = self._part('generator', 'generate'), dict(steps=steps, sampler=sampler, guidance=guidance)
         check_number('n', n, 1, kind=Integral)
         h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
-        if category and not net.cfg.unet.classes:
+        category = category or family
+        if (category or wanted) and not net.cfg.unet.classes:
             raise ValueError(f"the weights '{self.meta['name']}' know no categories")
         if distilled:
             student, extra = self._part('distilled', 'take few steps'), [k for k in given if given[k] is not None]
@@ -345,13 +367,19 @@ class ARSR(nn.Module, ModelHubMixin):
         with self._inference():
             generators, label = seeded_generators(n, seed, generator), torch.zeros(n)
             noise = noise_like(torch.empty(n, net.cfg.z, h, w), generators)
-            if net.cfg.unet.classes: label = sample_labels(self.meta, n, seed, generator, category).to(self.device)
+            if net.cfg.unet.classes: label = sample_labels(self.meta, n, seed, generator, category, wanted)
+            label = label.to(self.device)
             def sample(part): # slice of the pictures
                 own = generators if generator else generators[part]
                 denoise = cfg_denoiser(net, label[part], options['guidance'])
                 return self._sample(net, denoise, noise[part], options, own, callback)
             z = torch.cat([sample(part) for part in split_range(n, max(1, BATCH_CELLS // (h * w)))])
             return self.decode(z, (h * self.first.cfg.f, w * self.first.cfg.f))
+
+    def attributes(self, family:str|None=None)->dict: # a category; attribute -> option -> share, or that for each
+        "What `generate` may be asked for, and how often each option occurs in the data."
+        known = self.meta.get('attributes', {})
+        return known if family is None else known[find_option(known, family, 'family')]
 
     def upscale(self,
         image, # path, URL, open file, PIL image, array or tensor; or a list of them
@@ -390,13 +418,15 @@ class ARSR(nn.Module, ModelHubMixin):
         return back_project(field, lr, self.meta['factor']) if options['back_project'] else field
 
     def condition(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> (n,c,h*factor/f,w*factor/f), unit variance
-        "What the upscaler is conditioned on: LR inputs, enlarged with bicubic interpolation and encoded."
-        factor, f = self.meta['factor'], self.first.cfg.f
+        "What the upscaler is conditioned on: LR inputs, enlarged and encoded; faces all to one size, `meta['aligned']`."
+        factor, f, aligned = self.meta['factor'], self.first.cfg.f, self.meta.get('aligned')
+        mode, scale = self.meta.get('enlarge', 'bicubic'), aligned / max(lr.shape[-2:]) if aligned else factor
         def encode(x):
-            enlarged = resize(x, tuple(factor * side for side in x.shape[-2:])).clamp(0, 1)
+            enlarged = resize(x, tuple(round(scale * side) for side in x.shape[-2:]), mode).clamp(0, 1)
             return self.first.encode(to_model(enlarged))
         with self._inference(), fast_arithmetic(self.device.type):
-            z = tiled_apply(encode, lr, window=64, overlap=16, batch=4, grow=factor // f, what='encoding')
+            if aligned: z = encode(lr)
+            else: z = tiled_apply(encode, lr, window=64, overlap=16, batch=4, grow=factor // f, what='encoding')
         return z.float() / self.upscaler.scaling_factor
 
     def decode(self, z:Tensor, size)->ImageField: # (n,c,h,w) latents as the encoder makes them, what `scale=1` means

@@ -6,7 +6,8 @@
 __all__ = ['NONE', 'BACKGROUNDS', 'LONG_HAIR', 'FIRST_FIVE', 'PAIRS', 'SPLITS', 'portrait_families', 'find_option', 'family_spec',
            'part_choices', 'chance', 'pick', 'matches', 'draw_parts', 'draw_colors', 'insert_parts', 'insert_colors',
            'Portrait', 'render_portrait', 'combination', 'has_pair', 'belongs', 'draw_portrait', 'Portraits',
-           'part_shares', 'meeting_share', 'color_shares', 'attribute_options', 'check_attributes']
+           'part_shares', 'meeting_share', 'color_shares', 'attribute_options', 'check_attributes', 'attribute_rows',
+           'portrait_rows', 'portrait_label']
 
 # %% ../nbs/01a_portraits.ipynb #3814ca04
 import difflib, hashlib, json, lzma, operator, re
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from itertools import count
+import torch
 from torch import Tensor
 from .coords import FULL
 from .data import held_out, render_svg
@@ -247,6 +249,7 @@ class Portraits:
         return self.families.index(pick(self.drawn, self.seed, k, 'family'))
 
     def attributes(self, k:int)->dict: return self.portrait(k).attributes
+    def label(self, k:int)->Tensor: return portrait_label(self.portrait(k))
     def svg(self, k:int)->str: return self.portrait(k).svg
     def __getitem__(self, k:int)->dict: return self.attributes(k) | {'svg': self.svg(k)}
 
@@ -314,3 +317,27 @@ def check_attributes(
         find_option(options, name, f'attribute of {family}')
         find_option(options[name], option, f'{name} of {family}')
     return wanted
+
+# %% ../nbs/01a_portraits.ipynb #2d564e57
+def attribute_rows(
+    options:dict, # class -> attribute -> options, as many as there are
+)->dict: # (class, attribute, option) -> row
+    "Rows of an embedding for all that may be said, from 1 in the order of `options`; 0 means 'not said'."
+    names = ((kind, name, option) for kind, attributes in options.items()
+             for name, choices in attributes.items() for option in choices)
+    return {name: row for row, name in enumerate(names, 1)}
+
+@cache
+def portrait_rows()->dict: # as `attribute_rows`
+    "Rows for the attributes of all families."
+    return attribute_rows({family: attribute_options(family) for family in portrait_families()})
+
+def portrait_label(
+    portrait:Portrait, # whose attributes are said
+)->Tensor: # (1+k,) integers, k the largest number of attributes of a family
+    "The place of the family, and the row of each attribute that is seen."
+    families = [*portrait_families()]
+    said = [(portrait.family, *pair) for pair in portrait.attributes.items() if pair[0] != 'family']
+    rows = [portrait_rows().get(name, 0) for name in said]
+    length = max(len(attribute_options(family)) for family in families)
+    return torch.tensor([families.index(portrait.family), *rows, *[0] * (length - len(rows))])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['time_features', 'TimeResBlock', 'zero', 'UNetConfig', 'AttnResBlock', 'Down', 'Up', 'unet_layers', 'UNet',
-           'DenoiserConfig', 'Denoiser', 'DenoisingLoss', 'training_inputs', 'drop_labels', 'cfg_denoiser',
-           'AutoguidanceLoss', 'blend_weights', 'tiled_apply']
+           'DenoiserConfig', 'Denoiser', 'DenoisingLoss', 'training_inputs', 'drop_labels', 'unknown_like',
+           'cfg_denoiser', 'AutoguidanceLoss', 'blend_weights', 'tiled_apply']
 
 # %% ../nbs/06_unet.ipynb #b9fe4e68
 import math
@@ -53,6 +53,7 @@ class UNetConfig:
     attn: tuple = (3,)               # levels with self-attention; the middle always has it
     patch: int = 1                   # latents are cut into patch x patch tokens at the input
     classes: int = 0                 # categories it is conditioned on; one more means 'unknown'
+    attributes: int = 0              # options of attributes it is conditioned on; row 0 means 'not said'
     dropout: float = 0.
 
 # %% ../nbs/06_unet.ipynb #cd737773
@@ -108,19 +109,29 @@ class UNet(nn.Module):
         self.cfg, c_time = cfg, 4 * cfg.ch
         self.time_embed = nn.Sequential(nn.Linear(cfg.ch, c_time), nn.SiLU(), nn.Linear(c_time, c_time))
         if cfg.classes: self.label_embed = nn.Embedding(cfg.classes + 1, c_time)
+        if cfg.attributes:  # a dozen are summed: together they weigh as much as the class
+            self.attribute_embed = nn.Embedding.from_pretrained(
+                F.pad(.3 * torch.randn(cfg.attributes, c_time), (0, 0, 1, 0)), freeze=False, padding_idx=0)
         self.conv_in = conv3(c_in * cfg.patch**2, cfg.ch)
         self.down, self.middle, self.up = unet_layers(cfg)
         c = cfg.ch * cfg.mult[0]
         self.conv_out = nn.Sequential(norm(c), nn.SiLU(), zero(conv3(c, c_out * cfg.patch**2)))
 
-    def forward(self, x:Tensor, t:Tensor, label:Tensor|None=None)->Tensor: # (n,c_in,h,w), (n,), (n,) -> (n,c_out,h,w)
+    def embed(self, t:Tensor, label:Tensor|None)->Tensor: # (n,), (n,) or (n,1+k) -> (n,c_time)
+        "Embeddings of the timestep, of the class, and of the attributes that are said, summed."
+        emb = self.time_embed(time_features(t, self.cfg.ch))
+        if not self.cfg.classes: return emb
+        if label is None: label = torch.full_like(t, self.cfg.classes)
+        if label.ndim == 1: return emb + self.label_embed(label)
+        return emb + self.label_embed(label[:, 0]) + self.attribute_embed(label[:, 1:]).sum(1)
+
+    def forward(self, x:Tensor, t:Tensor, label:Tensor|None=None)->Tensor: # (n,c_in,h,w), as `embed` -> (n,c_out,h,w)
         "Any size will do; a label of None is 'unknown'."
-        p, (h, w), classes = self.cfg.patch, x.shape[-2:], self.cfg.classes
+        p, (h, w) = self.cfg.patch, x.shape[-2:]
         unit = p * 2**(len(self.cfg.mult) - 1)
         x = F.pad(x, (0, -w % unit, 0, -h % unit), mode='replicate')
         x = self.conv_in(rearrange(x, 'n c (h p) (w q) -> n (c p q) h w', p=p, q=p))
-        emb, skips = self.time_embed(time_features(t, self.cfg.ch)), [x]
-        if classes: emb = emb + self.label_embed(torch.full_like(t, classes) if label is None else label)
+        emb, skips = self.embed(t, label), [x]
         for layer in self.down: skips.append(layer(skips[-1], emb))
         x = skips[-1]
         for layer in self.middle: x = layer(x, emb)
@@ -183,10 +194,19 @@ def training_inputs(denoiser:Denoiser, batch:dict, drop:float)->tuple: # (z_t, t
     t, eps = torch.randint(len(denoiser.alphas_cumprod), (len(z),), device=z.device), torch.randn_like(z)
     return (q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label), eps
 
-def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None:
-    "Replace a share of the labels by `unknown`."
+def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None: # (n,) or (n,1+k), class and attributes
+    "Replace a share of the labels by `unknown`; of attributes, any subset stays: all, none, or some in between."
     if label is None: return None
-    return torch.where(torch.rand(label.shape, device=label.device) < share, unknown, label)
+    kept = torch.rand(len(label), device=label.device) >= share
+    if label.ndim == 1: return torch.where(kept, label, unknown)
+    odds = torch.rand(len(label), 1, device=label.device) * 1.5 - .25  # a sixth says all, a sixth nothing
+    said = torch.rand(label[:, 1:].shape, device=label.device) < odds
+    return torch.where(kept[:, None], torch.cat([label[:, :1], label[:, 1:] * said], 1), unknown_like(label, unknown))
+
+def unknown_like(label:Tensor, unknown:int)->Tensor: # as `label`: (n,), or (n,1+k) with no attribute said
+    "The labels that say nothing."
+    if label.ndim == 1: return torch.full_like(label, unknown)
+    return F.pad(torch.full_like(label[:, :1], unknown), (0, label.shape[1] - 1))
 
 # %% ../nbs/06_unet.ipynb #34fe8ccb
 def cfg_denoiser(denoiser:Denoiser, label:Tensor, scale:float=2.): # (n,) categories -> (z_t, t) -> clean latent
@@ -194,7 +214,7 @@ def cfg_denoiser(denoiser:Denoiser, label:Tensor, scale:float=2.): # (n,) catego
     if not denoiser.cfg.unet.classes: return denoiser
     def conditioned(z_t, t): return denoiser(z_t, t, label=label)
     def extrapolated(z_t, t):
-        labels = torch.cat([label, torch.full_like(label, denoiser.cfg.unet.classes)])
+        labels = torch.cat([label, unknown_like(label, denoiser.cfg.unet.classes)])
         x0, x0_unknown = denoiser(z_t.repeat(2, 1, 1, 1), t.repeat(2), label=labels).chunk(2)
         return x0_unknown + scale * (x0 - x0_unknown)
     return conditioned if scale == 1 else extrapolated  # scale 1 needs one evaluation alone

@@ -85,9 +85,10 @@ def first():
 @pytest.fixture
 def make_denoiser():
     "Builds tiny denoisers whose zero-initialised layers have been woken up, so that every input matters."
-    def make(awake=.1, classes=0, attn=(1,), patch=1, mult=(1, 2), **kwargs):
+    def make(awake=.1, classes=0, attributes=0, attn=(1,), patch=1, mult=(1, 2), **kwargs):
         torch.manual_seed(2)
-        unet = UNetConfig(ch=16, mult=mult, n_res=1, attn=attn, patch=patch, classes=classes)
+        unet = UNetConfig(ch=16, mult=mult, n_res=1, attn=attn, patch=patch, classes=classes,
+                          attributes=attributes)
         denoiser = Denoiser(DenoiserConfig(unet, z=4, **kwargs))
         for p in denoiser.parameters(): p.data += awake * torch.randn_like(p)
         return denoiser

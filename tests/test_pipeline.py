@@ -542,3 +542,51 @@ def test_the_defaults_of_the_shipped_weights(emoji, photo):
 @pytest.mark.parametrize('given', [dict(steps=4), dict(sampler='ddim'), dict(guidance=1.), dict(steps=4, guidance=2.)])
 def test_distilled_steps_have_no_other_options(emoji, given, refuses):
     with refuses('distilled=True has its own', *given): emoji.generate(distilled=True, **given)
+
+# attributes
+
+WISHES = {'Animals': {'hair': {'long': .5, 'none': .5}, 'eyes': {'wide': 1.}}, 'Food': {'eyes': {'shut': 1.}}}
+
+@pytest.fixture(scope='module')
+def composed():
+    "A model of two classes with attributes of their own."
+    torch.manual_seed(0)
+    unet = UNetConfig(ch=16, mult=(1, 2), n_res=1, attn=(), classes=2, attributes=4)
+    net = Denoiser(DenoiserConfig(unet, z=4, schedule='cosine', prediction_type='v'))
+    for p in net.parameters(): p.data += .3 * torch.randn_like(p)
+    meta = {'name': 'composed', 'size': 16, 'categories': [*WISHES], 'shares': [.5, .5], 'attributes': WISHES}
+    return ARSR(tiny_first(), net, meta=meta)
+
+def test_what_is_wanted_says_which_classes_can_be_meant(composed):
+    labels = sample_labels(composed.meta, 50, 0, wanted={'hair': 'long'})
+    assert labels.tolist() == [[0, 1]] * 50
+    both = sample_labels(composed.meta, 50, 0, wanted={'eyes': 'shut'})
+    assert both.tolist() == [[1, 4]] * 50
+    assert sample_labels(composed.meta, 50, 0).shape == (50,)
+    assert sample_labels(composed.meta, 2, 0, wanted={'eyes': 'wide', 'hair': 'none'}).tolist() == [[0, 3, 2]] * 2
+
+@pytest.mark.parametrize('wanted,words', [
+    (dict(hat='red'), ("unknown attribute 'hat'", 'hair')), (dict(hair='lang'), ("unknown hair 'lang'", 'long')),
+    (dict(hair='long', eyes='shut'), ("unknown eyes 'shut'", 'wide'))])
+def test_unknown_wishes_name_what_is_near(composed, wanted, words):
+    with pytest.raises(ValueError) as e: composed.generate(1, **wanted)
+    assert all(word in str(e.value) for word in words) and '\n' not in str(e.value)
+
+def test_models_without_attributes_say_so(pipe):
+    with pytest.raises(ValueError, match="the weights 'tiny' know no attributes such as hair"): pipe.generate(hair='long')
+
+def test_wishes_change_the_picture_and_family_is_the_category(composed):
+    plain = composed.generate(1, seed=3, family='Animals').feat
+    wished = composed.generate(1, seed=3, family='Animals', hair='long').feat
+    assert (plain - wished).abs().max() > 1e-3
+    assert_close(composed.generate(1, seed=3, category='Animals', hair='long').feat, wished)
+    assert composed.attributes('Food') == WISHES['Food'] and composed.attributes() == WISHES
+
+def test_faces_are_enlarged_to_one_size_for_the_condition():
+    torch.manual_seed(0)
+    pipe = ARSR(tiny_first(), None, tiny_denoiser(conditional=True), {'factor': 8, 'aligned': 32, 'enlarge': 'nearest'})
+    lr = torch.rand(1, 3, 4, 4)
+    expected = pipe.first.encode(2 * lr.repeat_interleave(8, 2).repeat_interleave(8, 3) - 1)
+    assert_close(pipe.condition(lr), expected.float(), atol=1e-3, rtol=1e-3)
+    assert pipe.condition(torch.rand(1, 3, 3, 3)).shape == expected.shape
+    assert pipe.upscale(lr[0], seed=0).size == (4, 4)

@@ -4,7 +4,7 @@ from torch.testing import assert_close
 from arsr.diffusion import alpha_sigma, q_sample, to_x0
 from arsr.unet import (
     AutoguidanceLoss, Denoiser, DenoiserConfig, DenoisingLoss, UNet, UNetConfig, _starts, cfg_denoiser, drop_labels,
-    tiled_apply, time_features)
+    tiled_apply, time_features, unknown_like)
 
 # the network
 
@@ -174,3 +174,30 @@ def test_a_denoiser_in_windows_is_near_its_output_on_the_whole(make_denoiser):
     def f(z_t): return denoiser(z_t, t.expand(len(z_t)))
     with torch.no_grad(): whole, parts = f(z_t), tiled_apply(f, z_t, window=32, overlap=16)
     assert ((whole - parts).square().mean() / whole.square().mean()).sqrt() < .1
+
+def test_attributes_are_summed_and_say_nothing_before_training(make_denoiser):
+    net = make_denoiser(classes=2, attributes=5)
+    net.unet.attribute_embed.weight.data.zero_()
+    z, t = torch.randn(2, 4, 8, 8), torch.tensor([300, 300])
+    said = torch.tensor([[0, 1, 4], [0, 4, 1]])
+    assert_close(net(z, t, label=said), net(z, t, label=said[:, 0]))
+    net.unet.attribute_embed.weight.data[1:] = torch.randn(5, net.unet.attribute_embed.weight.shape[1])
+    out = net(z[:1].repeat(2, 1, 1, 1), t, label=said)
+    assert_close(out[0], out[1])  # the order does not matter
+    assert not torch.allclose(net(z, t, label=said), net(z, t, label=said[:, 0]))
+    unsaid = torch.tensor([[0, 0, 0], [0, 0, 0]])
+    assert_close(net(z, t, label=unsaid), net(z, t, label=said[:, 0]))
+
+def test_any_subset_of_attributes_stays():
+    label = torch.tensor([[1, 2, 3, 4]]).repeat(20_000, 1)
+    out = drop_labels(label, unknown=7, share=.1)
+    dropped = out[:, 0] == 7
+    assert abs(dropped.float().mean() - .1) < .01 and not out[dropped, 1:].any()
+    kept = (out[~dropped, 1:] > 0).sum(1)
+    assert abs((out[~dropped, 1:] > 0).float().mean() - .5) < .02
+    for k, share in enumerate((1/6 + 1/6, 1/6, 1/6, 1/6 + 1/6)): assert abs((kept == k).float().mean() - share) < .03
+    assert ((out[:, 1:] == label[:, 1:]) | (out[:, 1:] == 0)).all()
+
+def test_guidance_starts_from_labels_that_say_nothing():
+    assert unknown_like(torch.tensor([1, 2]), 4).tolist() == [4, 4]
+    assert unknown_like(torch.tensor([[1, 5, 6]]), 4).tolist() == [[4, 0, 0]]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PHOTOS', 'TITLES', 'DATA', 'DistinctDrawings', 'evaluation_photos', 'compare_upscaled', 'mean_row', 'measure_photos',
-           'measure_drawings', 'named_row', 'first_stage_figures', 'portrait_figures', 'generation_figures', 'commit',
-           'measure', 'sheet', 'write_sheets', 'growing', 'approaching', 'write_hero', 'markdown_table', 'card',
-           'write_card', 'ship']
+           'measure_drawings', 'named_row', 'first_stage_figures', 'portrait_figures', 'generation_figures',
+           'portrait_answers', 'upscaling_figures', 'answers_differ', 'commit', 'measure', 'sheet', 'write_sheets',
+           'growing', 'approaching', 'write_hero', 'markdown_table', 'card', 'write_card', 'ship']
 
 # %% ../../nbs/lab/06_cards.ipynb #73a0282e
 import json, platform, shutil, subprocess
@@ -19,7 +19,8 @@ import arsr
 from ..coords import resize
 from ..data import Drawings, atomic_write, downsample, load_image
 from ..field import sample_bicubic, to_bytes
-from .metrics import efflite, first_stage_psnr, interval, nearest, psnr, sharpness
+from .metrics import (
+    diversity, efflite, first_stage_psnr, frechet, interval, nearest, psnr, sharpness, shrunk_psnr)
 from ..pipeline import ARSR, PARTS
 from ..portraits import Portraits, portrait_families
 
@@ -101,6 +102,35 @@ def generation_figures(pipe:ARSR, n:int=500)->dict: # pair of sets -> fd, se, n
     found = {name: interval(*pair) for name, pair in pairs.items()}
     return {name: {k: round(row[k], 1) for k in ('fd', 'se', 'n')} for name, row in found.items()}
 
+def portrait_answers(pipe:ARSR, lr, size:int)->dict: # (n,3,16,16) LR inputs -> name: (n,3,size,size)
+    "The ways to enlarge faces: one sample, corrected or not, the estimate from pure noise, a mean of 16, bicubic."
+    def ours(seed=0, **how):
+        fields = [pipe.upscale(x, seed=seed, **how) for x in lr.split(20)]
+        return torch.cat([field.render(size=size) for field in fields])
+    return {'bicubic': sample_bicubic(lr, (size, size)).clamp(0, 1), 'one sample': ours(back_project=False),
+            'one sample + back-projection': ours(back_project=True),
+            'one evaluation (a regression)': ours(steps=1, back_project=False),
+            'mean of 16 samples': sum(ours(1000 * k, back_project=False) for k in range(16)) / 16}
+
+def upscaling_figures(pipe:ARSR, n:int=100, size:int=128)->dict: # way -> figures
+    "16-px faces enlarged, against held-out portraits rendered at the size; `fd` against other held-out ones."
+    held, other, net = Portraits('valid', seed=3), Portraits('valid', seed=4), efflite(version=2)
+    truth, more = (torch.stack([x.view(k, size) for k in range(n)]) for x in (held, other))
+    lr = torch.stack([downsample(held.view(k, 128), 8) for k in range(n)])
+    def row(x):
+        figures = dict(psnr=psnr(x, truth), pd2=net.distance(x, truth), consistency=shrunk_psnr(x, lr))
+        means = {k: round(v.mean().item(), 3) for k, v in figures.items()}
+        return means | {'fd': round(frechet(net.embed(x), net.embed(more)), 1)}
+    ways = portrait_answers(pipe, lr, size) | {'truth': truth}
+    return {name: row(x) for name, x in ways.items()}
+
+def answers_differ(pipe:ARSR, n:int=20, answers:int=8)->dict: # pd, std
+    "How much the answers for one 16-px face differ, mean over held-out portraits."
+    held = Portraits('valid', seed=3)
+    lr = [downsample(held.view(k, 128), 8) for k in range(n)]
+    rows = [diversity(pipe.upscale(x, seed=0, n=answers, back_project=False).render(size=128)) for x in lr]
+    return {k: round(sum(row[k] for row in rows) / n, 4) for k in rows[0]} | {'n': n}
+
 # %% ../../nbs/lab/06_cards.ipynb #a37c458d
 def commit()->str:
     "The commit the code is at, if it is a checkout."
@@ -114,8 +144,11 @@ def measure(pipe:ARSR)->dict:
            'threads': torch.get_num_threads(), 'commit': commit(), 'seed': 0}
     if pipe.meta['name'] == 'photo': return out | {'photographs x4': measure_photos(pipe)}
     if pipe.meta['name'] == 'portraits':
-        return out | {'first stage, held-out portraits, PSNR': portrait_figures(pipe),
-                      'generation, FD-EffLite2 at 128 px': generation_figures(pipe)}
+        out |= {'first stage, held-out portraits, PSNR': portrait_figures(pipe),
+                'generation, FD-EffLite2 at 128 px': generation_figures(pipe)}
+        if pipe.upscaler: out |= {'16 px to 128 px': upscaling_figures(pipe), 'eight samples for one input': {
+            'upscaler': answers_differ(pipe)}}
+        return out
     out['first stage, held-out drawings'] = first_stage_figures(pipe)
     if pipe.upscaler: out |= {f'held-out drawings x{s}': measure_drawings(pipe, s) for s in (4, 16)}
     return out
