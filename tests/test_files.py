@@ -57,9 +57,12 @@ def test_signals_leave_no_partial_file(tmp_path, number):
         part.write_text('half')
         os.kill(os.getpid(), number)
         time.sleep(5)
-    with pytest.raises(SystemExit) as stop, tidy(): atomic_write(path, write)
-    assert stop.value.code == 128 + number and not list(tmp_path.iterdir())
-    assert signal.getsignal(number) is signal.SIG_DFL
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as stop, tidy(): atomic_write(path, write)
+        assert stop.value.code == 128 + number and not list(tmp_path.iterdir())
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally: signal.signal(number, before)
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='no such signals')
 def test_a_signal_that_is_ignored_stays_ignored():
