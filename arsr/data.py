@@ -10,7 +10,7 @@ __all__ = ['MAX_BYTES', 'SUFFIXES', 'PUBLIC', 'one_line', 'reading', 'load_image
 
 # %% ../nbs/01_data.ipynb #769b5d6c
 import hashlib, io, json, logging, lzma, os, re, secrets, sys, time, warnings, zipfile
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -90,13 +90,26 @@ def reading(image): # as `_seekable`
         problem = f"{name} is not an image that can be read (PNG, JPEG, WebP, TIFF, ...): {one_line(e)}"
     raise ValueError(problem)
 
-# %% ../nbs/01_data.ipynb #26964cfd
+# %% ../nbs/01_data.ipynb #39b251a5
+@contextmanager
+def _quiet():
+    "libtiff writes lines of its own to the standard error; the exception that follows is enough."
+    try: kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    except OSError: kept = None  # no standard error
+    if kept is not None: os.dup2(null, 2)
+    try: yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 2)
+            for file in (kept, null): os.close(file)
+
 def _open_image(image)->Image.Image: # as `_seekable`
     "A picture decoded and flattened; a one-line `ValueError` if it is missing or no picture."
     with reading(image):
         opened = _seekable(image)
         im = opened if isinstance(opened, Image.Image) else Image.open(opened)
         if im.format == 'EPS': raise ValueError("PostScript is a program, and is not run")
+        with _quiet() if im.format == 'TIFF' else nullcontext(): im.load()
         return _flatten(im)
 
 # %% ../nbs/01_data.ipynb #afe3ba1b

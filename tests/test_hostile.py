@@ -38,6 +38,13 @@ def test_sixty_hostile_files(tmp_path, recwarn, capfd):
     assert 30 < sum(r is not None for r in results) < 80
     assert {w.category for w in recwarn.list} <= {ResourceWarning} and capfd.readouterr().err == ''
 
+def test_a_damaged_tiff_is_one_line_even_of_its_library(tmp_path, capfd):
+    content = bytearray(whole()['zip.tif'])
+    at = content.index(b'x\x9c')  # the compressed pixels
+    content[at + 40:at + 60] = bytes(20)
+    (tmp_path/'a.tif').write_bytes(content)
+    assert attempt(tmp_path/'a.tif') and capfd.readouterr().err == ''
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='no measure of memory')
 def test_a_thousand_hostile_files(tmp_path):
