@@ -54,5 +54,5 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "arsr needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another one with: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || { echo "creating .venv"; $(PYTHON) -m venv .venv; }
 	@torch=$$(grep '^torch==' constraints.txt); echo "installing $$torch (some hundred megabytes)"; $(PIP) $$torch
-	@echo "installing arsr and its tools (about two minutes)"; $(PIP) -e '.[dev]'
+	@echo "installing arsr and its tools (about two minutes)"; $(PIP) -e '.[dev,export]'
 	@touch $@

@@ -17,7 +17,7 @@ setup(
     packages=find_packages(include=['arsr', 'arsr.*']),
     package_data={'arsr': ['py.typed', 'assets/*', 'weights/*/*', 'apps/static/*']},
     install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'metrics', 'heic')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'metrics', 'heic', 'export')},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

@@ -14,9 +14,10 @@ from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, add_fold, add_show_docs, clean_show_doc, exec_show_docs, mv_exports
 from nbdev.showdoc import showdoc_nm
 from smalldocs.layout import KATEX
+from pages import extract, finish
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS, PROC, DOCS, CACHE = ROOT/'nbs', ROOT/'_proc', ROOT/'_docs', ROOT/'.cache'
+NBS, WEB, PROC, DOCS, CACHE = (ROOT/name for name in ('nbs', 'web', '_proc', '_docs', '.cache'))
 
 # ---- nbdev's processing, as a lesson wants it: in a lesson the code is the text, so exported cells are shown
 
@@ -125,12 +126,14 @@ def process():
     "Every notebook through nbdev into _proc/, pictures and styles beside them."
     shutil.rmtree(PROC, ignore_errors=True)
     shutil.copytree(NBS, PROC, ignore=shutil.ignore_patterns('*.ipynb', '.*', '_*'))
-    shutil.copy(ROOT/'_quarto.yml', PROC)
+    shutil.copytree(WEB, PROC, dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.json', '.*'))
+    for name in ('_quarto.yml', 'CHANGELOG.md'): shutil.copy(ROOT/name, PROC/name.lower())
     cfg, sidebar = get_config(), (ROOT/'_quarto.yml').read_text(encoding='utf-8')
     site = f"{cfg.doc_host}{cfg.doc_baseurl}/"
     for src in sorted(NBS.rglob('*.ipynb')):
         if any(p[0] in '._' for p in src.relative_to(NBS).parts): continue
         nb = read_nb(src)
+        extract(nb, page_of(src), PROC/'figures')
         split_title(nb)
         Lesson()(nb)
         natural_width(nb)
@@ -145,24 +148,28 @@ def process():
 
 # ---- the pages
 
-def katex():
-    "The folder of a local KaTeX, of the version that smalldocs asks for; None where npm cannot fetch it."
-    version = re.search(r'katex@([\d.]+)', KATEX)[1]
-    dist = CACHE/f'katex-{version}'/'package'/'dist'
-    if not dist.is_dir() and shutil.which('npm'):
-        dist.parent.parent.mkdir(parents=True, exist_ok=True)
-        command = ['npm', 'pack', '--silent', f'katex@{version}']
-        got = subprocess.run(command, cwd=dist.parent.parent, capture_output=True, text=True)
-        for tgz in dist.parent.parent.glob('*.tgz'): shutil.unpack_archive(tgz, dist.parent.parent, 'gztar')
-        if not dist.is_dir(): print(got.stderr.strip(), file=sys.stderr)
-    return dist if dist.is_dir() else None
+def packages():
+    "The folder of what web/package-lock.json names; None where npm cannot fetch it."
+    at, lock = CACHE/'web', WEB/'package-lock.json'
+    if not (at/lock.name).is_file() or (at/lock.name).read_bytes() != lock.read_bytes():
+        if not shutil.which('npm'): return None
+        shutil.rmtree(at, ignore_errors=True)
+        at.mkdir(parents=True)
+        for name in ('package.json', '.npmrc'): shutil.copy(WEB/name, at)
+        (at/'package-lock.json').write_bytes(lock.read_bytes())
+        got = subprocess.run(['npm', 'ci', '--ignore-scripts', '--silent'], cwd=at, capture_output=True, text=True)
+        if got.returncode:
+            print(got.stderr.strip(), file=sys.stderr)
+            shutil.rmtree(at)
+            return None
+    return at/'node_modules'
 
 def use_local_katex():
     "Set the mathematics by a KaTeX that stands in the site itself."
-    dist = katex()
-    if dist is None:
+    if packages() is None:
         print('npm could not fetch KaTeX: formulas are set only where a reader is online', file=sys.stderr)
         return
+    dist = packages()/'katex'/'dist'
     libs = PROC/'_docs'/'site_libs'/'katex'
     files = ('katex.min.css', 'katex.min.js', 'contrib/auto-render.min.js')
     for f in [*(dist/name for name in files), *(dist/'fonts').glob('*.woff2')]:
@@ -173,11 +180,24 @@ def use_local_katex():
         text = page.read_text(encoding='utf-8')
         if KATEX in text: page.write_text(text.replace(KATEX, f'{up}site_libs/katex'), encoding='utf-8')
 
+def use_model():
+    "The live page's networks and runtime; without them the page says so."
+    if packages() is None:
+        print('npm could not fetch onnxruntime-web: the live page has no model', file=sys.stderr)
+        return
+    command = [sys.executable, ROOT/'.ci'/'live.py', packages(), PROC/'_docs'/'live']
+    got = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if got.returncode: print(f'the live page has no model: {got.stderr.strip().splitlines()[-1]}', file=sys.stderr)
+
 def build(quarto):
     "From _proc/ to _docs/."
     tool = ['quarto', 'render', '--no-execute'] if quarto else [Path(sys.executable).parent/'smalldocs', 'render']
     subprocess.run([*tool, '.'], cwd=PROC, check=True)
-    if not quarto: use_local_katex()
+    if not quarto:
+        use_local_katex()
+        shutil.copy(WEB/'search.js', PROC/'_docs'/'site_libs'/'fuse'/'fuse.min.js')
+    use_model()
+    finish(PROC/'_docs', f'{get_config().doc_baseurl}/')
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC/'_docs', DOCS)
 

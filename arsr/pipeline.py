@@ -23,9 +23,9 @@ from torch import nn, Tensor
 from .coords import FULL, check_size, resize, split_range, subwindow, tiles, to_image, to_model
 from .data import atomic_write, downsample, load_picture, progress
 from .diffusion import find_sampler, noise_like, spaced_schedule
-from .field import FirstStage, FirstStageConfig, ImageField, encode_field, sample_bicubic
+from .field import FirstStage, FirstStageConfig, ImageField, check_factor, encode_field, sample_bicubic
 from .portraits import attribute_rows, find_option
-from .train import fast_arithmetic
+from .train import check_finite, fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, cfg_denoiser, tiled_apply
 
 # %% ../nbs/09_pipeline.ipynb #5e7cb4ff
@@ -47,9 +47,11 @@ def read_config(folder:Path, build): # a folder with a config.json, and a functi
 
 # %% ../nbs/09_pipeline.ipynb #2b1c3f88
 def save_weights(module:nn.Module, path:Path):
-    "Half-precision safetensors, readable by everybody who may read the folder."
+    "Half-precision safetensors, readable by everybody who may read the folder. `ValueError` for a NaN or infinity."
     def half(x): return (x.half() if x.is_floating_point() else x).contiguous()
-    content = save({k: half(x) for k, x in module.state_dict().items()})
+    tensors = {k: half(x) for k, x in module.state_dict().items()}
+    check_finite(tensors, path)
+    content = save(tensors)
     atomic_write(path, lambda part: part.write_bytes(content))
 
 def load_weights(module:nn.Module, path:Path):
@@ -254,6 +256,7 @@ class ARSR(nn.Module, ModelHubMixin):
         given = dict(first=first, generator=generator, upscaler=upscaler) | parts
         unknown = ', '.join(sorted(given.keys() - PARTS.keys()))
         if unknown: raise ValueError(f"there is no part called {unknown}; there are {', '.join(PARTS)}")
+        if upscaler: check_factor(self.meta['factor'], first.cfg.f)
         for name in PARTS: self.register_module(name, given.get(name))
         self._merging:Any = None, None  # what `_merged` remembers; in a tuple, it is no part
         self.eval()

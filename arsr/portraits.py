@@ -228,6 +228,7 @@ def draw_portrait(
 # %% ../nbs/01a_portraits.ipynb #7fe1f323
 class Portraits:
     "Portraits without end: number k is the same on every machine."
+    mirrored = False  # they face one way
     def __init__(self,
         split:str='train', # 'train', 'valid', 'pairs' (that never meet in training) or 'all'
         family:str|None=None, # one family only

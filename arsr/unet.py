@@ -55,6 +55,7 @@ class UNetConfig:
     classes: int = 0                 # categories it is conditioned on; one more means 'unknown'
     attributes: int = 0              # options of attributes it is conditioned on; row 0 means 'not said'
     dropout: float = 0.
+    eps: float = 1e-6                # of GroupNorm; published: 1e-5
 
 # %% ../nbs/06_unet.ipynb #cd737773
 class AttnResBlock(nn.Module):
@@ -116,6 +117,8 @@ class UNet(nn.Module):
         self.down, self.middle, self.up = unet_layers(cfg)
         c = cfg.ch * cfg.mult[0]
         self.conv_out = nn.Sequential(norm(c), nn.SiLU(), zero(conv3(c, c_out * cfg.patch**2)))
+        for layer in self.modules():
+            if isinstance(layer, nn.GroupNorm): layer.eps = cfg.eps
 
     def embed(self, t:Tensor, label:Tensor|None)->Tensor: # (n,), (n,) or (n,1+k) -> (n,c_time)
         "Embeddings of the timestep, of the class, and of the attributes that are said, summed."
@@ -278,7 +281,7 @@ def tiled_apply(
     out, per = torch.empty(0), max(1, batch // n)
     for group in progress([windows[i:i + per] for i in range(0, len(windows), per)], what):
         parts = f(*(torch.cat([cut(x, top, left) for (top, _), (left, _) in group]) for x in maps))
-        if not len(out): out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w)
+        if not len(out): out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w, dtype=torch.float32)
         for ((top, rows), (left, cols)), part in zip(group, parts.chunk(len(group))):
             cut(out, top, left, grow).add_(part * (rows[:, None] * cols))
-    return out
+    return out.to(parts.dtype)  # summed in float32, rounded once

@@ -72,7 +72,7 @@ def drawings(): return Drawings()
 def few(drawings):
     "A source of four drawings."
     class Few:
-        view, groups, kind = drawings.view, drawings.names[:4], drawings.kind[:4]
+        view, label, groups, kind = drawings.view, drawings.label, drawings.names[:4], drawings.kind[:4]
         def __len__(self): return 4
     return Few()
 

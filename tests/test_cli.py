@@ -111,6 +111,9 @@ def test_force_lifts_the_limit(run, monkeypatch):
     code, out, err = run(*query)
     assert code == 2 and '60 wide and 40 high is over the limit of 1,000 pixels' in err and '--force' in err
     assert run(*query, '--force')[0] == 0 and Image.open('a.png').size == (60, 40)
+    generate = 'generate', '--weights', 'toy', '--steps', 1, '--size', 40, '-o', 'new'
+    assert run(*generate, '--force')[0] == 0
+    assert ImageField.max_pixels == 1000 and run(*query)[0] == run(*generate)[0] == 2  # only where it was asked for
 
 # help
 
@@ -262,7 +265,7 @@ def test_train_refuses_what_does_not_belong_together(run, place, preset, monkeyp
     Image.new('RGB', (24, 24)).save('fewer/0.png')
     before = files(place)
     code, _, err = run('train', 'toy', '--stage', 'first', '--data', 'fewer', '--out', 'runs')
-    assert code == 2 and 'renders.safetensors was made of other pictures' in err
+    assert code == 2 and 'begun with other inputs (pictures)' in err
     monkeypatch.setitem(PRESETS, 'other', replace(PRESETS['toy'], first=replace(FIRST, z=5)))
     code, _, err = run('train', 'other', '--stage', 'latent', '--data', 'pictures', '--out', 'runs')
     assert code == 2 and 'does not fit' in err

@@ -1,4 +1,4 @@
-import io, shutil, sys, zipfile
+import io, shutil, subprocess, sys, tarfile, zipfile
 from collections import Counter
 import huggingface_hub, pytest, numpy as np, torch
 from hypothesis import given, strategies as st
@@ -6,9 +6,9 @@ from PIL import Image
 from torch.testing import assert_close
 import arsr.data
 from arsr.coords import resize
-from arsr.data import (PUBLIC, Drawings, GroupSampler, Images, RandomScaleCrops, Renders, SeededDataset, downsample,
-                       drawing_group, held_out, hub_images, load_image, open_source, progress, public_set,
-                       random_queries, random_window, render_svg, view)
+from arsr.data import (PUBLIC, Drawings, GroupSampler, Images, NativeCrops, RandomScaleCrops, Renders, SeededDataset,
+                       downsample, drawing_group, held_out, hub_images, load_image, open_source, progress, public_set,
+                       random_queries, random_window, render_svg, square_view, view)
 
 # any image in
 
@@ -277,6 +277,21 @@ def test_public_sets(name, tmp_path, refuses):
     assert [images.path/n for n in images.names] == [path]
     assert open_source(f'{name}:{tmp_path}', 'all').names == images.names
 
+def test_div2k_is_read_whole_and_split_as_published(tmp_path, refuses):
+    for name in ('DIV2K_train_HR/0001.png', 'DIV2K_train_HR/0002.png', 'DIV2K_valid_HR/0801.png',
+                 'Flickr2K/Flickr2K_HR/000001.png', 'DIV2K_train_LR_bicubic/0001.png'):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels(8, 8, 3)).save(tmp_path/name)
+    def names(data, split): return [name.split('/')[-1] for name in open_source(f'{data}:{tmp_path}', split, .5).names]
+    assert names('div2k', 'all') == ['0001.png', '0002.png', '0801.png']
+    assert names('div2k', 'train') == ['0001.png', '0002.png'] and names('div2k', 'valid') == ['0801.png']
+    assert names('flickr2k', 'all') == ['000001.png']
+    assert names('div2k+flickr2k', 'train') == ['0001.png', '0002.png', '000001.png']
+    both = open_source(f'div2k+flickr2k:{tmp_path}', 'all')
+    assert len(both) == 4 and all(both.view(i, 4).shape == (3, 4, 4) for i in range(4))
+    with refuses("has no folder 'images1024x1024'", 'unpack ffhq there'): open_source(f'div2k+ffhq:{tmp_path}')
+    with refuses("split must be 'train', 'valid' or 'all'"): public_set('div2k', tmp_path, split='test')
+
 def test_unknown_public_set(refuses):
     with refuses("unknown public set 'imagenet'", 'div2k, flickr2k, ffhq, celeba-hq, lsun'): public_set('imagenet', '.')
 
@@ -346,21 +361,177 @@ def test_queries_lie_inside_their_window():
 def renders(few): return Renders(few, base=32, sizes=(20, 50), per=2)
 
 def test_truth_is_rendered_at_its_own_size(renders, few):
-    sizes = {t.shape[-1] for row in renders.truth for t in row}
-    assert renders.base.shape == (4, 3, 32, 32) and renders.base.dtype == torch.uint8
-    assert len(sizes) > 2 and 20 <= min(sizes) and max(sizes) <= 50
-    for i, row in enumerate(renders.truth):
-        for t in row: assert_close(t / 255, few.view(i, t.shape[-1]), atol=1e-6, rtol=0)
-    again = Renders(few, base=32, sizes=(20, 50), per=2)
-    assert all(torch.equal(a, b) for x, y in zip(renders.truth, again.truth) for a, b in zip(x, y))
+    sizes, rng = set(), np.random.default_rng(0)
+    for i in [*range(4)] * 8:
+        truth = renders.any_size(i, rng)
+        sizes.add(truth.shape[-1])
+        assert truth.dtype == torch.uint8
+        assert_close(truth / 255, few.view(i, truth.shape[-1]), atol=1e-6, rtol=0)
+        assert_close(renders[i] / 255, few.view(i, 32), atol=1e-6, rtol=0)
+    assert 2 < len(sizes) <= 8 and 20 <= min(sizes) and max(sizes) <= 50
+    assert sizes == set(Renders(few, base=32, sizes=(20, 50), per=2).sides[:, 1:].flatten().tolist())
 
-def test_renders_come_back_from_their_file(renders, few, tmp_path):
-    renders.save(tmp_path/'r.safetensors')
-    back = Renders.load(tmp_path/'r.safetensors', few)
-    assert torch.equal(back.base, renders.base) and back.base_size == 32
-    assert all(torch.equal(a, b) for x, y in zip(renders.truth, back.truth) for a, b in zip(x, y))
-    a, b = (RandomScaleCrops(r, 16, 8)[5] for r in (renders, back))
-    for k in a: assert_close(a[k], b[k], atol=0, rtol=0)
+class Counted:
+    "A source that notes what it is asked for."
+    def __init__(self, source): self.source, self.groups, self.asked = source, source.groups, []
+    def __len__(self): return len(self.source)
+    def view(self, i, size, window=(0, 0, 1, 1)):
+        self.asked.append((i, size, window))
+        return self.source.view(i, size, window)
+
+def test_nothing_is_rendered_before_it_is_asked_for_or_twice(few, tmp_path, refuses):
+    source, path = Counted(few), tmp_path/'new'/'r.u8'
+    kept = Renders(source, 32, (20, 50), path=path)
+    assert not source.asked
+    crops = [RandomScaleCrops(kept, 16, 8)[5] for _ in range(2)]
+    assert len(source.asked) == 2
+    again = RandomScaleCrops(Renders(source, 32, (20, 50), path=path), 16, 8)[5]
+    assert len(source.asked) == 2
+    for k in again: assert torch.equal(again[k], crops[0][k]) and torch.equal(crops[1][k], crops[0][k])
+    with refuses('r.u8 was made of other pictures', 'another folder'): Renders(source, 16, (20, 50), path=path)
+
+def test_no_more_is_kept_than_there_is_room_for(few, tmp_path):
+    room, source, rng = 20_000, Counted(few), np.random.default_rng(0)
+    some = Renders(source, 32, (20, 50), room=room, path=tmp_path/'r.u8')
+    for i in range(4): assert_close(some[i] / 255, few.view(i, 32), atol=1e-6, rtol=0)
+    assert 0 < len(some.sides) < 4 and (tmp_path/'r.u8').stat().st_size <= room
+    sizes = {some.any_side(3, rng) for _ in range(400)}
+    assert sizes == {*range(20, 51)}  # the sizes of what is not kept are not bound to a few
+    assert Renders(source, 32, (20, 50), room=0).at(2, 40).shape == (3, 40, 40)
+
+@pytest.mark.parametrize('kept', [0, 1e9])
+def test_a_crop_of_what_is_not_kept_is_rendered_alone(few, kept):
+    source = Counted(few)
+    truth, window = Renders(source, 32, (80, 80), room=kept).any_window(1, (.25, .5, .7, 1), np.random.default_rng(0))
+    assert truth.shape == (3, 36, 40) and source.asked[0][1] == ((80, 80) if kept else (36, 40))
+    assert_close(torch.tensor(window), torch.tensor([0., 0, 1, 1]), atol=1e-6, rtol=0)
+    assert (truth / 255 - few.view(1, 80)[:, 20:56, 40:]).abs().mean() < .005  # edges are antialiased anew
+
+def test_worker_processes_share_what_is_kept(few):
+    renders = Renders(few, 32, (20, 50))
+    for batch in torch.utils.data.DataLoader(renders, 1, num_workers=2): assert batch.shape == (1, 3, 32, 32)
+    renders.source = None  # the workers have rendered all there is
+    assert_close(renders[3] / 255, few.view(3, 32), atol=1e-6, rtol=0)
+
+def test_an_endless_source():
+    source = open_source('portraits')
+    renders, rng = Renders(source, 32, (20, 50), room=1e4, first=7), np.random.default_rng(0)
+    assert len(renders) == 7 and {renders.pick(rng) for _ in range(99)} == {*range(7)} and not renders.mirrored
+    assert_close(renders[6] / 255, source.view(6, 32), atol=1e-6, rtol=0)
+    assert source.families[source.label(3)[0]] == source.attributes(3)['family']
+
+def test_half_of_the_queries_lie_at_edges():
+    truth = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    truth[:, :, 32:] = 255
+    window, rng = (.25, .25, 1, 1), np.random.default_rng(0)
+    for edges, low, high in ((0., .01, .08), (.5, .48, .58), (1., .97, 1)):
+        queries = random_queries(truth, window, 1000, rng, edges)
+        col = ((queries['coord'][:, 1] + 1) / 2 * 48 + 16).long()
+        assert low <= ((col == 31) | (col == 32)).float().mean() <= high
+        assert torch.equal(queries['rgb'][:, 0] > 0, col >= 32)
+        assert queries['coord'][:, 0].abs().max() < 1 and queries['coord'][:, 0].std() > .5
+
+# photographs
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (70, 90, 3), np.uint8)).save(tmp_path/'a.png')
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path/'b.png')
+    return Images(tmp_path)
+
+def test_native_crops_are_the_pixels_of_the_photograph(photos):
+    native = NativeCrops(photos, 32)
+    assert native.groups == ['a.png'] * 9 + ['b.png'] and len(native) == 10
+    assert len({native.square(k) for k in range(9)}) == 9
+    assert torch.equal(square_view(native, 9, 20), square_view(photos, 1, 20))
+    renders = Renders(native, 32, (16, 32))
+    pixels = photos.load(0).unfold(1, 32, 1).unfold(2, 32, 1)
+    for k in range(9): assert (pixels == renders[k][:, None, None]).all(-1).all(-1).all(0).any()
+
+def test_the_size_of_a_picture_is_that_of_its_pixels(tmp_path):
+    for k, turn in enumerate((1, 3, 6, 8)):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        Image.new('RGB', (20, 30)).save(tmp_path/f'{k}.jpg', exif=exif)
+    images = Images(tmp_path)
+    for i in range(4): assert images.size(i) == tuple(images.load(i).shape[-2:])
+
+def test_the_next_picture_takes_the_place_of_a_broken_one(tmp_path, capsys, refuses):
+    for k in range(4): Image.new('RGB', (8, 8), (60 * k,) * 3).save(tmp_path/f'{k}.png')
+    (tmp_path/'1.png').write_bytes(b'no')
+    renders = Renders(Images(tmp_path), 8, (8, 8))
+    assert [int(x[0, 0, 0]) for x in renders] == [0, 120, 120, 180]
+    assert capsys.readouterr().err.count('1.png is not an image') == 1
+    (tmp_path/'2.png').write_bytes(b'no')
+    with refuses('2.png is not an image'): [*Renders(Images(tmp_path), 8, (8, 8))]
+
+def test_a_zip_is_read_by_several_processes(tmp_path):
+    with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z:
+        for k in range(60):
+            buffer = io.BytesIO()
+            Image.fromarray(np.random.default_rng(k).integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, 'PNG')
+            z.writestr(f'{k:02}.png', buffer.getvalue())
+    renders = Renders(Images(tmp_path/'a.zip'), 64, (64, 64), room=0)
+    read = torch.cat([*torch.utils.data.DataLoader(renders, 2, num_workers=3)])
+    assert torch.equal(read, torch.stack([*renders]))
+
+def write_many(folder, n, content):
+    "So many small files, in folders of a thousand."
+    for k in range(n // 1000): (folder/f'{k:02}').mkdir()
+    for k in range(n): (folder/f'{k // 1000:02}'/f'{k:05}.png').write_bytes(content)
+
+STREAM = """
+import resource, sys, time
+from arsr.data import RandomScaleCrops, Renders, open_source
+start = time.process_time()
+source = open_source(sys.argv[1], 'train')
+crops = RandomScaleCrops(Renders(source, 256, (64, 256), room=0), crop=256)
+items = [crops[k] for k in range(16)]
+print(len(source), time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+"""
+
+@pytest.mark.parametrize('sharded', [False, True])
+@pytest.mark.parametrize('n, side, seconds', [
+    (2000, 8, 10), pytest.param(70_000, 256, 60, marks=pytest.mark.slow)])
+def test_many_pictures_start_soon_and_in_little_memory(tmp_path, n, side, seconds, sharded):
+    content = as_png(np.zeros((side, side, 3), np.uint8) + np.arange(side, dtype=np.uint8)[:, None])
+    if sharded: write_shards(tmp_path, n, 4, lambda i: content)
+    else: write_many(tmp_path, n, content)
+    data = f'shards:{tmp_path}' if sharded else str(tmp_path)
+    done = subprocess.run([sys.executable, '-c', STREAM, data], capture_output=True, text=True, check=True)
+    found, used, gigabytes = map(float, done.stdout.split())
+    assert .9 * n < found < n and used < seconds and gigabytes < 1
+
+def write_shards(folder, n, shards, content):
+    "Tar files as `webdataset` writes them: a picture and its label beside each other."
+    for k in range(shards):
+        with tarfile.open(folder/f'{k:03}.tar', 'w') as tar:
+            for i in range(k, n, shards):
+                for suffix, data in (('png', content(i)), ('json', b'{}')):
+                    info = tarfile.TarInfo(f'{i:05}.{suffix}')
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+def as_png(x):
+    buffer = io.BytesIO()
+    Image.fromarray(x).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+def test_a_set_in_shards(tmp_path, refuses):
+    with refuses('no images in tar files', str(tmp_path)): open_source(f'shards:{tmp_path}')
+    write_shards(tmp_path, 40, 4, lambda i: as_png(pixels(10, 12, 3, i)))
+    source = open_source(f'shards:{tmp_path}', 'all')
+    assert len(source) == 40 and source.size(3) == (10, 12)
+    for k in (39, 0, 17):
+        i = int(source.names[k][-9:-4])
+        assert torch.equal(source.load(k), torch.from_numpy(pixels(10, 12, 3, i)).permute(2, 0, 1))
+    parts = [set(open_source(f'shards:{tmp_path}', split, share=.3).names) for split in ('train', 'valid')]
+    assert len(parts[0] | parts[1]) == 40 and not parts[0] & parts[1] and parts[1]
+    read = torch.cat([*torch.utils.data.DataLoader(Renders(source, 8, (8, 8)), 4, num_workers=2)])
+    assert torch.equal(read, torch.stack([*Renders(source, 8, (8, 8))]))
+    (tmp_path/'000.tar').write_bytes((tmp_path/'000.tar').read_bytes().replace(b'IHDR', b'XXXX'))
+    with refuses('000.tar/00000.png is not an image'): source.load(0)
 
 def test_a_training_crop_and_its_queries(few):
     crops = RandomScaleCrops(Renders(few, base=32, sizes=(32, 32)), crop=16, queries=40)
@@ -383,7 +554,7 @@ def test_square_training_data_do_not_squash(tmp_path):
     Image.fromarray((picture.permute(1, 2, 0) * 255).byte().numpy()).save(tmp_path/'wide.png')
     images = Images(tmp_path)
     assert images.square(0) == (0, .25, 1, .75)
-    assert (Renders(images, base=16, sizes=(8, 8), per=1).base == 255).all()
+    assert (Renders(images, base=16, sizes=(8, 8))[0] == 255).all()
 
 def test_a_seeded_data_set_is_endless_and_repeatable():
     class Dice(SeededDataset):

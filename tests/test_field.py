@@ -28,12 +28,24 @@ def test_every_kind_of_latent_has_z_channels_at_1_over_f(latent):
 def test_unknown_latent_refused(refuses):
     with refuses("'plain', 'gaussian' or 'norm'", "'vq'"): make_first('vq')
 
-def test_a_gaussian_latent_is_sampled_from_its_posterior():
-    first, x = make_first('gaussian').eval(), torch.randn(1, 3, 8, 8)
+def test_a_gaussian_latent_is_sampled_from_its_posterior_in_training_and_else_its_mode():
+    first, x = make_first('gaussian').train(), torch.randn(1, 3, 8, 8)
     mean, logvar = first.posterior(x)
     samples = torch.stack([first.encode(x) for _ in range(400)])
     assert_close(samples.std(0), (logvar / 2).exp(), atol=0, rtol=.2)
     assert_close(samples.mean(0), mean, atol=.25, rtol=0)
+    before = torch.get_rng_state()
+    assert torch.equal(first.eval().encode(x), mean) and torch.equal(before, torch.get_rng_state())
+
+def test_the_loss_of_a_gaussian_latent_encodes_once_and_holds_the_kl():
+    first, batch, calls = make_first('gaussian').eval(), make_batch(), []
+    first.encoder.register_forward_hook(lambda *_: calls.append(1))
+    plain, loss = FirstStageLoss(kl=0.)(first, batch), FirstStageLoss(kl=.1)(first, batch)
+    assert len(calls) == 2
+    mean, logvar = first.posterior(batch['image'])
+    posterior = torch.distributions.Normal(mean, (logvar / 2).exp())
+    kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0., 1.)).sum((1, 2, 3)).mean()
+    assert_close(loss - plain, .1 * kl, atol=1e-4, rtol=1e-4)
 
 def test_a_norm_latent_has_unit_variance_and_noise_only_in_training():
     first, x = make_first('norm').train(), torch.randn(8, 3, 16, 16)

@@ -1,4 +1,4 @@
-import copy, json
+import copy, json, shutil
 from functools import partial
 from pathlib import Path
 import pytest, torch
@@ -179,6 +179,36 @@ def test_ddpm_takes_all_steps_and_follows_its_seed(pipe):
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 # generate
+
+@pytest.mark.parametrize('sampler', ['ddpm', 'ddim', 'dpmpp_2m'])
+@pytest.mark.parametrize('task', ['generate', 'upscale'])
+def test_all_chance_comes_from_the_generator_passed(sampler, task):
+    cfg = FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=4, latent='gaussian', hidden=(16,))
+    pipe = ARSR(FirstStage(cfg), generator=tiny_denoiser(), upscaler=tiny_denoiser(conditional=True))
+    def render():
+        given = torch.Generator().manual_seed(5)
+        args = (2,) if task == 'generate' else (picture(8, 8),)
+        return getattr(pipe, task)(*args, steps=3, sampler=sampler, generator=given).render(size=24), given.get_state()
+    before = torch.get_rng_state()
+    a, used = render()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(77)
+    b, again = render()
+    assert torch.equal(a, b) and torch.equal(used, again)
+
+def test_a_factor_that_is_no_multiple_of_f_refused(refuses):
+    parts = dict(first=tiny_first(), upscaler=tiny_denoiser(conditional=True))
+    with refuses('factor must be a multiple', 'which is 2', 'not 3'): ARSR(**parts, meta=dict(factor=3))
+    field = ARSR(**parts, meta=dict(factor=6)).upscale(picture(9, 8), seed=0, steps=1)
+    assert field.feat.shape[-2:] == (27, 24)
+
+def test_weights_that_are_not_finite_are_not_saved(pipe, saved, refuses):
+    before = (saved/'first.safetensors').read_bytes()
+    first = tiny_first()
+    for value in (float('nan'), 1e5):  # in half precision the second is infinite
+        first.liif.mlp[0].bias.data[0] = value
+        with refuses('first.safetensors is not written', 'not finite'): save_weights(first, saved/'first.safetensors')
+    assert (saved/'first.safetensors').read_bytes() == before
 
 @pytest.mark.parametrize('size, own', [(None, (32, 32)), (16, (16, 16)), ((20, 44), (20, 44)), (33, (32, 32)),
                                        (1, (2, 2))])
@@ -414,6 +444,18 @@ def test_what_the_hub_is_asked(saved, monkeypatch):
     options = dict(revision='v2', cache_dir='here', token='secret', local_files_only=True)
     ARSR.from_pretrained('owner/tiny', device='cpu', **options)
     assert asked.items() >= options.items()
+
+def test_a_revision_in_the_hub_s_own_cache(saved, tmp_path):
+    "Pulled from a local folder in the hub's layout, pinned to one of two revisions, without a network."
+    repo, wanted, other = tmp_path/'models--owner--tiny', 'a' * 40, 'b' * 40
+    shutil.copytree(saved, repo/'snapshots'/wanted)
+    (repo/'snapshots'/other).mkdir()  # where nothing is
+    (repo/'refs').mkdir()
+    (repo/'refs'/'main').write_text(other)
+    pulled = ARSR.from_pretrained('owner/tiny', 'cpu', revision=wanted, cache_dir=tmp_path, local_files_only=True)
+    ours = ARSR.from_pretrained(saved, 'cpu').state_dict()
+    assert pulled.state_dict().keys() == ours.keys()
+    assert all(torch.equal(x, ours[k]) for k, x in pulled.state_dict().items())
 
 def test_push_to_hub_uploads_what_save_pretrained_writes(pipe, monkeypatch):
     import huggingface_hub.hub_mixin as mixin

@@ -1,7 +1,8 @@
 "The configurations of Kim & Kim 2024 (sections 3.1, 3.2 and 4.1), built without memory on the meta device."
 import pytest, torch
 from arsr.field import FirstStage, FirstStageConfig
-from arsr.lab.recipes import PRESETS
+from arsr.lab.recipes import PRESETS, Preset
+from arsr.train import Settings
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
 NATURAL = UNetConfig(ch=160, mult=(1, 2, 2, 4), n_res=2, attn=(3,))     # attention at the lowest level
@@ -71,3 +72,16 @@ def test_every_preset_constructs_and_its_parts_fit_together(name):
 def test_our_generators_know_every_kind_of_drawing(drawings):
     ours = [p for p in PRESETS.values() if p.task == 'generator' and p.data == 'emoji']
     assert {p.denoiser.unet.classes for p in ours} == {len(drawings.classes)}
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_the_learning_rates_are_published(name):
+    settings, faces = PRESETS[name].settings, name == 'paper-sr-faces-8x'
+    assert {k: s.lr for k, s in settings.items()} == dict(first=4.5e-6, latent=1e-6 if faces else 1e-4, align=1e-6)
+    assert settings['latent'].decay == settings['align'].decay == .9999
+    assert all(s.weight_decay == 0 and s.warmup == Settings().warmup for s in settings.values())
+
+@pytest.mark.parametrize('factor', [2, 6, 0])
+def test_a_factor_that_is_no_multiple_of_f_refused(factor, refuses):
+    with refuses('factor must be a multiple', 'which is 4', f'not {factor}'):
+        Preset('upscaler', FirstStageConfig(), DenoiserConfig(conditional=True), factor=factor)
+    Preset('generator', FirstStageConfig(), DenoiserConfig(), factor=factor)  # has no use for it

@@ -1,14 +1,17 @@
 "Stages as rows of a table: what each needs and leaves, and that the runner goes on, in any order that makes sense."
-import json
+import json, shutil
 from dataclasses import replace
 import pytest, torch
+from PIL import Image
 import arsr.train
 from safetensors.torch import load_file
+from arsr.coords import resize
+from arsr.data import downsample
 from arsr.field import FirstStageConfig
 from arsr.lab.recipes import PRESETS, Preset, for_data
-from arsr.lab.stages import EXTRAS, PAPER, Run, alignment_curve, assemble, cached, find_stage, train_stage
+from arsr.lab.stages import EXTRAS, PAPER, Run, alignment_curve, assemble, cached, find_stage, lr_view, train_stage
 from arsr.pipeline import ARSR
-from arsr.train import Settings
+from arsr.train import Settings, low_resolution
 from arsr.unet import DenoiserConfig, UNetConfig
 from test_refining import write_pictures
 
@@ -104,7 +107,7 @@ def test_a_student_of_another_generator_is_left_out(root, tmp_path):
 def test_decoders_alone_change_in_finish_and_decoder(root):
     "So the latents, and what was trained on them, stay valid: there is one cache of each kind."
     for task, kinds in (('generator', ['z']), ('upscaler', ['cond', 'z'])):
-        names = sorted(path.name.split('-')[1] for path in (root/task).glob('latents-*.safetensors'))
+        names = sorted(path.name.split('-')[1] for path in (root/task).glob('latents-*.f16'))
         assert names == kinds
 
 def test_snapshots_double(root):
@@ -135,8 +138,63 @@ def test_an_earlier_stage_is_asked_for_by_name(root, stage, tmp_path, refuses):
 
 def test_other_pictures_in_the_same_folder_refused(root, drawings, tmp_path, refuses):
     write_pictures(tmp_path/'other', drawings, 3)
-    with refuses('renders.safetensors was made of other pictures', 'another folder'):
+    with refuses('begun with other inputs (pictures)', 'another folder'):
         train_stage('toy-generator', 'first', root/'generator', data=str(tmp_path/'other'), steps=1)
+
+def test_another_picture_of_the_same_name_and_size_refused(root, drawings, tmp_path, refuses):
+    folder, run = tmp_path/'pictures', tmp_path/'run'
+    folder.mkdir()
+    for k in range(5): Image.new('RGB', (32, 32), (40 * k, 90, 90)).save(folder/f'{k}.bmp')
+    train_stage('toy-generator', 'first', run, data=str(folder), steps=1)
+    renders, = run.glob('renders-*')
+    Image.new('RGB', (32, 32), 'red').save(folder/'0.bmp')
+    for k in range(1, 5): Image.new('RGB', (32, 32), (40 * k, 90, 91)).save(folder/f'{k}.bmp')
+    with refuses('first was begun with other inputs (pictures)', 'another folder'):
+        train_stage('toy-generator', 'first', run, data=str(folder), steps=2)
+    shutil.rmtree(run/'first')
+    assert train_stage('toy-generator', 'first', run, data=str(folder), steps=1)['step'] == 1
+    assert len({*run.glob('renders-*')} - {renders}) == 1  # made anew, of the new pictures
+
+def changed(run, stage, **fields):
+    "What a stage finds changed if these fields of the preset are others."
+    row, other = find_stage(stage, 'generator'), Run(replace(run.preset, **fields), run.out)
+    before, after = run.inputs(row), other.inputs(row)
+    return [name for name in before if before[name] != after[name]]
+
+def test_a_stage_depends_on_what_it_uses(root):
+    run = Run(for_data(PRESETS['toy-generator'], str(root/'pictures')), root/'generator')
+    other = replace(run.preset.denoiser, prediction_type='eps')
+    assert changed(run, 'align', w_max=2) == changed(run, 'latent', denoiser=other) == ['configuration']
+    assert changed(run, 'latent', w_max=2) == changed(run, 'first', denoiser=other, factor=8) == []
+    assert changed(run, 'latent', settings={}, latent_weight=1.) == []
+    assert changed(run, 'decoder', sizes=(32, 40)) == ['configuration', 'pictures']
+    names = {stage: [*run.inputs(find_stage(stage, 'generator'))][2:] for stage in ORDER['generator']}
+    trained = ['encoder', 'generator-latent']
+    assert names == dict(first=[], latent=['encoder'], align=[*trained, 'first'], control=trained, guide=trained,
+                         distill=[], decoder=['encoder'], finish=['encoder', 'generator-guide'],
+                         fast=['encoder', 'first'])
+
+def test_alignment_does_not_go_on_over_another_decoder(root, refuses):
+    with refuses('generator-align was begun with other inputs (first)', 'delete this one'):
+        train_stage('toy-generator', 'align', root/'generator', data=str(root/'pictures'), steps=3)
+
+def test_what_was_trained_with_another_encoder_is_left_out_and_does_not_go_on(root, tmp_path, refuses, capsys):
+    run, more = tmp_path/'run', dict(data=str(root/'pictures'))
+    shutil.copytree(root/'generator', run)
+    train_stage('toy-generator', 'first', run, **more, steps=3)
+    assert 'left out of the model: fast.safetensors, generator-align.safetensors' in capsys.readouterr().out
+    assert {*ARSR.from_pretrained(run, 'cpu').parts} == {'first'}
+    with refuses('generator-latent was begun with other inputs (encoder)'):
+        train_stage('toy-generator', 'latent', run, **more, steps=10)
+    with refuses('decoder was begun with other inputs (encoder)'):
+        train_stage('toy-generator', 'decoder', run, **more, steps=10)
+    with refuses('holds generator-latent.safetensors of another encoder', 'run --stage latent'):
+        train_stage('toy-generator', 'align', run, **more, steps=10)
+    shutil.rmtree(run/'generator-latent')
+    train_stage('toy-generator', 'latent', run, **more, steps=1)
+    assert {*ARSR.from_pretrained(run, 'cpu').parts} == {'first', 'generator'}
+    model, latest = (load_file(run/f'{name}.safetensors') for name in ('generator', 'generator-latent'))
+    assert all(torch.equal(model[k], latest[k]) for k in latest)
 
 def test_a_cache_is_made_once_and_appears_whole(tmp_path):
     path, made = tmp_path/'deep'/'cache.safetensors', []
@@ -148,3 +206,36 @@ def test_a_cache_is_made_once_and_appears_whole(tmp_path):
     def broken(): raise RuntimeError('no')
     with pytest.raises(RuntimeError): cached(tmp_path/'other.safetensors', broken)
     assert not list(tmp_path.glob('*other*'))
+
+def test_portraits_from_the_first_stage_to_a_face(tmp_path, monkeypatch):
+    "Both presets with tiny networks, on a few portraits of the endless source."
+    plain = dict(mixed_precision='no', layout=torch.contiguous_format, workers=0)
+    monkeypatch.setattr(arsr.train, 'hardware', lambda: plain)
+    for name in ('portraits-generate', 'portraits-upscale-8x'):
+        p = PRESETS[name]
+        assert p.data == 'portraits' and p.room == 0 and p.edges == .5
+        unet = replace(UNET, classes=p.denoiser.unet.classes, attributes=p.denoiser.unet.attributes)
+        denoiser = replace(p.denoiser, unet=unet, z=4)
+        few = {stage: Settings(batch=2, warmup=1) for stage in NAMES}
+        monkeypatch.setitem(PRESETS, name, replace(
+            p, first=CONFIG, denoiser=denoiser, base=64, sizes=(32, 48), crop=32, queries=32, pictures=7, settings=few))
+        for stage in ('first', 'latent', 'align'):
+            if stage != 'first' or name == 'portraits-generate': train_stage(name, stage, tmp_path, steps=1)
+    assert not (tmp_path/'renders.u8').exists()
+    train_stage('portraits-generate', 'latent', tmp_path, steps=1)  # what the upscaler needs to know is not lost
+    assert [p.stat().st_size for p in tmp_path.glob('latents-*.f16')] == [7 * 4 * 16 * 16 * 2] * 2  # not mirrored
+    pipe = ARSR.from_pretrained(tmp_path, 'cpu')
+    assert pipe.generate(1, category='micah', seed=0, steps=1).render(size=20).shape == (1, 3, 20, 20)
+    assert pipe.generate(1, seed=0, steps=1, family='micah', glasses='round').render(size=20).isfinite().all()
+    for side in (16, 12):  # every face is enlarged to the size of the training
+        x = torch.rand(1, 3, side, side)
+        expected = pipe.first.encode(2 * resize(x, (64, 64), 'nearest') - 1) / pipe.upscaler.scaling_factor
+        assert torch.allclose(pipe.condition(x), expected, atol=1e-4)
+
+def test_lr_inputs_of_several_sizes_are_enlarged_by_repeating_pixels():
+    p, x = PRESETS['portraits-upscale-8x'], torch.rand(2, 3, 128, 128)
+    for i, side in enumerate((12, 24, 16, 16, 16, 12)):
+        lr = lr_view(p, x, i)
+        assert torch.equal(lr, resize(downsample(x, 128 / side), (128, 128), 'nearest'))
+        assert len(lr[0, 0, 0].unique()) == side
+    assert torch.equal(lr_view(PRESETS['emoji-upscale'], x, 3), low_resolution(x, 4))

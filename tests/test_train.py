@@ -1,5 +1,6 @@
-import math, time
+import math, subprocess, sys, time
 from functools import partial
+from pathlib import Path
 from unittest.mock import MagicMock
 import fastprogress.fastprogress, pytest, matplotlib.pyplot as plt, numpy as np, torch
 from accelerate import Accelerator
@@ -8,11 +9,11 @@ from torch import nn
 from torch.testing import assert_close
 import arsr.train
 from arsr.coords import resize, to_model
-from arsr.data import Renders, downsample
+from arsr.data import Renders, downsample, open_source
 from arsr.field import FirstStageLoss
 from arsr.train import (
-    EMA, Latents, NotebookReport, Report, Settings, count_flops, encode_renders, fit, hardware, in_notebook,
-    learning_rate, load_checkpoint, low_resolution, save_checkpoint)
+    PATIENCE, EMA, Latents, NotebookReport, Report, Settings, batches, check_inputs, count_flops, encode_renders, fit,
+    hardware, in_notebook, learning_rate, load_checkpoint, low_resolution, save_checkpoint)
 from arsr.unet import DenoisingLoss
 
 # pieces
@@ -21,6 +22,12 @@ def test_hardware_names_a_precision_and_a_layout():
     hw = hardware()
     assert hw['mixed_precision'] in ('no', 'bf16', 'fp16')
     assert hw['layout'] in (torch.contiguous_format, torch.channels_last)
+
+@pytest.mark.parametrize('real, expected', [(True, 'bf16'), (False, 'fp16')])
+def test_emulated_bf16_is_none(monkeypatch, real, expected):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: real or including_emulation)
+    assert hardware()['mixed_precision'] == expected
 
 def test_ema_is_the_weighted_sum_of_all_weights_so_far():
     model, values = nn.Linear(1, 1), [1., 4., -2., 8.]
@@ -121,6 +128,45 @@ def test_a_crash_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='disk full'): save_checkpoint(tmp_path, *pieces, dict(step=3))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    resource = pytest.importorskip('resource')
+    pieces = trained_pieces()
+    save_checkpoint(tmp_path, *pieces, dict(step=2))
+    path, (soft, hard) = tmp_path/'checkpoint.safetensors', resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))  # no file may grow any larger
+    try:
+        with pytest.raises(OSError, match='checkpoint.safetensors could not be written') as error:
+            save_checkpoint(tmp_path, *pieces, dict(step=3))
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert '\n' not in str(error.value)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+@pytest.mark.parametrize('part', ['model', 'average', 'optimizer'])
+def test_no_checkpoint_holds_what_is_not_finite(tmp_path, refuses, bad, part):
+    model, ema, opt = trained_pieces()
+    save_checkpoint(tmp_path, model, ema, opt, dict(step=2))
+    path = tmp_path/'checkpoint.safetensors'
+    before = path.read_bytes()
+    where = dict(model=model[0].weight, average=ema.module[0].weight, optimizer=opt.state[model[0].weight]['exp_avg'])
+    where[part].data[0, 0] = bad
+    with refuses('checkpoint.safetensors is not written', 'not finite'):
+        save_checkpoint(tmp_path, model, ema, opt, dict(step=3))
+    assert path.read_bytes() == before
+
+def test_inputs_are_compared_with_those_of_the_checkpoint(train, tmp_path, refuses):
+    check_inputs(tmp_path, dict(pictures='a'))  # there is nothing yet
+    state, _ = train(tmp_path, steps=2, inputs=dict(pictures='a', encoder='b'))
+    assert state['inputs'] == dict(pictures='a', encoder='b')
+    check_inputs(tmp_path, dict(pictures='a', encoder='b'))
+    for inputs, changed in ((dict(pictures='c', encoder='b'), 'pictures'), (dict(pictures='c'), 'pictures, encoder'),
+                            (dict(pictures='a', encoder='b', latent='d'), 'latent')):
+        with refuses(f'{tmp_path} was begun with other inputs ({changed})', 'another folder'):
+            check_inputs(tmp_path, inputs)
+    train(tmp_path/'old', steps=2)  # of a version that noted none
+    check_inputs(tmp_path/'old', dict(pictures='a'))
+
 @pytest.mark.parametrize('share', [0., .5, .99])
 def test_a_damaged_checkpoint_refused(tmp_path, refuses, share):
     save_checkpoint(tmp_path, *trained_pieces(), dict(step=2))
@@ -133,6 +179,120 @@ def test_the_checkpoint_of_another_model_refused(tmp_path, refuses):
     save_checkpoint(tmp_path, *trained_pieces(), dict(step=2))
     with refuses('belongs to another model', 'another folder'):
         fit(nn.Linear(4, 1), noisy_loss, Toy(), tmp_path, SETTINGS, steps=6)
+
+# steps that are not finite
+
+def plain_model():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+def plain_loss(model, x): return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+class Broken(Toy):
+    "The toy's samples with broken batches of four put in before some of them."
+    def __init__(self, at, value=float('nan')): self.at, self.value = at, value
+    def __getitem__(self, k):
+        before = sum(b < k // 4 for b in self.at)
+        return torch.full((4,), self.value) if k // 4 in self.at else super().__getitem__(k - 4 * before)
+
+def tensors(folder): return load_file(folder/'checkpoint.safetensors')
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for k in a: assert torch.equal(a[k], b[k]), k
+
+def steep_loss(model, x):
+    "Where samples are broken, only the gradient is not finite."
+    return plain_loss(model, x) if x.max() < 9 else plain_loss(model, x / 9) + (0 * model[0].weight).sum().sqrt()
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), 9.])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(tmp_path, value):
+    whole = fit(plain_model(), steep_loss, Toy(), tmp_path/'whole', SETTINGS, steps=6)
+    state = fit(plain_model(), steep_loss, Broken({0, 3, 4}, value), tmp_path/'broken', SETTINGS, steps=6)
+    assert (whole['step'], whole['skipped']) == (6, 0) and (state['step'], state['skipped']) == (6, 3)
+    assert math.isfinite(state['loss'])
+    assert_same(tensors(tmp_path/'whole'), tensors(tmp_path/'broken'))
+
+def test_resume_is_exact_over_skipped_steps(clock, tmp_path):
+    def run(name, **budget):
+        return fit(make_model(), clock.ticking(noisy_loss), Broken({1, 4}), tmp_path/name, SETTINGS, steps=6, **budget)
+    run('straight')
+    assert run('pieces', minutes=3 / 60)['skipped'] == 1
+    assert run('pieces')['skipped'] == 2
+    assert_same(tensors(tmp_path/'straight'), tensors(tmp_path/'pieces'))
+
+def test_many_such_steps_in_a_row_end_the_training(tmp_path, refuses):
+    broken, model = Broken(set(range(3, 3 + PATIENCE))), plain_model()
+    words = f'{PATIENCE} steps in a row', 'broken is as it was before them, after step 3', 'learning rate'
+    with refuses(*words):
+        fit(model, plain_loss, broken, tmp_path/'broken', SETTINGS, steps=6)
+    fit(plain_model(), plain_loss, Toy(), tmp_path/'whole', SETTINGS, steps=6)
+    assert all(x.isfinite().all() for x in tensors(tmp_path/'broken').values())
+    state = fit(plain_model(), plain_loss, broken, tmp_path/'broken', SETTINGS, steps=6)  # beyond them all is well
+    assert (state['step'], state['skipped']) == (6, PATIENCE)
+    assert_same(tensors(tmp_path/'whole'), tensors(tmp_path/'broken'))
+
+def test_one_less_in_a_row_does_not(tmp_path):
+    broken = Broken({*range(1, PATIENCE), *range(PATIENCE + 1, 2 * PATIENCE)})
+    assert fit(plain_model(), plain_loss, broken, tmp_path, SETTINGS, steps=3)['skipped'] == 2 * PATIENCE - 2
+
+@pytest.fixture
+def scaled(monkeypatch):
+    "Gradients scaled as for fp16, by a scaler whose first scale is far too large and that tries a larger one soon."
+    real = Accelerator.__init__
+    def init(self, *args, **kwargs):
+        real(self, *args, **kwargs)
+        self.scaler = torch.amp.GradScaler('cpu', init_scale=2.**127, growth_interval=3)
+    def unscale(self, optimizer=None):
+        for opt in self._optimizers: self.scaler.unscale_(opt.optimizer)
+    monkeypatch.setattr(Accelerator, '__init__', init)
+    monkeypatch.setattr(Accelerator, 'unscale_gradients', unscale)
+
+def test_the_scaler_belongs_to_the_checkpoint(scaled, clock, tmp_path):
+    def run(name, **budget):
+        return fit(make_model(), clock.ticking(noisy_loss), Toy(), tmp_path/name, SETTINGS, steps=9, **budget)
+    straight, first = run('straight'), run('pieces', minutes=8 / 60)
+    assert 0 < first['step'] < 9 and 0 < first['skipped'] <= straight['skipped']
+    pieces = run('pieces')
+    assert (pieces['step'], pieces['skipped'], pieces['scaler']) == (9, straight['skipped'], straight['scaler'])
+    assert_same(tensors(tmp_path/'straight'), tensors(tmp_path/'pieces'))
+
+def test_steps_skipped_by_the_scaler_move_neither_average_nor_budget(scaled, tmp_path):
+    state = fit(plain_model(), plain_loss, Toy(), tmp_path, SETTINGS, steps=1)
+    assert state['step'] == 1 and state['skipped'] > 0
+    saved, start = tensors(tmp_path), plain_model().state_dict()
+    decay = 1 / 10  # of the first average: 1 / (9 + 1)
+    average = decay * start['0.weight'] + (1 - decay) * saved['model.0.weight']
+    assert_close(saved['ema.0.weight'], average)
+    assert saved['opt.0.step'] == 1 and not torch.equal(saved['model.0.weight'], start['0.weight'])
+
+# killed, and several at once
+
+def processes(what, folder, number):
+    script = Path(__file__).with_name('processes.py')
+    done = subprocess.run([sys.executable, script, what, folder, str(number)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+@pytest.mark.skipif(not hasattr(__import__('os'), 'fork'), reason='needs fork')
+@pytest.mark.parametrize('kills', [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_training_that_is_killed_ends_with_the_same_weights(tmp_path, kills):
+    "At random moments, and every third time halfway through the writing of a checkpoint."
+    assert 'killed' in processes('killed', tmp_path, kills)
+    assert_same(tensors(tmp_path/'straight'), tensors(tmp_path/'killed'))
+
+@pytest.mark.skipif(not hasattr(__import__('os'), 'fork'), reason='needs fork')
+def test_three_processes_train_what_one_does(tmp_path):
+    processes('shared', tmp_path, 3)
+    shared, alone = tensors(tmp_path/'shared'), tensors(tmp_path/'alone')
+    assert shared.keys() == alone.keys() and 'model.norm.running_var' in alone
+    free = 'encoder.layers.7.bias', 'encoder.layers.8.bias'  # what is normalised after them does not depend on them
+    for k in alone:
+        if k.startswith('model.') and not k.endswith(free): assert_close(shared[k], alone[k], atol=1e-4, rtol=1e-4)
+
+def test_a_batch_that_cannot_be_shared_refused(refuses):
+    with refuses('3 processes cannot share a batch of 4'): batches(Toy(), SETTINGS, 0, 3)
+    assert len(next(iter(batches(Toy(), SETTINGS, 0, 2)))) == 2
 
 # the loop
 
@@ -308,16 +468,36 @@ def test_it_learns(clock, tmp_path):
 @pytest.fixture(scope='module')
 def renders(few): return Renders(few, base=32, sizes=(20, 40), per=2)
 
-def test_encode_renders(renders, first):
-    views = dict(z=None, cond=low_resolution)
-    cache = {name: encode_renders(first, renders, view, batch=3) for name, view in views.items()}
+def test_encode_renders(renders, first, tmp_path):
+    views = dict(z=None, cond=lambda x, i: low_resolution(x, 4 if i == 2 else 2))
+    cache = {name: encode_renders(first, renders, tmp_path/name, view, batch=3) for name, view in views.items()}
     assert cache['z'].shape == cache['cond'].shape == (4, 2, 4, 16, 16) and cache['z'].dtype == torch.float16
-    x = renders.base[2:3] / 255
+    x = renders[2][None] / 255
     small = resize(downsample(x.flip(-1), 4), (32, 32)).clamp(0, 1)
     with torch.no_grad():
         assert_close(cache['z'][2, 0], first.encode(to_model(x))[0].half(), atol=2e-3, rtol=2e-3)
         assert_close(cache['z'][2, 1], first.encode(to_model(x.flip(-1)))[0].half(), atol=2e-3, rtol=2e-3)
         assert_close(cache['cond'][2, 1], first.encode(to_model(small))[0].half(), atol=2e-3, rtol=2e-3)
+
+def test_encoding_goes_on_where_it_stopped_and_grows_with_an_endless_source(first, tmp_path):
+    source, paths = open_source('portraits'), (tmp_path/'grown', tmp_path/'whole')
+    z = encode_renders(first, Renders(source, 32, room=0, first=4), paths[0], batch=2)
+    assert z.shape == (4, 1, 4, 16, 16)  # portraits face one way: no mirror images
+    paths[0].write_bytes(paths[0].read_bytes()[:-100])  # stopped while it wrote the last
+    grown = encode_renders(first, Renders(source, 32, room=0, first=7), paths[0], batch=2)
+    whole = encode_renders(first, Renders(source, 32, room=0, first=7), paths[1], batch=2)
+    assert len(grown) == 7 and paths[0].stat().st_size == paths[1].stat().st_size == 7 * 4 * 16 * 16 * 2
+    assert_close(grown, whole, atol=2e-3, rtol=2e-3)
+    assert torch.equal(encode_renders(first, Renders(source, 32, first=3), paths[0]), grown[:3])
+
+def test_labels_of_any_shape():
+    class Source:
+        mirrored = False
+        def __len__(self): return 2**31
+        def label(self, i): return [i, 10 * i, 0]
+    data = Latents(Renders(Source(), 32, first=5), dict(z=torch.arange(5.).view(5, 1, 1, 1, 1)), labels=True)
+    batch = torch.utils.data.default_collate([data[k] for k in range(9)])
+    assert batch['label'].shape == (9, 3) and torch.equal(batch['label'][:, 1], 10 * batch['z'].flatten().long())
 
 def test_latents(renders):
     z = torch.arange(8.).view(4, 2, 1, 1, 1)
@@ -336,7 +516,7 @@ def test_a_mirrored_latent_is_asked_about_the_mirrored_picture(renders):
         item = data[k]
         i, mirror = divmod(int(item['z']), 2)
         size = round(2 / item['cell'][0, 0].item())
-        picture = next(t for t in renders.truth[i] if t.shape[-1] == size)
+        picture = renders.at(i, size)
         if mirror: picture = picture.flip(-1)
         row, col = ((item['coord'] + 1) / 2 * size).long().T
         assert_close(to_model(picture[:, row, col].T / 255), item['rgb'])
@@ -349,7 +529,8 @@ def test_first_and_second_stage_go_through_fit(renders, first, drawings, make_de
     settings = Settings(batch=2, warmup=1)
     state = fit(first, FirstStageLoss(), RandomScaleCrops(renders, 16, 8), tmp_path/'first', settings, steps=2)
     freeze(first)
-    cache = dict(z=encode_renders(first, renders), cond=encode_renders(first, renders, low_resolution))
+    views = dict(z=None, cond=lambda x, i: low_resolution(x))
+    cache = {name: encode_renders(first, renders, tmp_path/name, view) for name, view in views.items()}
     denoiser = make_denoiser(conditional=True, classes=len(drawings.classes))
     latent = fit(denoiser, DenoisingLoss(), Latents(renders, cache, labels=True), tmp_path/'latent', settings, steps=2)
     align = fit(denoiser, AlignmentLoss(first, w_max=3.), Latents(renders, cache, labels=True, queries=8),

@@ -175,6 +175,11 @@ def test_a_denoiser_in_windows_is_near_its_output_on_the_whole(make_denoiser):
     with torch.no_grad(): whole, parts = f(z_t), tiled_apply(f, z_t, window=32, overlap=16)
     assert ((whole - parts).square().mean() / whole.square().mean()).sqrt() < .1
 
+def test_windows_are_blended_in_float32():
+    x = torch.randn(2, 3, 70, 45, generator=torch.Generator().manual_seed(0))
+    out = tiled_apply(lambda x: x.bfloat16(), x, window=16, overlap=8)
+    assert out.dtype == torch.bfloat16 and torch.equal(out, x.bfloat16())
+
 def test_attributes_are_summed_and_say_nothing_before_training(make_denoiser):
     net = make_denoiser(classes=2, attributes=5)
     net.unet.attribute_embed.weight.data.zero_()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EXAMPLES', 'STAGES', 'ERRORS', 'parse_size', 'check_numbers', 'check_target', 'check_device', 'fit', 'crop',
            'find_target', 'warn_stretched', 'find_jobs', 'check_jobs', 'check_depth', 'check_overwrite', 'upscale',
-           'upscale_one', 'predict', 'read_image', 'to_stdout', 'generate', 'find_attributes', 'train', 'baseline',
-           'info', 'list_attributes', 'bench', 'export', 'Parser', 'parser', 'one_line', 'complain', 'tidy', 'main']
+           'upscale_one', 'predict', 'read_image', 'to_stdout', 'generate', 'find_attributes', 'list_attributes',
+           'train', 'baseline', 'info', 'bench', 'export', 'Parser', 'parser', 'one_line', 'complain', 'tidy', 'main']
 
 # %% ../../nbs/apps/01_cli.ipynb #a5fb963f
 import argparse, os, signal, sys, threading
@@ -176,7 +176,7 @@ def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path
         print(path, f'{size[1]} wide, {size[0]} high{restored}')
 
 # %% ../../nbs/apps/01_cli.ipynb #343cb436
-def predict(pipe, x, info, args)->tuple: # (3,h,w) in [0,1], what it carries -> a field, and how much was restored, in words
+def predict(pipe, x, info, args)->tuple: # as `load_picture` -> a field; how much was restored, in words
     options = {k: getattr(args, k) for k in ('steps', 'refine', 'latent_weight', 'restore', 'back_project')}
     restore = pipe.options('upscale', **options)['restore']
     if restore == 'auto' and 'restorer' in pipe.parts:
@@ -214,15 +214,24 @@ def generate(args):
     size = check_target((pipe.meta['size'],) * 2, size, None, args.force)
     options = {k: getattr(args, k) for k in ('seed', 'steps', 'category', 'guidance', 'distilled')}
     fields = pipe.generate(args.n, **options, **find_attributes(pipe, args.set)).with_renderer(args.renderer)
+    if args.force: fields.max_pixels = None
     out.mkdir(parents=True, exist_ok=True)
     for k, path in enumerate(paths): print(one_line(fields[k].save(path, size=size)))
 
+# %% ../../nbs/apps/01_cli.ipynb #c3a91b5e
 def find_attributes(pipe, pairs:list)->dict: # of attribute and option -> as `generate` takes them
     "What --set asks for; `ValueError` for attributes that no category has."
     from arsr.portraits import find_option
     known = dict.fromkeys(name for category in pipe.attributes().values() for name in category)
     if pairs and not known: raise ValueError(f"the weights '{pipe.meta['name']}' know no attributes to --set")
     return {find_option(known, name, 'attribute'): option for name, option in pairs}
+
+def list_attributes(pipe):
+    "What `arsr generate` may be asked for: --category or --family, and for each of them --set."
+    names = dict.fromkeys(name.split(' / ')[0] for name in pipe.meta.get('categories', ()))
+    if names: print('categories:', ', '.join(names))
+    for family, known in pipe.attributes().items():
+        for name, options in known.items(): print(f"{family}, {name}: {', '.join(options)}")
 
 # %% ../../nbs/apps/01_cli.ipynb #8f08ca34
 def train(args):
@@ -260,13 +269,6 @@ def info(args):
         print(f"weights {name}:", ', '.join(f'{k} {v:.1f} M' for k, v in millions.items()))
         if args.weights: list_attributes(pipe)
     print('presets:', ', '.join(PRESETS))
-
-def list_attributes(pipe):
-    "What `arsr generate` may be asked for: --category or --family, and for each of them --set."
-    names = dict.fromkeys(name.split(' / ')[0] for name in pipe.meta.get('categories', ()))
-    if names: print('categories:', ', '.join(names))
-    for family, known in pipe.attributes().items():
-        for name, options in known.items(): print(f"{family}, {name}: {', '.join(options)}")
 
 def bench(args):
     "Every figure of the benchmark, or some tables of it, into JSON files."
@@ -368,10 +370,10 @@ def _add_generate(commands):
     p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')
     p.add_argument('--size', help='pixels: the long side, or WIDTHxHEIGHT (default: the training size)')
     p.add_argument('-o', '--output', required=True, help='folder for the pictures')
-    p.add_argument('--category', '--family', help="such as 'Food & Drink' or 'food-fruit', of portraits 'micah' (default: "
-                   'by chance)')
+    p.add_argument('--category', '--family', help="such as 'Food & Drink' or 'food-fruit', of portraits 'micah' (default: by "
+                   "chance)")
     p.add_argument('--set', action='append', type=_pair, default=[], metavar='NAME=OPTION', help='an attribute, such as '
-                   'hair=fonze; may be repeated; `arsr info --weights portraits` lists them (default: by chance)')
+                   'hair=fonze, and again for more; `arsr info --weights portraits` lists them')
     p.add_argument('--guidance', type=float, help='1: as trained; above: more typical (default: 2)')
     p.add_argument('--distilled', action='store_true', help='few steps, in place of --steps and --guidance')
     _add_common(p, 'emoji', 10)

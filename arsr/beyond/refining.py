@@ -74,15 +74,15 @@ class Enlargements(SeededDataset):
     "LR inputs, the latents of them and of the HR images, and the ground truth at one of its sizes."
     def __init__(self, renders:Renders, latents:dict, factor:int): # z and cond (n,2,z,h',w'), a multiple of lr's size
         super().__init__()
-        self.renders, self.latents = renders, latents
-        self.lr = to_model(torch.stack([downsample(x / 255, factor) for x in renders.base]))
+        self.renders, self.latents, self.factor = renders, latents, factor
 
     def pick(self, rng)->tuple: # z, cond (z,h',h') and lr (3,h,h) in [-1,1]; ground truth (3,s,s) as bytes
         "A picture and one of its sizes, all mirrored or none."
-        i, mirror = self.renders.pick(rng), int(rng.integers(2))
+        i, mirror = self.renders.pick(rng), int(rng.integers(1 + self.renders.mirrored))
         truth, inputs = self.renders.any_size(i, rng), {name: z[i, mirror].float() for name, z in self.latents.items()}
-        if mirror: return inputs | dict(lr=self.lr[i].flip(-1)), truth.flip(-1)
-        return inputs | dict(lr=self.lr[i]), truth
+        lr = to_model(downsample(self.renders[i] / 255, self.factor))
+        if mirror: return inputs | dict(lr=lr.flip(-1)), truth.flip(-1)
+        return inputs | dict(lr=lr), truth
 
 # %% ../../nbs/beyond/03_refining.ipynb #25e4cec4
 class Windows(Enlargements):
@@ -214,7 +214,8 @@ class EditedLatents(SeededDataset):
         self.renders, self.latents, self.noise, self.side = renders, (z, edited), noise, side
 
     def sample(self, rng)->dict: # z (c,h,w); coord, cell (side*side,2) and rgb (side*side,3)
-        i, mirror, edited = self.renders.pick(rng), int(rng.integers(2)), int(rng.integers(2))
+        i, mirror = self.renders.pick(rng), int(rng.integers(1 + self.renders.mirrored))
+        edited = int(rng.integers(2))
         z, truth = self.latents[edited][i, mirror].float(), self.renders.any_size(i, rng)
         if not edited: z = z + self.noise * torch.from_numpy(rng.standard_normal(z.shape, np.float32))
         return dict(z=z, **patch_queries(truth.flip(-1) if mirror else truth, self.side, rng))

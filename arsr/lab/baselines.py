@@ -19,15 +19,16 @@ from torch import nn, Tensor
 from einops import rearrange
 from ..autoencoder import conv3, norm
 from ..coords import FULL, check_size, check_window, pixel_centres, to_image, to_model
-from ..data import RandomScaleCrops, Renders, SeededDataset, atomic_write, downsample, load_image, random_window, view
+from ..data import (
+    RandomScaleCrops, Renders, SeededDataset, atomic_write, downsample, load_image, open_source, random_window, view)
 from ..diffusion import alpha_sigma, cosine_schedule, find_sampler, make_target, q_sample, spaced_schedule, to_x0
 from ..field import Bicubic, ImageField, check_pixels
 from ..liif import LIIF, nearest
 from ..pipeline import build_config, load_if_exists, load_weights, read_config, save_weights
-from ..train import Budget, Settings, accelerator, fast_arithmetic, fit
+from ..train import Budget, Settings, accelerator, check_inputs, fast_arithmetic, fit
 from ..unet import TimeResBlock, time_features, zero
 from .recipes import find_preset, for_data
-from .stages import log_stage, open_renders
+from .stages import log_stage, open_renders, renders_stamp
 
 # %% ../../nbs/lab/02_baselines.ipynb #ac311416
 def sample_lanczos(x:Tensor, size, window=FULL)->Tensor: # (n,c,h,w), (H, W) in pixels -> (n,c,H,W)
@@ -263,7 +264,7 @@ class WindowPairs(SeededDataset):
         truth, mirror = self.renders.any_size(i, rng), rng.integers(2)
         top, left = random_window(truth.shape[-1], self.crop, rng)
         window = torch.tensor([top, left, top + self.crop, left + self.crop]) / truth.shape[-1]
-        lr = downsample(self.renders.base[i] / 255, self.factor)
+        lr = downsample(self.renders[i] / 255, self.factor)
         hr = truth[:, top:top+self.crop, left:left+self.crop] / 255
         if mirror:
             t, l, b, r = window
@@ -330,11 +331,13 @@ def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BA
     Budget(dict(step=0, seconds=0.), **budget)  # wrong numbers are refused before anything is rendered
     if (out/'config.json').is_file() and read_config(out, lambda config: config.get('baseline')) != name:
         raise ValueError(f"{out} holds another model; use another folder")
-    acc = accelerator()
+    acc, inputs = accelerator(), {'pictures': renders_stamp(preset, open_source(data, 'train', preset.held_out))}
+    check_inputs(out/name, inputs)
     with acc.main_process_first(): renders = open_renders(for_data(preset, data), data, out)
     torch.manual_seed(kind.settings.seed)
     net = load_if_exists(kind.net(kind.config), out/'init.safetensors')
-    state = fit(net, kind.loss, kind.data(renders, preset.factor, preset.crop), out/name, kind.settings, **budget)
+    state = fit(net, kind.loss, kind.data(renders, preset.factor, preset.crop), out/name, kind.settings, inputs=inputs,
+                **budget)
     if acc.is_main_process:
         meta = dict(data=Path(str(data)).name, factor=preset.factor)
         save_baseline(name, net, out, **meta, steps=state['step'], minutes=round(state['seconds'] / 60, 1))

@@ -31,7 +31,7 @@ from ..diffusion import sample_ddim, sample_dpmpp_2m, uniform_schedule
 from ..field import sample_bicubic
 from ..liif import EPS, LIIF, SHIFTS, linears, packed_linear, render_grid
 from ..pipeline import ARSR, WEIGHTS, cast_once, load_weights, read_config
-from ..train import fast_arithmetic, machine
+from ..train import fast_arithmetic, low_resolution, machine
 from ..unet import Denoiser
 from .baselines import ImplicitDiffusion, Lanczos, interpolated, load_baseline
 from .cards import DistinctDrawings, commit, evaluation_photos
@@ -273,8 +273,9 @@ def errors_by_noise(b:Bench, kind:str, task:str, pipes:dict): # kind, 'generator
     pictures = [held.view(i, side) for i in range(n)]
     if kind == 'photo': pictures = [*random_patches([*photographs(b).values()], side, n, b.seed)]
     pipe = getattr(b, kind)
-    factor = pipe.meta['factor'] if task == 'upscaler' else None
-    queries = whole_image_queries(pipe.first, torch.stack(pictures).to(b.device), factor)
+    x = torch.stack(pictures).to(b.device)
+    lr = low_resolution(x, pipe.meta['factor']) if task == 'upscaler' else None
+    queries = whole_image_queries(pipe.first, x, lr)
     levels = [round(a, 3) for a in pipe.parts[task].alphas_cumprod[list(steps)].tolist()]
     for stage, p in pipes.items():
         for level, error in zip(levels, errors_of(p.parts[task], p.first, queries, steps).tolist()):

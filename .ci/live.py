@@ -1,0 +1,65 @@
+"What the live page needs beside its source: the networks as ONNX, their manifest, and onnxruntime-web."
+import hashlib, json, shutil, sys
+from pathlib import Path
+import torch, torch.nn.functional as F
+from einops import rearrange
+from arsr import ARSR
+from arsr.apps.export import graphs, manifest, store_half, write_graph
+from arsr.coords import to_model
+from arsr.pipeline import find_weights
+from arsr.portraits import Portraits
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNTIME = 'ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'
+TASKS = dict(generate='generator', upscale='upscaler')
+
+@torch.no_grad()
+def linear_preview(pipe, n:int=64)->dict: # portraits to fit it on -> weight (side * side * 3, 9 z + 1), side
+    "The best linear decoder, by least squares: from 3x3 cells of a latent to the pixels of the middle one."
+    size, f = pipe.meta['size'], pipe.first.cfg.f
+    source = Portraits()
+    x = torch.cat([to_model(source.view(k, size)[None]) for k in range(n)])
+    near = F.unfold(F.pad(pipe.first.encode(x), (1, 1, 1, 1), mode='replicate'), 3)
+    inputs = rearrange(F.pad(near, (0, 0, 0, 1), value=1.), 'n i q -> (n q) i')
+    pixels = rearrange(x, 'n c (h a) (w b) -> (n h w) (a b c)', a=f, b=f)
+    weight = torch.linalg.lstsq(inputs, pixels).solution.T
+    return dict(side=f, weight=[round(v, 4) for v in weight.flatten().tolist()])
+
+def fingerprint(folder:Path)->str:
+    "Of weights, of what exports them, and of this file: where none has changed, neither has the export."
+    code = ROOT/'arsr'/'apps'/'export.py', Path(__file__)
+    files = [*sorted(folder.glob('*.safetensors')), folder/'config.json', *code]
+    return hashlib.sha256(b''.join(f.read_bytes() for f in files)).hexdigest()[:16]
+
+def write(graph, path:Path):
+    "As `arsr.apps.export.write_graph`; a plain network is traced, which takes 3 seconds for a model and not 100."
+    import onnx
+    if 'rows' in graph.inputs: return write_graph(graph, path, half=True) # renderers compute with sizes
+    axes = {name: {k: f'{name}_{k}' for k in dims} for name, dims in zip(graph.inputs, graph.open_axes) if dims}
+    torch.onnx.export(graph.eval(), tuple(graph.inputs.values()), str(path), dynamo=False, dynamic_axes=axes,
+                      opset_version=20, input_names=list(graph.inputs), output_names=[graph.output])
+    model = onnx.load(path)
+    store_half(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+def export(name:str, cache:Path)->Path: # a folder of networks and model.json, with a preview and sizes of files
+    "The networks of a model for the page, exported once and kept."
+    folder, part = cache/f'{name}-{fingerprint(find_weights(name))}', cache/'part'
+    if (folder/'model.json').is_file(): return folder
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    pipe = ARSR.from_pretrained(name, device='cpu').float().to(memory_format=torch.contiguous_format)
+    found = graphs(pipe)
+    for stem, graph in found.items(): write(graph, part/f'{stem}.onnx')
+    model = manifest(pipe, found) | dict(preview=linear_preview(pipe))
+    model['options'] = {task: pipe.options(task) for task, net in TASKS.items() if net in pipe.parts}
+    for file, entry in model['files'].items(): entry['bytes'] = (part/file).stat().st_size
+    (part/'model.json').write_text(json.dumps(model))
+    return part.rename(folder)
+
+if __name__ == '__main__': # the folder of npm's packages, and the page's folder in the site
+    modules, to = map(Path, sys.argv[1:])
+    shutil.copytree(export('portraits', ROOT/'.cache'/'onnx'), to/'model', dirs_exist_ok=True)
+    (to/'ort').mkdir(exist_ok=True)
+    for file in RUNTIME: shutil.copy(modules/'onnxruntime-web'/'dist'/file, to/'ort')

@@ -1,0 +1,112 @@
+"What a page needs beyond its text: pictures as files with words for who does not see them, anchors that are there."
+import ast, base64, html, io, os, re
+from functools import cache
+from PIL import Image
+
+# ---- pictures of a notebook's cells
+
+KINDS = {'image/png': 'png', 'image/jpeg': 'jpg'}
+NAMED = set('title titles label labels xlabel ylabel set_title set_xlabel set_ylabel show suptitle'.split())
+
+def plain(text):
+    "Markdown as one line without its marks."
+    text = re.sub(r'\$\$[^$]*\$\$|^\s*([#>|`-]|\d+\.)[^\n]*$', '', text, flags=re.M)
+    text = re.sub(r'!?\[([^\]]*)\]\([^)]*\)', r'\1', text)
+    return ' '.join(re.sub(r'[*`$\\{}]', '', text).split())
+
+def introduction(cells, k):
+    "The last sentences before a cell, which say what it is about to show; the heading where there are none."
+    for cell in reversed(cells[:k]):
+        if cell['cell_type'] != 'markdown': continue
+        text = ' '.join(p for p in map(plain, ''.join(cell['source']).split('\n\n')) if p)
+        sentences = re.split(r'(?<=[.!?:])\s+(?=[A-Z(])', text)
+        kept = sentences.pop()
+        while sentences and len(sentences[-1]) + len(kept) < 240: kept = f'{sentences.pop()} {kept}'
+        heading = re.findall(r'^#+\s+(.+)$', ''.join(cell['source']), re.M)
+        if kept or heading: return (kept or plain(heading[-1])).rstrip(' :,;')
+    return ''
+
+def strings(node):
+    "The words in an expression, in their order."
+    constants = [n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    found = [(n.lineno, n.col_offset, n.value) for n in constants]
+    return [value for *_, value in sorted(found)]
+
+def labels(source):
+    "What is written on the axes and above the pictures of a cell, as far as it stands there as it is."
+    try: tree = ast.parse(re.sub(r'^\s*[%!].*$', '', source, flags=re.M))
+    except SyntaxError: return []
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg in NAMED: found += strings(node.value)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') in NAMED: found += strings(node.value)
+        if not isinstance(node, ast.Call): continue
+        name = getattr(node.func, 'attr', getattr(node.func, 'id', ''))
+        if name in NAMED: found += [s for arg in node.args[name == 'show':] for s in strings(arg)]
+    words = [plain(s) for s in found if re.search(r'[A-Za-z]{3}', s) and not re.fullmatch('[a-z]+_?[a-z]*', s)]
+    return list(dict.fromkeys(words))
+
+def alt_text(cells, k):
+    "What the pictures of cell k show: its own `fig-alt`, else the sentence before it and the labels in it."
+    own = re.search(r'^#\|\s*fig-(?:alt|cap):\s*["\']?(.+?)["\']?\s*$', cells[k]['source'], re.M)
+    if own: return own[1]
+    text, words = introduction(cells, k), ', '.join(labels(cells[k]['source'])[:8])
+    if not text or not words: return text or words or 'Result of the code above'
+    return f"{text}{'' if text[-1] in '.?!' else '.'} Labels: {words}"
+
+def extract(nb, page, folder):
+    "Pictures in outputs become files in `folder`, and the outputs refer to them; `page` is relative to the site."
+    cells, up, n = nb['cells'], '../' * len(page.parent.parts), 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, cell in enumerate(cells):
+        for out in cell.get('outputs', []):
+            kind = next((kind for kind in KINDS if kind in out.get('data', {})), None)
+            if kind is None: continue
+            data = out['data'][kind]
+            data = base64.b64decode(''.join(data) if isinstance(data, list) else data)
+            name = f"{'-'.join(page.with_suffix('').parts)}-{n}.{KINDS[kind]}"
+            (folder/name).write_bytes(data)
+            (w, h), alt, n = Image.open(io.BytesIO(data)).size, html.escape(alt_text(cells, k)), n + 1
+            size = f'width="{w}" height="{h}" loading="lazy"'
+            out['data'] = {'text/html': f'<img src="{up}{folder.name}/{name}" {size} alt="{alt}">'}
+
+# ---- pages as they are built
+
+@cache
+def anchors(path):
+    "What a page can be entered at."
+    return set(re.findall(r'\bid="([^"]+)"', path.read_text(encoding='utf-8')))
+
+def mend_link(match, page):
+    "A link to an anchor that is not there goes to what is nearest: the class of a method, or the page."
+    before, href, anchor = match.groups()
+    target = (page.parent/href).resolve() if href else page
+    if not target.is_file() or anchor in anchors(target): return match[0]
+    others = anchor.rpartition('.')[0], anchor.lower()
+    nearest = next((name for name in others if name and name in anchors(target)), '')
+    return f'{before}{href}#{nearest}"' if nearest or not href else f'{before}{href}"'
+
+def size_image(match, page):
+    "A picture of the site says how large it is and may come late, so that nothing jumps and nothing waits."
+    tag, src = match[0], re.search(r'src="([^":]+)"', match[0])
+    path = (page.parent/src[1]).resolve() if src else None
+    if 'width=' in tag or path is None or not path.is_file() or path.suffix == '.svg': return tag
+    w, h = Image.open(path).size
+    return tag.replace('<img', f'<img width="{w}" height="{h}"' + ' loading="lazy"' * ('loading=' not in tag), 1)
+
+OUTSIDE = re.compile(r'@import\s+(?:url\()?["\']?https://[^;]*;')
+
+def finish(docs, root): # root: where the site stands on its server, such as /arsr/
+    "Every page: links mended, pictures sized, tables in boxes that scroll, the site's own script."
+    for page in sorted(docs.rglob('*.html')):
+        text, up = page.read_text(encoding='utf-8'), os.path.relpath(docs, page.parent)
+        text = re.sub(r'(<a [^>]*?href=")([^":#]*)#([^"]+)"', lambda m, page=page: mend_link(m, page), text)
+        text = re.sub(r'<img [^>]*>', lambda m, page=page: size_image(m, page), text)
+        text = text.replace('<table', '<div class="wide"><table').replace('</table>', '</table></div>')
+        if page.name == '404.html': text = text.replace('<head>', f'<head><base href="{root}">', 1)
+        text = text.replace('</head>', f'<script src="{up}/site.js" defer></script></head>', 1)
+        text = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', text)
+        page.write_text(text, encoding='utf-8')
+    for css in docs.rglob('*.css'): # a theme's fonts of another server: ours are the reader's own
+        text = css.read_text(encoding='utf-8')
+        if OUTSIDE.search(text): css.write_text(OUTSIDE.sub('', text), encoding='utf-8')

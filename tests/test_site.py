@@ -1,0 +1,240 @@
+"Every page of the site in a real browser: two widths, light and dark. Skipped where there is no Chromium."
+import functools, http.server, re, shutil, subprocess, sys, threading
+from contextlib import contextmanager
+from pathlib import Path
+import numpy as np, pytest, torch
+
+playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no chromium, chromium-browser or google-chrome on the PATH')
+FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+         '--disable-background-networking', '--disable-component-update', '--disable-sync']
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT/'_docs'
+FEW = 'index.html', 'liif.html', 'apps/cli.html', 'tutorials/upscale.html'  # the others are opened nightly
+LOOKS = [(1280, 'light'), (1280, 'dark'), (390, 'light'), (390, 'dark')]
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map,
+                      '.mjs': 'text/javascript', '.wasm': 'application/wasm'}
+    def log_message(self, *_): pass
+
+@pytest.fixture(scope='module')
+def site():
+    "The address of the site, built and served."
+    built = subprocess.run([sys.executable, ROOT/'.ci'/'docs.py'], cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    if not AXE.is_file(): pytest.skip(f'npm could not fetch what web/package-lock.json names: {built.stderr}')
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=DOCS))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}/'
+    server.shutdown()
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory):
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+@contextmanager
+def opened(browser, url, width=1280, scheme='light', **options):
+    "A page in a fresh context, and what went wrong on the way: console errors, failed and outside requests."
+    context = browser.new_context(viewport={'width': width, 'height': 900}, color_scheme=scheme, **options)
+    context.set_default_timeout(120_000)
+    page, wrong, root = context.new_page(), [], re.match(r'https?://[^/]+', url)[0]
+    page.on('console', lambda m: m.type == 'error' and wrong.append(f'console: {m.text}'))
+    page.on('pageerror', lambda e: wrong.append(f'error: {e}'))
+    page.on('request', lambda r: r.url.startswith((root, 'data:', 'blob:')) or wrong.append(f'outside: {r.url}'))
+    page.on('response', lambda r: r.status >= 400 and wrong.append(f'{r.status}: {r.url}'))
+    try:
+        page.goto(url, wait_until='load')
+        yield page, wrong
+    finally: context.close()
+
+FAULTS = """() => {
+  const wrong = [], root = document.documentElement
+  const say = (what, e) => wrong.push(what + ': ' + (e.outerHTML || '').slice(0, 160))
+  if (root.scrollWidth > root.clientWidth) wrong.push(`${root.scrollWidth - root.clientWidth} px too wide`)
+  for (const pre of document.querySelectorAll('main pre:has(code)'))
+    if (pre.scrollWidth > pre.clientWidth + 1) say('clipped', pre)
+  for (const img of document.querySelectorAll('main img')) {
+    if ((img.getAttribute('alt') || '').length < 12 || /^(figure|image|png)\\b/i.test(img.alt)) say('alt', img)
+    if (!img.getAttribute('width') || !img.getAttribute('height')) say('not sized', img)
+    if (img.loading !== 'lazy') say('not lazy', img)
+    if (img.src.startsWith('data:')) say('inline', img)
+  }
+  for (const math of document.querySelectorAll('main .math'))
+    if (!math.querySelector('.katex') || math.querySelector('.katex-error')) say('formula', math)
+  for (const box of document.querySelectorAll('main *')) {
+    const scrolls = /auto|scroll/.test(getComputedStyle(box).overflowX) && box.scrollWidth > box.clientWidth + 1
+    const reached = box.tabIndex >= 0 || box.querySelector('a, button, input, [tabindex="0"]')
+    if (scrolls && !reached) say('scrolls without focus', box)
+  }
+  for (const code of document.querySelectorAll('details.parameters td:first-child code'))
+    if (code.getClientRects().length > 1) say('broken name', code)
+  return wrong
+}"""
+SERIOUS = """async () => (await axe.run(document, { resultTypes: ['violations'] })).violations
+  .filter(v => ['serious', 'critical'].includes(v.impact))
+  .map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 120)).join(' | '))"""
+AXE = ROOT/'.cache'/'web'/'node_modules'/'axe-core'/'axe.min.js'
+
+def faults(browser, url):
+    "What is wrong with a page at all widths and in both schemes, each with where it was seen."
+    for width, scheme in LOOKS:
+        with opened(browser, url, width, scheme) as (page, wrong):
+            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            found = page.evaluate(FAULTS)
+            if width == 1280 and AXE.is_file():
+                page.add_script_tag(path=AXE)
+                found += page.evaluate(SERIOUS)
+            dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).every(v => v < 100)")
+            if dark != (scheme == 'dark'): found.append('the scheme is not followed')
+            yield from (f'{width} px, {scheme}: {what}' for what in found + wrong)
+
+@pytest.mark.parametrize('name', FEW)
+def test_a_page(site, browser, name):
+    assert not [*faults(browser, site + name)]
+
+@pytest.mark.slow
+def test_every_page(site, browser):
+    names = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob('*.html'))
+    assert len(names) > 30
+    found = {name: [*faults(browser, site + name)] for name in names if name not in FEW and name != '404.html'}
+    assert not {name: wrong for name, wrong in found.items() if wrong}
+
+def test_links_and_sizes(site):
+    "No link of ours leads nowhere, no page is over a megabyte, each has a picture for cards."
+    ids = {p: set(re.findall(r'\bid="([^"]+)"', p.read_text())) for p in DOCS.rglob('*.html')}
+    broken = []
+    for page in ids:
+        text = page.read_text()
+        assert len(text) < 2**20, f'{page}: {len(text)} bytes'
+        assert 'property="og:image" content="https://' in text, page
+        if page.name == '404.html': continue
+        for href in set(re.findall(r'<a [^>]*?href="([^"]+)"', text)):
+            file, _, anchor = href.partition('#')
+            target = (page.parent/file).resolve() if file else page
+            if re.match(r'\w+:', href): continue
+            if not target.exists() or anchor and target in ids and anchor not in ids[target]:
+                broken.append(f'{page.relative_to(DOCS)}: {href}')
+    assert not broken
+
+def test_a_missing_page(site):
+    "It is found at any depth, so its links start where the site stands."
+    assert '<base href="/arsr/">' in (DOCS/'404.html').read_text()
+
+@pytest.mark.parametrize('query, first', [('upscale', 'tutorials/upscale.html'), ('ImageField', 'field.html'),
+                                          ('sample_ddim', 'diffusion.html'), ('back-projection', 'pipeline.html')])
+def test_search(site, browser, query, first):
+    with opened(browser, site) as (page, _):
+        page.get_by_role('searchbox').first.fill(query)
+        page.locator('a.search-result').first.wait_for()
+        hrefs = [a.get_attribute('href') for a in page.locator('a.search-result').all()[:5]]
+        assert any(first in href for href in hrefs), hrefs
+
+def test_the_scheme_is_switched_and_kept(site, browser):
+    with opened(browser, site) as (page, _):
+        body = "getComputedStyle(document.body).backgroundColor"
+        light = page.evaluate(body)
+        page.locator('.quarto-color-scheme-toggle').first.click()
+        page.wait_for_function(f"{body} !== '{light}'")
+        page.reload()
+        assert page.evaluate(body) != light
+
+def test_the_sidebar_on_a_phone(site, browser):
+    "Its first entries can be touched."
+    with opened(browser, site + 'liif.html', 390) as (page, _):
+        page.locator('.quarto-btn-toggle:visible').first.click()
+        for entry in page.locator('#quarto-sidebar a.sidebar-link').all()[:4]: entry.click(trial=True)
+
+# ---- the live page
+
+def noise(seed:int, shape:tuple)->torch.Tensor:
+    "The noise of web/live/sampler.js."
+    def mix(x):
+        x = (x ^ x >> 16) * 0x21f0aaad & 0xffffffff
+        x = (x ^ x >> 15) * 0x735a2d97 & 0xffffffff
+        return x ^ x >> 15
+    counter, start = np.arange(np.prod(shape), dtype=np.uint64), (seed + 0x9e3779b9) & 0xffffffff
+    u = (mix((mix(np.uint64(start)) + counter) & np.uint64(0xffffffff)) + .5) / 2**32
+    radius, angle = np.sqrt(-2 * np.log(u[::2])), 2 * np.pi * u[1::2]
+    return torch.from_numpy(np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(shape)).float()
+
+def test_noise_and_schedule_of_both_sides(site, browser):
+    from arsr.diffusion import cosine_schedule, spaced_schedule
+    alphas = cosine_schedule()
+    with opened(browser, site + 'draw.html') as (page, _):
+        ours = page.evaluate("""async alphas => {
+          const { noise, spacedTimesteps } = await import('./live/sampler.js')
+          return { noise: [...noise(7, 8192)], t: [1, 4, 10, 50].map(n => spacedTimesteps(alphas, n)) }
+        }""", alphas.tolist())
+    theirs = noise(7, (8192,))
+    assert (torch.tensor(ours['noise']) - theirs).abs().max() < 1e-5
+    assert abs(theirs.mean()) < .03 and abs(theirs.std() - 1) < .02
+    assert ours['t'] == [spaced_schedule(alphas, n).timesteps.tolist() for n in (1, 4, 10, 50)]
+
+def has_model(): return (DOCS/'live'/'model'/'model.json').is_file()
+
+def drawn(page, seed:int, family:str):
+    "Draw a portrait, and wait for its first view, decoded exactly."
+    page.locator('#draw-family option').nth(1).wait_for(state='attached')
+    page.locator('#draw-family').select_option(family)
+    page.locator('#draw-seed').fill(str(seed))
+    page.get_by_role('button', name='Draw this seed').click()
+    exactly(page)
+
+def exactly(page): page.get_by_text('each pixel decoded').wait_for()
+
+PIXELS = """() => { const c = document.querySelector('#draw-map canvas')
+  return { size: c.width, data: [...c.getContext('2d').getImageData(0, 0, c.width, c.width).data] } }"""
+
+def pixels(page): # (h,w,3) in bytes
+    got = page.evaluate(PIXELS)
+    return np.array(got['data'], np.int16).reshape(got['size'], got['size'], 4)[..., :3]
+
+@pytest.fixture(scope='module')
+def field():
+    "The portrait of seed 3 and family micah, by PyTorch."
+    from arsr import ARSR
+    from arsr.diffusion import SAMPLERS, spaced_schedule
+    from arsr.unet import cfg_denoiser
+    pipe = ARSR.from_pretrained('portraits', device='cpu')
+    options, net = pipe.options('generate'), pipe.generator
+    label = torch.tensor([pipe.meta['categories'].index('micah')])
+    with torch.no_grad():
+        denoise = cfg_denoiser(net, label, options['guidance'])
+        schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
+        z = SAMPLERS[options['sampler']](denoise, noise(3, (1, net.cfg.z, 32, 32)), schedule)
+        return pipe.decode(z * net.scaling_factor, 128)
+
+def test_a_portrait_in_the_browser(site, browser, field):
+    "Sampled, shown step by step, decoded as PyTorch does it; then looked at by keyboard, mouse and touch."
+    if not has_model(): pytest.skip('the networks could not be exported: onnx and onnxscript are not installed')
+    with opened(browser, site + 'draw.html', 600, has_touch=True) as (page, wrong):
+        assert not page.evaluate("performance.getEntriesByType('resource').some(r => r.name.includes('.onnx'))")
+        drawn(page, 3, 'micah')
+        assert page.locator('#draw-steps canvas').count() == 10
+        whole = pixels(page)
+        assert np.abs(whole - field.render(size=len(whole))[0].permute(1, 2, 0).numpy() * 255).max() <= 2
+        page.locator('#draw-map').focus()
+        for key in ('+', '+', '+', 'ArrowLeft', 'ArrowUp'): page.keyboard.press(key)
+        page.get_by_text('8.0×').wait_for()
+        exactly(page)
+        near, corner = pixels(page), .5 - .1 / 8 - .5 / 8
+        want = field.render(size=len(near), window=(corner, corner, corner + 1 / 8, corner + 1 / 8))[0]
+        assert np.abs(near - want.permute(1, 2, 0).numpy() * 255).max() <= 2
+        canvas = page.locator('#draw-map canvas').first
+        canvas.hover()
+        page.mouse.wheel(0, -240)
+        page.get_by_text('16×').wait_for()
+        page.locator('#zoom-all').tap()
+        page.get_by_text('1.0×').wait_for()
+        assert not wrong
+
+def test_without_webassembly(site, browser):
+    "A sentence in place of a broken page, as where scripts are off."
+    with opened(browser, site + 'draw.html', java_script_enabled=False) as (page, _):
+        assert page.get_by_text('switched off here').is_visible()
+        assert not page.get_by_role('button', name='New portrait').is_visible()

@@ -1,0 +1,149 @@
+// The page: what is chosen goes to the worker, what comes back is shown. Nothing is computed here, and nothing leaves the browser.
+import { Map } from './map.js'
+
+const $ = id => document.getElementById('draw-' + id)
+const post = (type, more = {}) => worker.postMessage({ type, id: ++asked, ...more })
+let worker, model, asked = 0, waiting = null, small = null
+
+function start() {
+  $('off').hidden = true
+  document.getElementById('draw').hidden = false
+  busy(true)
+  worker = new Worker(new URL('worker.js', import.meta.url), { type: 'module' })
+  worker.onmessage = ({ data }) => shows[data.type](data)
+  worker.onerror = e => shows.error({ message: e.message || 'the model could not be started here' })
+  post('open', { url: new URL('model/', import.meta.url).href })
+}
+
+const map = new Map($('map'), 64, () => { // a moved map asks for its pixels once a frame
+  if (waiting === null) waiting = requestAnimationFrame(() => {
+    waiting = null
+    post('view', { size: [map.size, map.size], window: map.window })
+    readout()
+  })
+})
+
+function readout(words = 'decoding …') {
+  $('readout').textContent = `${map.zoom.toFixed(map.zoom < 10 ? 1 : 0)}× · ${map.size} × ${map.size} px · ${words}`
+}
+
+function status(words, share = null) {
+  $('status').textContent = words
+  $('bar').hidden = share === null
+  if (share !== null) $('bar').value = share
+}
+
+function busy(is) { for (const b of document.querySelectorAll('#draw form button')) b.disabled = is || (b.closest('#panel-up') && !small) }
+
+function bitmap(pixels, [h, w]) {
+  const canvas = Object.assign(document.createElement('canvas'), { width: w, height: h })
+  canvas.getContext('2d').putImageData(new ImageData(pixels, w, h), 0, 0)
+  return canvas
+}
+
+function begin(words) {
+  busy(true)
+  status(words, 0)
+  $('steps').replaceChildren()
+}
+
+// ---- what the worker tells
+
+const megabytes = n => (n / 1e6).toFixed(1)
+const shows = {
+  model({ model: told }) {
+    model = told
+    model.config.meta.categories.forEach((name, k) => $('family').append(new Option(name, k)))
+    document.querySelector('#draw .tabs').hidden = !model.files['upscaler.onnx']
+    busy(false)
+  },
+  loading({ done, total }) { status(`loading the model: ${megabytes(done)} of ${megabytes(total)} MB`, done / total) },
+  step({ step, steps, size, pixels }) {
+    status(`denoising: step ${step} of ${steps}`, step / steps)
+    if (!pixels) return
+    const item = document.createElement('li'), canvas = bitmap(pixels, [size, size])
+    canvas.setAttribute('role', 'img')
+    canvas.setAttribute('aria-label', `estimate after step ${step} of ${steps}`)
+    item.append(canvas)
+    $('steps').append(item)
+    $('steps').hidden = false
+  },
+  ready({ count, ms }) {
+    busy(false)
+    const what = count === 1 ? `The portrait of seed ${$('seed').value}` : `${count} answers`
+    status(`${what}, in ${(ms / 1000).toFixed(1)} s.`)
+    const names = count === 1 ? ['decoded for these pixels'] : Array.from({ length: count }, (_, k) => `answer ${k + 1}`)
+    map.show([...names, count === 1 ? `bicubic, from ${model.config.meta.size} px` : 'bicubic, from the small picture'])
+    map.box.classList.toggle('four', count > 1)
+    $('tools').hidden = false
+    map.go()
+  },
+  view({ id, pane, size, window, pixels, ms, exact }) {
+    if (id !== asked) return
+    map.put(pane === 'bicubic' ? map.panes.length - 1 : pane, bitmap(pixels, size), window)
+    if (pane === 'bicubic') return
+    readout(exact ? `each pixel decoded, ${Math.round(ms)} ms` : `first look, ${Math.round(ms)} ms`)
+    map.box.dataset.first ||= Math.round(ms)
+    map.box.dataset.view = exact ? 'exact' : 'first'
+  },
+  error({ message }) {
+    busy(false)
+    status(`It did not work: ${message}.`)
+  },
+}
+
+// ---- what a person does
+
+function draw() {
+  const seed = Number($('seed').value), n = model.config.meta.categories.length
+  begin('starting …')
+  post('generate', { seed, label: $('family').value === '' ? seed % n : Number($('family').value) })
+}
+$('new').onclick = () => {
+  $('seed').value = Math.floor(Math.random() * 1e6)
+  draw()
+}
+document.getElementById('panel-new').onsubmit = e => {
+  e.preventDefault()
+  if (e.target.reportValidity()) draw()
+}
+
+async function take(file) { // the middle of a picture, as large as chosen
+  small = await createImageBitmap(file)
+  busy(false)
+  status(`${file.name}: ${small.width} × ${small.height} px`)
+}
+document.getElementById('panel-up').onsubmit = e => {
+  e.preventDefault()
+  const side = Number($('side').value), canvas = new OffscreenCanvas(side, side), g = canvas.getContext('2d'), cut = Math.min(small.width, small.height)
+  g.imageSmoothingQuality = 'high'
+  g.drawImage(small, (small.width - cut) / 2, (small.height - cut) / 2, cut, cut, 0, 0, side, side)
+  begin('starting …')
+  post('upscale', { pixels: g.getImageData(0, 0, side, side).data, side, seed: 0, n: 4 })
+}
+$('file').onchange = e => e.target.files[0] && take(e.target.files[0])
+for (const [type, over] of [['dragover', true], ['dragleave', false], ['drop', false]]) $('drop').addEventListener(type, e => {
+  e.preventDefault()
+  $('drop').classList.toggle('over', over)
+  if (type === 'drop' && e.dataTransfer.files[0]) take(e.dataTransfer.files[0])
+})
+
+const tabs = [...document.querySelectorAll('#draw [role=tab]')]
+function choose(tab) {
+  for (const t of tabs) {
+    t.setAttribute('aria-selected', t === tab)
+    t.tabIndex = t === tab ? 0 : -1
+    document.getElementById(t.getAttribute('aria-controls')).hidden = t !== tab
+  }
+  tab.focus()
+}
+for (const [k, tab] of tabs.entries()) {
+  tab.onclick = () => choose(tab)
+  tab.onkeydown = e => ['ArrowLeft', 'ArrowRight'].includes(e.key) && choose(tabs[1 - k])
+}
+
+document.getElementById('zoom-in').onclick = () => map.zoomBy(2)
+document.getElementById('zoom-out').onclick = () => map.zoomBy(.5)
+document.getElementById('zoom-all').onclick = () => map.go(.5, .5, 1)
+
+if (typeof WebAssembly === 'object' && typeof Worker === 'function') start()

@@ -1,0 +1,144 @@
+// All arithmetic of the page: loads the networks, samples, decodes, renders windows. The page stays free for hands and eyes.
+import * as ort from './ort/ort.wasm.min.mjs'
+import { SAMPLERS, noise, spacedTimesteps } from './sampler.js'
+import { bicubic, centres, fromRGBA, preview, toRGBA } from './pixels.js'
+
+const BAND = 2 ** 14 // pixels that are decoded at a time; between two bands a newer request is heard
+ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1
+
+let folder, model, sessions = {}, fields = [], source = null, newest = 0
+const tell = (message, transfer = []) => self.postMessage(message, transfer)
+const pause = () => new Promise(resolve => { const { port1, port2 } = new MessageChannel(); port1.onmessage = resolve; port2.postMessage(0) })
+const tensor = (data, ...dims) => new ort.Tensor('float32', data, dims)
+const integers = values => new ort.Tensor('int64', BigInt64Array.from(values, BigInt), [values.length])
+
+async function run(name, inputs) { // a network -> its one output
+  return (await sessions[name].run(inputs))[model.files[name + '.onnx'].output]
+}
+
+// ---- networks
+
+async function open(url) {
+  folder = url
+  const answer = await fetch(url + 'model.json')
+  if (!answer.ok) throw new Error('this copy of the site was built without the model')
+  model = await answer.json()
+  tell({ type: 'model', model })
+}
+
+async function load(...names) { // what is not here yet, saying how much of it has come
+  const files = names.filter(name => model.files[name + '.onnx'] && !sessions[name]).map(name => [name, model.files[name + '.onnx'].bytes])
+  const total = files.reduce((sum, [, bytes]) => sum + bytes, 0)
+  let done = 0
+  for (const [name, size] of files) {
+    const answer = await fetch(`${folder}${name}.onnx`)
+    if (!answer.ok) throw new Error(`${name}.onnx could not be loaded (${answer.status})`)
+    const bytes = new Uint8Array(size), reader = answer.body.getReader()
+    for (let at = 0, piece; !(piece = await reader.read()).done; at += piece.value.length, done += piece.value.length) {
+      bytes.set(piece.value, at)
+      tell({ type: 'loading', done, total })
+    }
+    sessions[name] = await ort.InferenceSession.create(bytes)
+  }
+}
+
+// ---- pictures
+
+function shape() { // of a latent: channels, rows, columns
+  const { first, meta } = model.config, side = meta.size / 2 ** (first.mult.length - 1)
+  return [first.z, side, side]
+}
+
+async function sample(part, task, z, n, denoise, report) { // noise (n,c,h,w) -> n latents as the decoder takes them
+  const { alphas_cumprod: alphas, scaling_factor: scale } = model.denoisers[part], { steps, sampler } = model.options[task]
+  const out = await SAMPLERS[sampler](denoise, z, alphas, spacedTimesteps(alphas, steps), async (step, x0) => {
+    report(step + 1, steps, x0.map(v => v * scale))
+    await pause()
+  })
+  const each = out.length / n
+  return Array.from({ length: n }, (_, k) => out.slice(k * each, (k + 1) * each).map(v => v * scale))
+}
+
+function guided(label, guidance, dims) { // classifier-free guidance (Ho and Salimans 2022), both evaluations in one batch
+  const n = guidance === 1 ? 1 : 2, labels = integers([label, model.config.meta.categories.length].slice(0, n))
+  return async (z, t) => {
+    const twice = Float32Array.from({ length: n * z.length }, (_, k) => z[k % z.length])
+    const { data } = await run('generator', { z_t: tensor(twice, n, ...dims), t: integers(Array(n).fill(t)), label: labels })
+    return n === 1 ? data : z.map((_, k) => data[z.length + k] + guidance * (data[k] - data[z.length + k]))
+  }
+}
+
+async function generate({ seed, label }) {
+  await load('generator', 'decoder', 'renderer', 'fast_grid', 'fast')
+  const started = performance.now(), dims = shape(), [channels, cells] = dims, size = model.config.meta.size
+  const z = noise(seed, channels * cells * cells), denoise = guided(label, model.options.generate.guidance, dims)
+  await decode(await sample('generator', 'generate', z, 1, denoise, (step, steps, x0) => {
+    const pixels = toRGBA(preview(model.preview, x0, channels, cells))
+    tell({ type: 'step', step, steps, size: cells * model.preview.side, pixels })
+  }), dims)
+  source = { image: await render(fields[0], [size, size], [0, 0, 1, 1], 'renderer'), side: size }
+  tell({ type: 'ready', count: 1, ms: performance.now() - started })
+}
+
+async function upscale({ pixels, side, seed, n }) { // an RGBA square -> n different answers
+  await load('encoder', 'upscaler', 'decoder', 'renderer', 'fast_grid', 'fast')
+  const started = performance.now(), image = fromRGBA(pixels), large = side * model.config.meta.factor
+  const enlarged = bicubic(image, side, [large, large], [0, 0, 1, 1], -.5).map(v => Math.min(1, Math.max(-1, v)))
+  const planes = enlarged.map((_, k) => enlarged[3 * (k % large ** 2) + (k / large ** 2 | 0)])
+  const { data, dims: [, ...dims] } = await run('encoder', { image: tensor(planes, 1, 3, large, large) })
+  const repeated = Float32Array.from({ length: n * data.length }, (_, k) => data[k % data.length] / model.denoisers.upscaler.scaling_factor)
+  const cond = tensor(repeated, n, ...dims), z = new Float32Array(repeated.length)
+  for (let k = 0; k < n; k++) z.set(noise(seed + k, data.length), k * data.length)
+  const denoise = async (z, t) => (await run('upscaler', { z_t: tensor(z, n, ...dims), t: integers(Array(n).fill(t)), cond })).data
+  await decode(await sample('upscaler', 'upscale', z, n, denoise, (step, steps) => tell({ type: 'step', step, steps })), dims)
+  source = { image, side }
+  tell({ type: 'ready', count: n, ms: performance.now() - started })
+}
+
+async function decode(latents, dims) { // -> fields: features, and where there is a fast renderer its grid
+  fields = []
+  for (const z of latents) {
+    const feat = await run('decoder', { z: tensor(z, 1, ...dims) })
+    fields.push({ feat, grid: sessions.fast && await run('fast_grid', { feat }) })
+  }
+}
+
+// ---- views
+
+async function render({ feat, grid }, [h, w], [t, l, b, r], name, stale = () => false) { // -> (h,w,3), or null if nobody waits
+  const out = new Float32Array(3 * h * w), step = Math.max(1, BAND / w | 0), rows = centres(h, t, b)
+  const at = { cols: tensor(centres(w, l, r), w), cell: tensor(Float32Array.of(2 * (b - t) / h, 2 * (r - l) / w), 2) }
+  for (let y = 0; y < h; y += step) {
+    const some = rows.slice(y, y + step), q = some.length * w
+    const { data } = await run(name, { ...(name === 'fast' ? { grid } : { feat }), rows: tensor(some, some.length), ...at })
+    for (let k = 0; k < q; k++) for (let c = 0; c < 3; c++) out[3 * (y * w + k) + c] = data[c * q + k]
+    await pause()
+    if (stale()) return null
+  }
+  return out
+}
+
+async function view({ id, size, window }) { // bicubic at once, then a first look, then exactly the pixels on the screen
+  if (!source || id < newest) return
+  const started = performance.now(), stale = () => id < newest
+  const send = (pane, of, rgb, exact) => {
+    const pixels = toRGBA(rgb)
+    tell({ type: 'view', id, pane, size: of, window, pixels, ms: performance.now() - started, exact }, [pixels.buffer])
+  }
+  send('bicubic', size, bicubic(source.image, source.side, size, window), true)
+  const first = sessions.fast ? ['fast', size] : ['renderer', size.map(n => Math.ceil(n / 4))]
+  for (const [name, of] of [first, ['renderer', size]]) for (const [pane, field] of fields.entries()) {
+    const rgb = await render(field, of, window, name, stale)
+    if (!rgb) return
+    send(pane, of, rgb, name === 'renderer' && of === size)
+  }
+}
+
+// ---- one thing after another, in the order it was asked for; of views, the newest alone
+
+const tasks = { open: ({ url }) => open(url), generate, upscale, view }
+let last = Promise.resolve()
+self.onmessage = ({ data }) => {
+  if (data.type === 'view' || data.type === 'generate' || data.type === 'upscale') newest = data.id
+  last = last.then(() => tasks[data.type](data)).catch(error => tell({ type: 'error', message: String(error.message || error) }))
+}
