@@ -102,6 +102,7 @@ def seeded_noise(shape:tuple, seed:int|None=None, generator:torch.Generator|None
     "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3. `ValueError` for seed and generator."
     return noise_like(torch.empty(shape), seeded_generators(shape[0], seed, generator))
 
+# %% ../nbs/09_pipeline.ipynb #6a3711e5
 def matching_classes(
     meta:dict, # categories, and the attributes of each
     category:str|None, # one that has to match, such as 'Food & Drink' or 'food-fruit'; None: any
@@ -120,6 +121,7 @@ def matching_classes(
         meant = [kind for kind in meant if option in options[kind].get(name, ())]
     return [name in meant for name in names]
 
+# %% ../nbs/09_pipeline.ipynb #169d2427
 def sample_labels(
     meta:dict, n:int, # categories, such as 'Food & Drink / food-fruit', and shares: how frequent each is; labels
     seed:int|None=None, generator:torch.Generator|None=None, # label k is that of seed + k; or as `seeded_noise`
@@ -131,8 +133,8 @@ def sample_labels(
     else: label = torch.cat([torch.multinomial(weights, 1, generator=g) for g in seeded_generators(n, seed)])
     if not wanted: return label
     rows, names = attribute_rows(meta['attributes']), [meta['categories'][k] for k in label]
-    said = [[rows[name, *pair] for pair in wanted.items()] for name in names]
-    return torch.cat([label[:, None], torch.tensor(said).to(label)], 1)
+    asked = [[rows[name, *pair] for pair in wanted.items()] for name in names]
+    return torch.cat([label[:, None], torch.tensor(asked).to(label)], 1)
 
 # %% ../nbs/09_pipeline.ipynb #a15dad17
 PARTS = {}  # what a model may consist of, and how each part is built from its entry in config.json
@@ -423,7 +425,7 @@ class ARSR(nn.Module, ModelHubMixin):
         return back_project(field, lr, self.meta['factor']) if options['back_project'] else field
 
     def condition(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> (n,c,h*factor/f,w*factor/f), unit variance
-        "What the upscaler is conditioned on: LR inputs, enlarged and encoded; faces all to one size, `meta['aligned']`."
+        "What the upscaler is conditioned on: LR inputs, enlarged and encoded; faces all to the size `meta['aligned']`."
         factor, f, aligned = self.meta['factor'], self.first.cfg.f, self.meta.get('aligned')
         mode, scale = self.meta.get('enlarge', 'bicubic'), aligned / max(lr.shape[-2:]) if aligned else factor
         def encode(x):

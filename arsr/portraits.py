@@ -323,7 +323,7 @@ def check_attributes(
 def attribute_rows(
     options:dict, # class -> attribute -> options, as many as there are
 )->dict: # (class, attribute, option) -> row
-    "Rows of an embedding for all that may be said, from 1 in the order of `options`; 0 means 'not said'."
+    "Rows of an embedding for all options, from 1 in their order; 0 means 'not given'."
     names = ((kind, name, option) for kind, attributes in options.items()
              for name, choices in attributes.items() for option in choices)
     return {name: row for row, name in enumerate(names, 1)}
@@ -334,11 +334,11 @@ def portrait_rows()->dict: # as `attribute_rows`
     return attribute_rows({family: attribute_options(family) for family in portrait_families()})
 
 def portrait_label(
-    portrait:Portrait, # whose attributes are said
+    portrait:Portrait, # whose attributes are given
 )->Tensor: # (1+k,) integers, k the largest number of attributes of a family
     "The place of the family, and the row of each attribute that is seen."
     families = [*portrait_families()]
-    said = [(portrait.family, *pair) for pair in portrait.attributes.items() if pair[0] != 'family']
-    rows = [portrait_rows().get(name, 0) for name in said]
+    names = [(portrait.family, *pair) for pair in portrait.attributes.items() if pair[0] != 'family']
+    rows = [portrait_rows().get(name, 0) for name in names]
     length = max(len(attribute_options(family)) for family in families)
     return torch.tensor([families.index(portrait.family), *rows, *[0] * (length - len(rows))])

@@ -53,7 +53,7 @@ class UNetConfig:
     attn: tuple = (3,)               # levels with self-attention; the middle always has it
     patch: int = 1                   # latents are cut into patch x patch tokens at the input
     classes: int = 0                 # categories it is conditioned on; one more means 'unknown'
-    attributes: int = 0              # options of attributes it is conditioned on; row 0 means 'not said'
+    attributes: int = 0              # options of attributes it is conditioned on; row 0 means 'not given'
     dropout: float = 0.
     eps: float = 1e-6                # of GroupNorm; published: 1e-5
 
@@ -121,7 +121,7 @@ class UNet(nn.Module):
             if isinstance(layer, nn.GroupNorm): layer.eps = cfg.eps
 
     def embed(self, t:Tensor, label:Tensor|None)->Tensor: # (n,), (n,) or (n,1+k) -> (n,c_time)
-        "Embeddings of the timestep, of the class, and of the attributes that are said, summed."
+        "Embeddings of the timestep, of the class, and of the attributes that are given, summed."
         emb = self.time_embed(time_features(t, self.cfg.ch))
         if not self.cfg.classes: return emb
         if label is None: label = torch.full_like(t, self.cfg.classes)
@@ -192,24 +192,25 @@ class DenoisingLoss:
         target = make_target(denoiser.cfg.prediction_type, batch['z'], eps, m, s)
         return F.mse_loss(denoiser.predict(*inputs).float(), target)
 
-def training_inputs(denoiser:Denoiser, batch:dict, drop:float, high:float=0.)->tuple: # (z_t, t, cond, label), eps (n,z,h,w)
-    "Inputs of a denoiser in training, at random timesteps, and the noise in them."
+def training_inputs(denoiser:Denoiser, batch:dict, drop:float, high:float=0.)->tuple: # (z_t, t, cond, label), and eps
+    "Inputs of a denoiser in training, at random timesteps, and the noise in them, (n,z,h,w)."
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
     T = len(denoiser.alphas_cumprod)
     t, eps = torch.randint(T, (len(z),), device=z.device), torch.randn_like(z)
     if high: t = torch.where(torch.rand(t.shape, device=t.device) < high, T - 1 - t // 8, t)
     return (q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label), eps
 
+# %% ../nbs/06_unet.ipynb #cbd7b732
 def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None: # (n,) or (n,1+k), class and attributes
     "Replace a share of the labels by `unknown`; of attributes, any subset stays: all, none, or some in between."
     if label is None: return None
     kept = torch.rand(len(label), device=label.device) >= share
     if label.ndim == 1: return torch.where(kept, label, unknown)
-    odds = torch.rand(len(label), 1, device=label.device) * 1.5 - .25  # a sixth says all, a sixth nothing
-    said = torch.rand(label[:, 1:].shape, device=label.device) < odds
-    return torch.where(kept[:, None], torch.cat([label[:, :1], label[:, 1:] * said], 1), unknown_like(label, unknown))
+    odds = torch.rand(len(label), 1, device=label.device) * 1.5 - .25  # a sixth gives all, a sixth nothing
+    given = torch.rand(label[:, 1:].shape, device=label.device) < odds
+    return torch.where(kept[:, None], torch.cat([label[:, :1], label[:, 1:] * given], 1), unknown_like(label, unknown))
 
-def unknown_like(label:Tensor, unknown:int)->Tensor: # as `label`: (n,), or (n,1+k) with no attribute said
+def unknown_like(label:Tensor, unknown:int)->Tensor: # as `label`: (n,), or (n,1+k) with no attribute given
     "The labels that say nothing."
     if label.ndim == 1: return torch.full_like(label, unknown)
     return F.pad(torch.full_like(label[:, :1], unknown), (0, label.shape[1] - 1))

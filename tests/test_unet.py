@@ -184,14 +184,14 @@ def test_attributes_are_summed_and_say_nothing_before_training(make_denoiser):
     net = make_denoiser(classes=2, attributes=5)
     net.unet.attribute_embed.weight.data.zero_()
     z, t = torch.randn(2, 4, 8, 8), torch.tensor([300, 300])
-    said = torch.tensor([[0, 1, 4], [0, 4, 1]])
-    assert_close(net(z, t, label=said), net(z, t, label=said[:, 0]))
+    given = torch.tensor([[0, 1, 4], [0, 4, 1]])
+    assert_close(net(z, t, label=given), net(z, t, label=given[:, 0]))
     net.unet.attribute_embed.weight.data[1:] = torch.randn(5, net.unet.attribute_embed.weight.shape[1])
-    out = net(z[:1].repeat(2, 1, 1, 1), t, label=said)
+    out = net(z[:1].repeat(2, 1, 1, 1), t, label=given)
     assert_close(out[0], out[1])  # the order does not matter
-    assert not torch.allclose(net(z, t, label=said), net(z, t, label=said[:, 0]))
-    unsaid = torch.tensor([[0, 0, 0], [0, 0, 0]])
-    assert_close(net(z, t, label=unsaid), net(z, t, label=said[:, 0]))
+    assert not torch.allclose(net(z, t, label=given), net(z, t, label=given[:, 0]))
+    nothing = torch.tensor([[0, 0, 0], [0, 0, 0]])
+    assert_close(net(z, t, label=nothing), net(z, t, label=given[:, 0]))
 
 def test_any_subset_of_attributes_stays():
     label = torch.tensor([[1, 2, 3, 4]]).repeat(20_000, 1)

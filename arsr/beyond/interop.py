@@ -191,9 +191,9 @@ def from_diffusers(
     autoencoder:Any, unet:Any=None, # AutoencoderKL or VQModel; UNet2DModel over its latents
     betas:tuple=(.0015, .0195), # of the noise schedule, linear in the square root, that the UNet was trained with
 )->ARSR:
-    "diffusers' networks as a model whose LIIF is to be trained. `ValueError` where they are another function than ours."
+    "diffusers' networks as a model whose LIIF is to be trained. `ValueError` where they are not what ours are."
     autoencoder, first = autoencoder.eval(), convert_autoencoder(autoencoder).eval()
-    image, meta = torch.randn(1, 3, 8 * first.cfg.f, 8 * first.cfg.f), dict(name='diffusers')
+    image, meta = torch.randn(1, 3, 8 * first.cfg.f, 8 * first.cfg.f), dict[str, Any](name='diffusers')
     encoded = autoencoder.encode(image)
     theirs = encoded.latents if first.cfg.latent == 'plain' else encoded.latent_dist.mean
     check_same(first.posterior(image)[0], theirs, 'encoder')

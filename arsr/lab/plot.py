@@ -16,7 +16,7 @@ STYLE = {'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon':
          'axes.titlesize': 10, 'figure.constrained_layout.use': True, 'figure.figsize': (WIDTH, 3.),
          'axes.prop_cycle': plt.cycler(color=[BLUE, RED, GREEN, ORANGE, GREY]), 'image.interpolation': 'nearest'}
 
-plt.rcParams.update(STYLE)
+plt.rcParams.update(STYLE)  # type: ignore[arg-type]
 if IPython.get_ipython(): set_matplotlib_formats('retina')
 
 # %% ../../nbs/lab/00_plot.ipynb #bf2a3f8f

@@ -67,9 +67,11 @@ def lr_view(preset:Preset, x:Tensor, i:int)->Tensor: # (n,3,s,s) in [0,1], of pi
     side = preset.lr_sides[i % len(preset.lr_sides)]
     return resize(downsample(x, x.shape[-1] / side), x.shape[-2:], 'nearest')
 
+# %% ../../nbs/lab/05_stages.ipynb #efc829b2
 def stamp(content)->str: # bytes, or anything that says what it is
     return hashlib.sha256(content if isinstance(content, bytes) else repr(content).encode()).hexdigest()[:8]
 
+# %% ../../nbs/lab/05_stages.ipynb #872bad66
 def renders_stamp(preset:Preset, source)->str: # of `open_source`
     "A hash of the training pictures: drawings' markup, files' names, sizes and first 16 kB; and how large they are."
     def beginning(path):
@@ -87,8 +89,9 @@ def encoder_stamp(path:Path)->str:
     return stamp(b''.join(v.numpy().tobytes() for k, v in tensors if k.startswith(('encoder.', 'norm.'))))
 
 # %% ../../nbs/lab/05_stages.ipynb #7932b728
-ONLY = {'perceptual': ('finish',), 'trajectories': ('distill',), 'w_max': ('align',), 'equivariance': ('first',), 'edges': ('first',),
-        **dict.fromkeys(('data', 'task', 'settings', 'room', 'latent_weight'), ())}  # field of a preset: the stages it changes
+ONLY = {'perceptual': ('finish',), 'trajectories': ('distill',), 'w_max': ('align',), 'equivariance': ('first',),
+        'edges': ('first',),  # field of a preset: the stages it changes
+        **dict.fromkeys(('data', 'task', 'settings', 'room', 'latent_weight'), ())}
 
 def configuration_stamp(preset:Preset, stage:str)->str:
     "A hash of the fields that a stage depends on; first stages are those of generators and upscalers alike."
@@ -161,8 +164,10 @@ class Run:
     def latents(self)->dict: # z and, for an upscaler, cond (n,2,c,h,w), of the pictures and their mirror images
         views:dict = {'z': None, 'cond': partial(lr_view, self.preset)}
         if not self.preset.denoiser.conditional: del views['cond']
-        made = {'z': self.latents_stamp, 'cond': stamp((self.latents_stamp, self.preset.factor, self.preset.lr_sides))}
-        def encode(k): return encode_renders(self.first, self.renders, self.out/f'latents-{k}-{made[k]}.f16', views[k])
+        z = self.latents_stamp
+        made = {'z': z, 'cond': stamp((z, self.preset.factor, self.preset.lr_sides))}
+        def path(k): return self.out/f'latents-{k}-{made[k]}.f16'
+        def encode(k): return encode_renders(self.first, self.renders, path(k), views[k])
         return {k: encode(k) for k in views}
 
     @cached_property
