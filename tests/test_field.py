@@ -131,8 +131,9 @@ def test_wrong_arguments_refused(field, query, words, refuses):
 
 def test_the_limit_can_be_moved(field, refuses, monkeypatch):
     monkeypatch.setattr(ImageField, 'max_pixels', 100)
-    with refuses('limit of 100 pixels', 'render windows'): field.render(size=(11, 10))
-    assert field.render(size=(10, 10)).shape == (3, 3, 10, 10)
+    for pictures, size in ((field[0], (11, 10)), (field, (10, 5))):
+        with refuses('limit of 100 pixels', 'render fewer'): pictures.render(size=size)
+    assert field[:2].render(size=(10, 5)).shape == (2, 3, 10, 5)
 
 # files
 
@@ -234,5 +235,12 @@ def test_the_losses_share_equivariance_and_their_fields_are_fixed():
     torch.manual_seed(0)
     assert torch.isfinite(FirstStageLoss(equivariance=.5)(first, batch))
     with pytest.raises(AttributeError): FirstStageLoss().kl = 1
+
+def test_a_pil_picture_is_made_by_the_renderer_asked_for(field):
+    both = ImageField(field.feat, field.renderer, field.size, fast=Bicubic())
+    both.feat = both.feat[:, :3]
+    with pytest.raises(ValueError, match='no fast renderer'): field.to_pil(size=24, renderer='fast')
+    picture = np.array(both.to_pil(size=24, renderer='fast'))
+    assert (picture == to_bytes(both.render(size=24, renderer='fast')[0])).all()
 
 def test_output_size_needs_no_field(): assert output_size((40, 48), size=24) == (20, 24)
