@@ -163,7 +163,7 @@ def test_help_fits_a_terminal_of_80_columns(run, command, monkeypatch):
 
 def test_every_option_is_explained():
     commands = next(a for a in parser()._actions if a.dest == 'command').choices
-    assert set(commands) == {'upscale', 'generate', 'train', 'baseline', 'bench', 'info'}
+    assert set(commands) == {'upscale', 'generate', 'train', 'baseline', 'bench', 'export', 'info'}
     for command in commands.values():
         assert command.description and all(action.help for action in command._actions)
 

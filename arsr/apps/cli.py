@@ -149,7 +149,7 @@ def upscale(args)->int: # exit code
     check_jobs(jobs, args.overwrite)
     check_depth(jobs, args.depth)
     load = cache(lambda: ARSR.from_pretrained(args.weights, check_device(args.device)))
-    if len(jobs) == 1: upscale_one(*jobs[0], load, args)
+    if len(jobs) == 1: upscale_one(jobs[0][0], jobs[0][1], load, args)
     else: load()
     for image, target in jobs[1:] and jobs:
         try: upscale_one(image, target, load, args)
@@ -169,7 +169,7 @@ def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path
     if target != '-': check_picture_path(target, size)
     warn_stretched(x.shape[-2:], size, args)
     field, restored = predict(load(), x, info, args)
-    if args.force: field.max_pixels = None
+    if args.force: field.max_pixels = None  # type: ignore[assignment]
     if target == '-': to_stdout(field, size=size, window=window)
     else:
         path = one_line(field.save(target, size=size, window=window))
@@ -214,7 +214,7 @@ def generate(args):
     size = check_target((pipe.meta['size'],) * 2, size, None, args.force)
     options = {k: getattr(args, k) for k in ('seed', 'steps', 'category', 'guidance', 'distilled')}
     fields = pipe.generate(args.n, **options, **find_attributes(pipe, args.set)).with_renderer(args.renderer)
-    if args.force: fields.max_pixels = None
+    if args.force: fields.max_pixels = None  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)
     for k, path in enumerate(paths): print(one_line(fields[k].save(path, size=size)))
 
