@@ -169,7 +169,7 @@ def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path
     if target != '-': check_picture_path(target, size)
     warn_stretched(x.shape[-2:], size, args)
     field, restored = predict(load(), x, info, args)
-    if args.force: field.max_pixels = None  # type: ignore[assignment]
+    if args.force: field.max_pixels = None
     if target == '-': to_stdout(field, size=size, window=window)
     else:
         path = one_line(field.save(target, size=size, window=window))
