@@ -17,7 +17,7 @@ from smalldocs.layout import KATEX
 from pages import extract, finish
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS, WEB, PROC, DOCS, CACHE = (ROOT/name for name in ('nbs', 'web', '_proc', '_docs', '.cache'))
+NBS, WEB, PROC, DOCS, CACHE = (ROOT/name for name in ('nbs', '.ci/web', '_proc', '_docs', '.cache'))
 
 # ---- nbdev's processing, as a lesson wants it: in a lesson the code is the text, so exported cells are shown
 
@@ -149,7 +149,7 @@ def process():
 # ---- the pages
 
 def packages():
-    "The folder of what web/package-lock.json names; None where npm cannot fetch it."
+    "The folder of what .ci/web/package-lock.json names; None where npm cannot fetch it."
     at, lock = CACHE/'web', WEB/'package-lock.json'
     if not (at/lock.name).is_file() or (at/lock.name).read_bytes() != lock.read_bytes():
         if not shutil.which('npm'): return None

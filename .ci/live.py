@@ -43,14 +43,15 @@ def write(graph, path:Path):
     path.write_bytes(model.SerializeToString())
     return path
 
-def export(name:str, cache:Path)->Path: # a folder of networks and model.json, with a preview and sizes of files
-    "The networks of a model for the page, exported once and kept."
-    folder, part = cache/f'{name}-{fingerprint(find_weights(name))}', cache/'part'
+def export(name, cache:Path)->Path: # as for `find_weights`
+    "A folder of the page's networks and model.json, with a preview and sizes of files, exported once and kept."
+    folder, part = cache/f'{Path(name).name}-{fingerprint(find_weights(name))}', cache/'part'
     if (folder/'model.json').is_file(): return folder
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     pipe = ARSR.from_pretrained(name, device='cpu').float().to(memory_format=torch.contiguous_format)
     found = graphs(pipe)
+    if 'upscaler' not in found: del found['encoder'] # the page encodes what it enlarges, and nothing else
     for stem, graph in found.items(): write(graph, part/f'{stem}.onnx')
     model = manifest(pipe, found) | dict(preview=linear_preview(pipe))
     model['options'] = {task: pipe.options(task) for task, net in TASKS.items() if net in pipe.parts}

@@ -477,10 +477,12 @@ def square_view(source, i:int, size:int)->Tensor: # (3,size,size) in [0,1]
 class NativeCrops:
     "Random squares of photographs at their own resolution, as many as would cover each; of a small one, its middle."
     def __init__(self, source, side:int=192): # `Images`, pixels
-        sizes = [source.size(i) for i in range(len(source))]
-        counts = [math.ceil(h / side) * math.ceil(w / side) if min(h, w) > side else 1 for h, w in sizes]
+        def squares(i):
+            try: h, w = source.size(i)
+            except ValueError: return 1  # it is broken, which is said where it is asked for
+            return math.ceil(h / side) * math.ceil(w / side) if min(h, w) > side else 1
         self.source, self.side = source, side
-        self.index = np.repeat(np.arange(len(source)), counts)  # the photograph of each
+        self.index = np.repeat(np.arange(len(source)), [squares(i) for i in range(len(source))])  # of photographs
         self.names = self.groups = [source.names[i] for i in self.index]
 
     def __len__(self): return len(self.index)

@@ -365,9 +365,10 @@ class ImageField:
         x, alpha = rgb[:, :1] if info.grey else rgb, None if opaque else self.alpha(size, window)
         return x if info.alpha is None or alpha is None else torch.cat([x, alpha], 1)
 
-    def to_pil(self, size=None, scale=None, window=FULL)->Image.Image:
+    def to_pil(self, size=None, scale=None, window=FULL, renderer:str|None=None)->Image.Image:
         "The first image as a PIL picture, grey or transparent if it is; same arguments as `render`."
-        return as_pil(to_bytes(self[0].layers(self.output_size(size, scale, window), check_window(window))[0]))
+        one = self[0] if renderer is None else self[0].with_renderer(renderer)
+        return as_pil(to_bytes(one.layers(one.output_size(size, scale, window), check_window(window))[0]))
 
     def save(self, path, size=None, scale=None, window=FULL)->Path: # where it was written
         "Write the first image to a file, all or nothing; the suffix chooses the format, the rest is as in `render`."

@@ -457,14 +457,15 @@ def test_the_size_of_a_picture_is_that_of_its_pixels(tmp_path):
     images = Images(tmp_path)
     for i in range(4): assert images.size(i) == tuple(images.load(i).shape[-2:])
 
-def test_the_next_picture_takes_the_place_of_a_broken_one(tmp_path, capsys, refuses):
+@pytest.mark.parametrize('source', [Images, lambda path: NativeCrops(Images(path), 8)], ids=['whole', 'native'])
+def test_the_next_picture_takes_the_place_of_a_broken_one(tmp_path, capsys, refuses, source):
     for k in range(4): Image.new('RGB', (8, 8), (60 * k,) * 3).save(tmp_path/f'{k}.png')
     (tmp_path/'1.png').write_bytes(b'no')
-    renders = Renders(Images(tmp_path), 8, (8, 8))
+    renders = Renders(source(tmp_path), 8, (8, 8))
     assert [int(x[0, 0, 0]) for x in renders] == [0, 120, 120, 180]
     assert capsys.readouterr().err.count('1.png is not an image') == 1
     (tmp_path/'2.png').write_bytes(b'no')
-    with refuses('2.png is not an image'): [*Renders(Images(tmp_path), 8, (8, 8))]
+    with refuses('2.png is not an image'): [*Renders(source(tmp_path), 8, (8, 8))]
 
 def test_a_zip_is_read_by_several_processes(tmp_path):
     with zipfile.ZipFile(tmp_path/'a.zip', 'w') as z:

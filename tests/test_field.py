@@ -5,7 +5,7 @@ from torch.testing import assert_close
 import arsr.beyond.streaming, arsr.field
 from arsr.coords import make_cell, make_coord, resize
 from arsr.field import (WRITERS, Bicubic, FirstStage, FirstStageConfig, FirstStageLoss, ImageField, encode_field,
-                        output_size, register_writer, sample_bicubic, to_multiple, write_pillow)
+                        output_size, register_writer, sample_bicubic, to_bytes, to_multiple, write_pillow)
 from arsr.liif import LIIF
 from conftest import crops, descend
 
@@ -235,5 +235,12 @@ def test_the_losses_share_equivariance_and_their_fields_are_fixed():
     torch.manual_seed(0)
     assert torch.isfinite(FirstStageLoss(equivariance=.5)(first, batch))
     with pytest.raises(AttributeError): FirstStageLoss().kl = 1
+
+def test_a_pil_picture_is_made_by_the_renderer_asked_for(field):
+    both = ImageField(field.feat, field.renderer, field.size, fast=Bicubic())
+    both.feat = both.feat[:, :3]
+    with pytest.raises(ValueError, match='no fast renderer'): field.to_pil(size=24, renderer='fast')
+    picture = np.array(both.to_pil(size=24, renderer='fast'))
+    assert (picture == to_bytes(both.render(size=24, renderer='fast')[0])).all()
 
 def test_output_size_needs_no_field(): assert output_size((40, 48), size=24) == (20, 24)

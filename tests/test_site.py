@@ -24,7 +24,7 @@ def site():
     "The address of the site, built and served."
     built = subprocess.run([sys.executable, ROOT/'.ci'/'docs.py'], cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    if not AXE.is_file(): pytest.skip(f'npm could not fetch what web/package-lock.json names: {built.stderr}')
+    if not AXE.is_file(): pytest.skip(f'npm could not fetch what .ci/web/package-lock.json names: {built.stderr}')
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=DOCS))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}/'
@@ -152,7 +152,7 @@ def test_the_sidebar_on_a_phone(site, browser):
 # ---- the live page
 
 def noise(seed:int, shape:tuple)->torch.Tensor:
-    "The noise of web/live/sampler.js."
+    "The noise of .ci/web/live/sampler.js."
     def mix(x):
         x = (x ^ x >> 16) * 0x21f0aaad & 0xffffffff
         x = (x ^ x >> 15) * 0x735a2d97 & 0xffffffff

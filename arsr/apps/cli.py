@@ -376,7 +376,7 @@ def _add_generate(commands):
                    'hair=fonze; may be repeated; `arsr info --weights portraits` lists them')
     p.add_argument('--guidance', type=float, help='1: as trained; above: more typical (default: 2)')
     p.add_argument('--distilled', action='store_true', help='few steps, in place of --steps and --guidance')
-    _add_common(p, 'emoji', 10)
+    _add_common(p, 'portraits', 10)
 
 # %% ../../nbs/apps/01_cli.ipynb #649e32cb
 STAGES = """the paper's: first (autoencoder and LIIF), latent (diffusion), align (its second half, with the alignment

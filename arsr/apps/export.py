@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['neighbours', 'area_weights', 'render_liif', 'between', 'render_grid', 'Graph', 'denoiser_graph', 'graphs',
-           'store_half', 'write_graph', 'check_graph', 'manifest', 'export_onnx']
+           'store_half', 'write_graph', 'check_graph', 'label_rows', 'manifest', 'export_onnx']
 
 # %% ../../nbs/apps/04_export.ipynb #04e0a005
 import copy, json, logging, warnings
@@ -20,6 +20,7 @@ from ..data import atomic_write
 from ..diffusion import spaced_schedule
 from ..liif import LIIF, linears, nearest
 from ..pipeline import ARSR
+from ..portraits import attribute_rows
 from ..unet import Denoiser
 
 # %% ../../nbs/apps/04_export.ipynb #04e0a008
@@ -139,6 +140,13 @@ def check_graph(graph:Graph, path:Path)->float: # largest difference
     return error
 
 # %% ../../nbs/apps/04_export.ipynb #04e0a01d
+def label_rows(meta:dict)->dict: # class -> attribute -> [option, row] each
+    "The rows of attributes in a label; as lists, because JavaScript would sort options such as '592454' first."
+    rows:dict[str, dict] = {}
+    for (kind, name, option), row in attribute_rows(meta.get('attributes', {})).items():
+        rows.setdefault(kind, {}).setdefault(name, []).append([option, row])
+    return rows
+
 def manifest(pipe:ARSR, found:dict[str, Graph])->dict: # goes into model.json
     "What has to be known besides the graphs to sample and to render."
     denoisers = {}
@@ -150,8 +158,9 @@ def manifest(pipe:ARSR, found:dict[str, Graph])->dict: # goes into model.json
                                alphas_cumprod=net.alphas_cumprod.tolist())
     files = {f'{k}.onnx': dict(inputs=list(graph.inputs), output=graph.output) for k, graph in found.items()}
     config = {'meta': pipe.meta} | {k: asdict(net.cfg) for k, net in pipe.parts.items()}
-    return dict(files=files, denoisers=denoisers, config=config)
+    return dict(files=files, denoisers=denoisers, config=config, attributes=label_rows(pipe.meta))
 
+# %% ../../nbs/apps/04_export.ipynb #c54821ab
 def export_onnx(pipe:ARSR, folder, half:bool=False)->dict[str, float]: # name -> difference from PyTorch
     "Write a model as ONNX graphs, each checked, and model.json. `ValueError` where the packages for it are missing."
     try: import onnx, onnxruntime, onnxscript # noqa: F401

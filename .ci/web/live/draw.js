@@ -54,6 +54,7 @@ const shows = {
   model({ model: told }) {
     model = told
     model.config.meta.categories.forEach((name, k) => $('family').append(new Option(name, k)))
+    wishes()
     document.querySelector('#draw .tabs').hidden = !model.files['upscaler.onnx']
     busy(false)
   },
@@ -94,10 +95,30 @@ const shows = {
 
 // ---- what a person does
 
+function wishes() { // a menu for each of up to three attributes of the chosen family, hair first
+  const known = Object.entries(model.attributes[$('family').selectedOptions[0].text] || {})
+  known.sort(([a], [b]) => (b === 'hair') - (a === 'hair'))
+  const spaced = name => name.replace(/([a-z])([A-Z0-9])/g, '$1 $2').toLowerCase()
+  $('wishes').replaceChildren(...known.slice(0, 3).map(([name, options]) => {
+    const label = document.createElement('label'), menu = document.createElement('select')
+    menu.append(new Option('any', 0), ...options.map(([option, row]) => new Option(spaced(option), row)))
+    label.append(`${spaced(name)} `, menu)
+    return label
+  }))
+}
+$('family').onchange = wishes
+
+function label(seed) { // the class, and where the model knows attributes three of their rows, 0 for any
+  const family = $('family').value === '' ? seed % model.config.meta.categories.length : Number($('family').value)
+  if (!model.config.generator.unet.attributes) return [family]
+  const rows = Array.from(document.querySelectorAll('#draw-wishes select'), menu => Number(menu.value))
+  return [family, ...rows, 0, 0, 0].slice(0, 4)
+}
+
 function draw() {
-  const seed = Number($('seed').value), n = model.config.meta.categories.length
+  const seed = Number($('seed').value)
   begin('starting …')
-  post('generate', { seed, label: $('family').value === '' ? seed % n : Number($('family').value) })
+  post('generate', { seed, label: label(seed) })
 }
 $('new').onclick = () => {
   $('seed').value = Math.floor(Math.random() * 1e6)

@@ -1,7 +1,7 @@
 // All arithmetic of the page: loads the networks, samples, decodes, renders windows. The page stays free for hands and eyes.
 import * as ort from './ort/ort.wasm.min.mjs'
 import { SAMPLERS, noise, spacedTimesteps } from './sampler.js'
-import { bicubic, centres, fromRGBA, preview, toRGBA } from './pixels.js'
+import { bicubic, centres, fromRGBA, nearest, preview, toRGBA } from './pixels.js'
 
 const BAND = 2 ** 14 // pixels that are decoded at a time; between two bands a newer request is heard
 ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1
@@ -10,7 +10,7 @@ let folder, model, sessions = {}, fields = [], source = null, newest = 0
 const tell = (message, transfer = []) => self.postMessage(message, transfer)
 const pause = () => new Promise(resolve => { const { port1, port2 } = new MessageChannel(); port1.onmessage = resolve; port2.postMessage(0) })
 const tensor = (data, ...dims) => new ort.Tensor('float32', data, dims)
-const integers = values => new ort.Tensor('int64', BigInt64Array.from(values, BigInt), [values.length])
+const integers = (values, ...dims) => new ort.Tensor('int64', BigInt64Array.from(values, BigInt), dims)
 
 async function run(name, inputs) { // a network -> its one output
   return (await sessions[name].run(inputs))[model.files[name + '.onnx'].output]
@@ -60,10 +60,12 @@ async function sample(part, task, z, n, denoise, report) { // noise (n,c,h,w) ->
 }
 
 function guided(label, guidance, dims) { // classifier-free guidance (Ho and Salimans 2022), both evaluations in one batch
-  const n = guidance === 1 ? 1 : 2, labels = integers([label, model.config.meta.categories.length].slice(0, n))
+  const { classes, attributes } = model.config.generator.unet, n = guidance === 1 ? 1 : 2
+  const unknown = label.map((_, k) => k ? 0 : classes) // a label is a class, and where there are attributes, their rows
+  const labels = integers([label, unknown].slice(0, n).flat(), n, ...attributes ? [label.length] : [])
   return async (z, t) => {
     const twice = Float32Array.from({ length: n * z.length }, (_, k) => z[k % z.length])
-    const { data } = await run('generator', { z_t: tensor(twice, n, ...dims), t: integers(Array(n).fill(t)), label: labels })
+    const { data } = await run('generator', { z_t: tensor(twice, n, ...dims), t: integers(Array(n).fill(t), n), label: labels })
     return n === 1 ? data : z.map((_, k) => data[z.length + k] + guidance * (data[k] - data[z.length + k]))
   }
 }
@@ -82,14 +84,16 @@ async function generate({ seed, label }) {
 
 async function upscale({ pixels, side, seed, n }) { // an RGBA square -> n different answers
   await load('encoder', 'upscaler', 'decoder', 'renderer', 'fast_grid', 'fast')
-  const started = performance.now(), image = fromRGBA(pixels), large = side * model.config.meta.factor
-  const enlarged = bicubic(image, side, [large, large], [0, 0, 1, 1], -.5).map(v => Math.min(1, Math.max(-1, v)))
+  const started = performance.now(), image = fromRGBA(pixels), { aligned, enlarge, factor } = model.config.meta
+  const large = aligned || side * factor
+  const enlarged = enlarge === 'nearest' ? nearest(image, side, large)
+    : bicubic(image, side, [large, large], [0, 0, 1, 1], -.5).map(v => Math.min(1, Math.max(-1, v)))
   const planes = enlarged.map((_, k) => enlarged[3 * (k % large ** 2) + (k / large ** 2 | 0)])
   const { data, dims: [, ...dims] } = await run('encoder', { image: tensor(planes, 1, 3, large, large) })
   const repeated = Float32Array.from({ length: n * data.length }, (_, k) => data[k % data.length] / model.denoisers.upscaler.scaling_factor)
   const cond = tensor(repeated, n, ...dims), z = new Float32Array(repeated.length)
   for (let k = 0; k < n; k++) z.set(noise(seed + k, data.length), k * data.length)
-  const denoise = async (z, t) => (await run('upscaler', { z_t: tensor(z, n, ...dims), t: integers(Array(n).fill(t)), cond })).data
+  const denoise = async (z, t) => (await run('upscaler', { z_t: tensor(z, n, ...dims), t: integers(Array(n).fill(t), n), cond })).data
   await decode(await sample('upscaler', 'upscale', z, n, denoise, (step, steps) => tell({ type: 'step', step, steps })), dims)
   source = { image, side }
   tell({ type: 'ready', count: n, ms: performance.now() - started })
@@ -130,7 +134,7 @@ async function view({ id, size, window }) { // bicubic at once, then a first loo
   for (const [name, of] of [first, ['renderer', size]]) for (const [pane, field] of fields.entries()) {
     const rgb = await render(field, of, window, name, stale)
     if (!rgb) return
-    send(pane, of, rgb, name === 'renderer' && of === size)
+    send(pane, of, rgb, name === 'renderer' && of === size && pane === fields.length - 1)
   }
 }
 

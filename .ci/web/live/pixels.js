@@ -30,6 +30,14 @@ export function bicubic(image, side, [h, w], [top, left, bottom, right], a = -.7
   return out
 }
 
+export function nearest(image, side, large) { // (side,side,3) -> (large,large,3): each pixel is that of the cell its centre is in
+  const cell = k => Math.floor((k + .5) * side / large), out = new Float32Array(3 * large ** 2)
+  for (let y = 0, k = 0; y < large; y++) for (let x = 0; x < large; x++) for (let c = 0; c < 3; c++, k++) {
+    out[k] = image[3 * (cell(y) * side + cell(x)) + c]
+  }
+  return out
+}
+
 export function toRGBA(rgb) { // (q,3) in [-1,1] -> (q,4) bytes
   const out = new Uint8ClampedArray(rgb.length / 3 * 4).fill(255)
   for (let k = 0, j = 0; k < rgb.length; k += 3, j += 4) for (let c = 0; c < 3; c++) out[j + c] = (rgb[k + c] + 1) * 127.5
