@@ -282,7 +282,7 @@ class ARSR(nn.Module, ModelHubMixin):
 
     @classmethod
     def from_pretrained(cls, # type: ignore[override]
-        name='emoji', # 'portraits', 'emoji', 'photo', a folder, or a hub id 'owner/name'
+        name='portraits', # 'portraits', 'emoji', 'photo', a folder, or a hub id 'owner/name'
         device=None, dtype:torch.dtype|None=None, # 'cpu', 'cuda', 'mps', ... (None: a GPU if there is one); float32
         revision:str|None=None, cache_dir=None, token=None, local_files_only:bool=False, # of the hub's client
     )->'ARSR': # frozen

@@ -370,13 +370,12 @@ def _add_generate(commands):
     p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')
     p.add_argument('--size', help='pixels: the long side, or WIDTHxHEIGHT (default: the training size)')
     p.add_argument('-o', '--output', required=True, help='folder for the pictures')
-    p.add_argument('--category', '--family', help="such as 'Food & Drink' or 'food-fruit', of portraits 'micah' (default: by "
-                   "chance)")
-    p.add_argument('--set', action='append', type=_pair, default=[], metavar='NAME=OPTION', help='an attribute, such as '
+    p.add_argument('--category', '--family', help="such as 'Food & Drink', or 'micah' (default: by chance)")
+    p.add_argument('--set', action='append', type=_pair, default=[], metavar='NAME=OPTION', help='an attribute, as '
                    'hair=fonze, and again for more; `arsr info --weights portraits` lists them')
     p.add_argument('--guidance', type=float, help='1: as trained; above: more typical (default: 2)')
     p.add_argument('--distilled', action='store_true', help='few steps, in place of --steps and --guidance')
-    _add_common(p, 'emoji', 10)
+    _add_common(p, 'portraits', 10)
 
 # %% ../../nbs/apps/01_cli.ipynb #649e32cb
 STAGES = """the paper's: first (autoencoder and LIIF), latent (diffusion), align (its second half, with the alignment
