@@ -239,8 +239,10 @@ def test_a_portrait_in_the_browser(site, browser, field):
 
 # ---- the live page with a tiny model, which knows attributes and enlarges pictures that are first aligned
 
-OPTIONS = {'a': {'mouth': {'smile': .5, 'laugh': .5}, 'hair': {'bun': .5, '592454': .5}, 'eyes': {'wink': 1}, 'cap': {}},
-           'b': {'hair': {'fullBeard': 1}}}
+OPTIONS = {
+    'a': {'mouth': {'smile': .5, 'laugh': .5},
+          'hair': {'bun': .5, '592454': .5}, 'eyes': {'wink': 1}, 'cap': {'red': 1}},
+    'b': {'hair': {'fullBeard': 1}}}
 
 @torch.no_grad()
 def tiny_model():
@@ -255,7 +257,7 @@ def tiny_model():
     defaults = dict(generate=dict(steps=2, guidance=1.5), upscale=dict(steps=2))
     meta = dict(name='tiny', size=32, categories=['a', 'b'], shares=[.5, .5], attributes=OPTIONS,
                 aligned=32, enlarge='nearest', defaults=defaults)
-    pipe = ARSR(first, net(False, classes=2, attributes=6), net(True), meta)
+    pipe = ARSR(first, net(False, classes=2, attributes=7), net(True), meta)
     for part in (pipe.generator, pipe.upscaler):
         for p in part.parameters(): torch.nn.init.normal_(p, std=.15)
     pipe.generator.unet.attribute_embed.weight[0] = 0
