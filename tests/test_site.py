@@ -198,45 +198,6 @@ def pixels(page, k=0): # of a pane -> (h,w,3) in bytes
     got = page.evaluate(PIXELS, k)
     return np.array(got['data'], np.int16).reshape(got['size'], got['size'], 4)[..., :3]
 
-@pytest.fixture(scope='module')
-def field():
-    "The portrait of seed 3 and family micah, by PyTorch."
-    from arsr import ARSR
-    from arsr.diffusion import SAMPLERS, spaced_schedule
-    from arsr.unet import cfg_denoiser
-    pipe = ARSR.from_pretrained('portraits', device='cpu')
-    options, net = pipe.options('generate'), pipe.generator
-    label = torch.tensor([pipe.meta['categories'].index('micah')])
-    with torch.no_grad():
-        denoise = cfg_denoiser(net, label, options['guidance'])
-        schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
-        z = SAMPLERS[options['sampler']](denoise, noise(3, (1, net.cfg.z, 32, 32)), schedule)
-        return pipe.decode(z * net.scaling_factor, 128)
-
-def test_a_portrait_in_the_browser(site, browser, field):
-    "Sampled, shown step by step, decoded as PyTorch does it; then looked at by keyboard, mouse and touch."
-    if not has_model(): pytest.skip('the networks could not be exported: onnx and onnxscript are not installed')
-    with opened(browser, site + 'draw.html', 600, has_touch=True) as (page, wrong):
-        assert not page.evaluate("performance.getEntriesByType('resource').some(r => r.name.includes('.onnx'))")
-        drawn(page, 3, 'micah')
-        assert page.locator('#draw-steps canvas').count() == 10
-        whole = pixels(page)
-        assert np.abs(whole - field.render(size=len(whole))[0].permute(1, 2, 0).numpy() * 255).max() <= 2
-        page.locator('#draw-map').focus()
-        for key in ('+', '+', '+', 'ArrowLeft', 'ArrowUp'): page.keyboard.press(key)
-        page.get_by_text('8.0×').wait_for()
-        exactly(page)
-        near, corner = pixels(page), .5 - .1 / 8 - .5 / 8
-        want = field.render(size=len(near), window=(corner, corner, corner + 1 / 8, corner + 1 / 8))[0]
-        assert np.abs(near - want.permute(1, 2, 0).numpy() * 255).max() <= 2
-        canvas = page.locator('#draw-map canvas').first
-        canvas.hover()
-        page.mouse.wheel(0, -240)
-        page.get_by_text('16×').wait_for()
-        page.locator('#zoom-all').tap()
-        page.get_by_text('1.0×').wait_for()
-        assert not wrong
-
 # ---- the live page with a tiny model, which knows attributes and enlarges pictures that are first aligned
 
 OPTIONS = {
@@ -277,22 +238,51 @@ def tiny(site, tmp_path_factory):
     with served(folder/'site') as url: yield live.ARSR.from_pretrained(weights, device='cpu'), url
 
 @torch.no_grad()
-def sampled(pipe, task, denoise, z): # noise (n,c,h,w) -> what the field of each renders, on request
+def sampled(pipe, task, denoise, z): # noise (n,c,h,w) -> a field
     from arsr.diffusion import SAMPLERS, spaced_schedule
     net, options = {'generate': pipe.generator, 'upscale': pipe.upscaler}[task], pipe.options(task)
     schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
-    return pipe.decode(SAMPLERS[options['sampler']](denoise, z, schedule) * net.scaling_factor, 32)
+    return pipe.decode(SAMPLERS[options['sampler']](denoise, z, schedule) * net.scaling_factor, pipe.meta['size'])
 
-def difference(pixels, field, k=0): # (h,w,3) in bytes, field -> largest, in levels
-    return np.abs(pixels - field.render(size=len(pixels))[k].permute(1, 2, 0).numpy() * 255).max()
+def portrait(pipe, seed, *label): # the class, and rows of attributes -> a field, by PyTorch from the noise of the page
+    from arsr.unet import cfg_denoiser
+    denoise = cfg_denoiser(pipe.generator, torch.tensor([label]).squeeze(1), pipe.options('generate')['guidance'])
+    side = pipe.meta['size'] // pipe.first.cfg.f
+    return sampled(pipe, 'generate', denoise, noise(seed, (1, pipe.first.cfg.z, side, side)))
+
+def difference(pixels, field, k=0, **window): # (h,w,3) in bytes, field -> largest, in levels
+    return np.abs(pixels - field.render(size=len(pixels), **window)[k].permute(1, 2, 0).numpy() * 255).max()
+
+@pytest.mark.parametrize('model', ['tiny', pytest.param('portraits', marks=pytest.mark.slow)])
+def test_a_portrait_in_the_browser(tiny, site, browser, model):
+    "Sampled, shown step by step, decoded as PyTorch does it; then looked at by keyboard, mouse and touch."
+    pipe, url = tiny
+    if model != 'tiny':
+        if not has_model(): pytest.skip('the networks could not be exported: onnx and onnxscript are not installed')
+        pipe, url = type(pipe).from_pretrained(model, device='cpu'), site
+    field = portrait(pipe, 3, *[1, 0, 0, 0][:4 if pipe.generator.cfg.unet.attributes else 1])
+    with opened(browser, url + 'draw.html', 600, has_touch=True) as (page, wrong):
+        assert not page.evaluate("performance.getEntriesByType('resource').some(r => r.name.includes('.onnx'))")
+        drawn(page, 3, pipe.meta['categories'][1])
+        assert page.locator('#draw-steps canvas').count() == pipe.options('generate')['steps']
+        assert difference(pixels(page), field) <= 2
+        page.locator('#draw-map').focus()
+        for key in ('+', '+', '+', 'ArrowLeft', 'ArrowUp'): page.keyboard.press(key)
+        page.get_by_text('8.0×').wait_for()
+        exactly(page)
+        corner = .5 - .1 / 8 - .5 / 8
+        assert difference(pixels(page), field, window=(corner, corner, corner + 1 / 8, corner + 1 / 8)) <= 2
+        canvas = page.locator('#draw-map canvas').first
+        canvas.hover()
+        page.mouse.wheel(0, -240)
+        page.get_by_text('16×').wait_for()
+        page.locator('#zoom-all').tap()
+        page.get_by_text('1.0×').wait_for()
+        assert not wrong
 
 def test_attributes_are_chosen_in_menus(tiny, browser):
     "Three of a family, hair first; what is drawn is what PyTorch draws with the rows of these options in its label."
-    from arsr.unet import cfg_denoiser
     pipe, url = tiny
-    def portrait(*label):
-        denoise = cfg_denoiser(pipe.generator, torch.tensor([label]), pipe.options('generate')['guidance'])
-        return sampled(pipe, 'generate', denoise, noise(5, (1, 2, 16, 16)))
     with opened(browser, url + 'draw.html', 600) as (page, wrong):
         page.locator('#draw-family option').nth(1).wait_for(state='attached')
         assert page.locator('#draw-wishes select').count() == 0
@@ -305,8 +295,8 @@ def test_attributes_are_chosen_in_menus(tiny, browser):
         page.get_by_label('hair').select_option('592454')
         page.get_by_label('mouth').select_option('laugh')
         drawn(page, 5, 'a')
-        assert difference(anything, portrait(0, 0, 0, 0)) <= 2
-        assert difference(pixels(page), portrait(0, 4, 2, 0)) <= 2 < 8 < np.abs(anything - pixels(page)).max()
+        assert difference(anything, portrait(pipe, 5, 0, 0, 0, 0)) <= 2
+        assert difference(pixels(page), portrait(pipe, 5, 0, 4, 2, 0)) <= 2 < 8 < np.abs(anything - pixels(page)).max()
         assert not wrong
 
 def test_four_answers_to_a_small_picture(tiny, browser):
