@@ -220,7 +220,8 @@ def tiny_model():
                 aligned=32, enlarge='nearest', defaults=defaults)
     pipe = ARSR(first, net(False, classes=2, attributes=7), net(True), meta)
     for part in (pipe.generator, pipe.upscaler):
-        for p in part.parameters(): torch.nn.init.normal_(p, std=.15)
+        for p in part.parameters(): torch.nn.init.normal_(p, std=.25)
+    for p in first.liif.parameters(): p.mul_(3)  # contrast, so that other options are other pictures
     pipe.generator.unet.attribute_embed.weight[0] = 0
     return pipe
 
