@@ -86,12 +86,16 @@ def mend_link(match, page):
     nearest = next((name for name in others if name and name in anchors(target)), '')
     return f'{before}{href}#{nearest}"' if nearest or not href else f'{before}{href}"'
 
+def drawn_size(path):
+    "Width and height that a drawing says of itself."
+    return re.search(r'<svg[^>]* width="(\d+)" height="(\d+)"', path.read_text(encoding='utf-8')).groups()
+
 def size_image(match, page):
     "A picture of the site says how large it is and may come late, so that nothing jumps and nothing waits."
     tag, src = match[0], re.search(r'src="([^":]+)"', match[0])
     path = (page.parent/src[1]).resolve() if src else None
-    if 'width=' in tag or path is None or not path.is_file() or path.suffix == '.svg': return tag
-    w, h = Image.open(path).size
+    if 'width=' in tag or path is None or not path.is_file(): return tag
+    w, h = drawn_size(path) if path.suffix == '.svg' else Image.open(path).size
     return tag.replace('<img', f'<img width="{w}" height="{h}"' + ' loading="lazy"' * ('loading=' not in tag), 1)
 
 OUTSIDE = re.compile(r'@import\s+(?:url\()?["\']?https://[^;]*;')

@@ -200,6 +200,7 @@ def training_inputs(denoiser:Denoiser, batch:dict, drop:float, high:float=0.)->t
     if high: t = torch.where(torch.rand(t.shape, device=t.device) < high, T - 1 - t // 8, t)
     return (q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label), eps
 
+# %% ../nbs/06_unet.ipynb #cbd7b732
 def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None: # (n,) or (n,1+k), class and attributes
     "Replace a share of the labels by `unknown`; of attributes, any subset stays: all, none, or some in between."
     if label is None: return None
@@ -270,6 +271,11 @@ def tiled_apply(
     """
     if not 0 <= overlap < window: raise ValueError(f"windows of {window} cells cannot overlap by {overlap}")
     n, _, h, w = maps[0].shape
+    most = batch if max(h, w) > window else max(1, batch * window**2 // (h * w))  # maps at once
+    if n > most:
+        parts = zip(*(x.split(most) for x in maps))
+        return torch.cat([tiled_apply(f, *p, window=window, overlap=overlap, batch=batch, grow=grow, what=what)
+                          for p in parts])
     if max(h, w) <= window: return f(*maps)
     def cut(x, top, left, g=1): return x[..., g * top:g * (top + window), g * left:g * (left + window)]
     windows = list(product(*(blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))))

@@ -46,10 +46,10 @@ def killed(out, kills):
     for k in range(kills):
         child = os.fork()
         if not child:
-            if k % 3 == 1: arsr.train.save_file = killed_at(chance.randint(1, 5))
+            if k % 3 == 0: arsr.train.save_file = killed_at(chance.randint(1, 5))
             train(out/'killed', 10 * kills)
             os._exit(0)
-        if k % 3 != 1:
+        if k % 3 != 0:
             time.sleep(duration * chance.uniform(0, 1.5 / kills))
             os.kill(child, signal.SIGKILL)
         print('killed' if os.waitpid(child, 0)[1] == signal.SIGKILL else 'had ended')

@@ -55,10 +55,12 @@ def run(capsys):
 # what works
 
 @pytest.mark.parametrize('query, size', [([], (32, 48)), (['--scale', 3.7], (30, 44)), (['--scale', .5], (4, 6)),
-                                         (['--size', 60], (40, 60)), (['--size', '50x20'], (50, 20))])
+                                         (['--size', 60], (40, 60)), (['--size', '30x20'], (20, 30)),
+                                         (['--size', '50x20', '--fit'], (20, 30)),
+                                         (['--size', '9X9', '--crop'], (9, 9))])
 def test_upscale(run, query, size):
     code, out, err = run('upscale', 'cat.png', '--weights', 'toy', '-o', 'large.png', '--steps', 2, *query)
-    assert (code, out, err) == (0, f'large.png {size[0]}x{size[1]}\n', '')
+    assert (code, out, err) == (0, f'large.png {size[1]} wide, {size[0]} high\n', '')
     assert Image.open('large.png').size == size[::-1]
 
 @pytest.mark.parametrize('name, kind', [('a.jpg', 'JPEG'), ('a.webp', 'WEBP'), ('a.TIF', 'TIFF')])
@@ -71,12 +73,12 @@ def test_generate(run, place):
     assert (code, out, err) == (0, ''.join(f'new/pictures/{k:04d}.png\n' for k in (8, 9, 10)), '')
     assert {Image.open(p).size for p in (place/'new/pictures').iterdir()} == {(24, 24)}
     assert run('generate', '--weights', 'toy', '--steps', 1, '--size', '10x30', '--category', 'Food', '-o', '.')[0] == 0
-    assert Image.open('0000.png').size == (30, 10)
+    assert Image.open('0000.png').size == (10, 30)
 
 @pytest.mark.parametrize('command', [['upscale', 'cat.png', '-o', 'a.png'], ['generate', '-o', '.']])
 def test_a_seed_is_an_answer(run, place, command):
     def answer(seed):
-        assert run(*command, '--weights', 'toy', '--steps', 2, '--seed', seed)[0] == 0
+        assert run(*command, '--weights', 'toy', '--steps', 2, '--seed', seed, '--overwrite')[0] == 0
         return np.asarray(Image.open('a.png' if command[0] == 'upscale' else f'{seed:04d}.png'))
     first = answer(1)
     assert np.array_equal(first, answer(1)) and not np.array_equal(first, answer(2))
@@ -107,7 +109,7 @@ def test_force_lifts_the_limit(run, monkeypatch):
     monkeypatch.setattr(ImageField, 'max_pixels', 1000)
     query = ['upscale', 'cat.png', '--weights', 'toy', '--steps', 1, '--size', 60, '-o', 'a.png']
     code, out, err = run(*query)
-    assert code == 2 and '40 x 60 is over the limit of 1,000 pixels' in err and '--force' in err
+    assert code == 2 and '60 wide and 40 high is over the limit of 1,000 pixels' in err and '--force' in err
     assert run(*query, '--force')[0] == 0 and Image.open('a.png').size == (60, 40)
     generate = 'generate', '--weights', 'toy', '--steps', 1, '--size', 40, '-o', 'new'
     assert run(*generate, '--force')[0] == 0
@@ -141,12 +143,12 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (UP + ['--scale', '2', '--size', '9'], 'not allowed with argument'), (UP + ['--seed', '1.5'], 'invalid int value'),
     (['upscale', 'dog.png', '--weights', 'toy', '-o', 'a.png'], 'no such image file: dog.png'),
     (['upscale', 'text.png', '--weights', 'toy', '-o', 'a.png'], 'text.png is not an image that can be read'),
-    (['upscale', '.', '--weights', 'toy', '-o', 'a.png'], 'no such image file'),
+    (['upscale', '.', '--weights', 'toy', '-o', 'a.png'], 'a.png holds one picture; give a folder'),
     (UP + ['--scale', '0'], 'scale must be a number above zero, not 0'), (UP + ['--scale', '-1'], 'above zero, not -1'),
     (UP + ['--scale', 'nan'], 'above zero, not nan'), (UP + ['--scale', 'inf'], 'above zero, not inf'),
     (UP + ['--scale', '1e6'], 'over the limit'),
-    (UP + ['--size', '0'], 'HEIGHTxWIDTH'), (UP + ['--size', '-5'], 'HEIGHTxWIDTH'),
-    (UP + ['--size', '5x'], 'HEIGHTxWIDTH'), (UP + ['--size', '99999'], 'over the limit'),
+    (UP + ['--size', '0'], 'WIDTHxHEIGHT'), (UP + ['--size', '-5'], 'WIDTHxHEIGHT'),
+    (UP + ['--size', '5x'], 'WIDTHxHEIGHT'), (UP + ['--size', '99999'], 'over the limit'),
     (UP + ['--steps', '0'], 'steps must be a number above zero'),
     (UP + ['--steps', '1001'], 'steps must be a whole number between 1 and 1000'),
     (UP + ['--seed', '-1'], 'seed must be a whole number from 0'),
@@ -161,7 +163,17 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (['baseline', 'gan', '--out', 'new'], "unknown baseline 'gan'; choose one of liif, idm"),
     (UP[:-1] + ['a.xyz'], "cannot tell an image format from 'a.xyz'"),
     (UP[:-1] + ['a'], "cannot tell an image format from 'a'"),
-    (UP[:-1] + ['nowhere/a.png'], 'no such folder: nowhere'),
+    (UP[:-1] + ['nowhere/a.png'], 'no such folder: nowhere'), (UP[:-1] + ['cat.png'], 'cat.png is an input'),
+    (UP[:-1] + ['cat.png', '--overwrite'], 'cat.png is an input'), (UP[:-1] + ['.'], 'cat.png is an input'),
+    (UP[:-1] + ['text.png'], 'text.png exists already; --overwrite replaces it'), (UP + ['--crop'], 'need a shape'),
+    (UP + ['--fit', '--size', '9'], 'need a shape: --size WIDTHxHEIGHT'),
+    (['upscale', 'toy', '-o', 'new'], 'no pictures in the folder toy'),
+    (['upscale', 'cat.png', './cat.png', '-o', 'new'], 'would both be new/cat.png'),
+    (['upscale', 'cat.png', 'text.png', '-o', '-'], 'give a folder for several'),
+    (UP[:-1] + ['a.gif', '--size', '1x70000'], 'a .gif file holds at most 65,535 pixels a side'),
+    (UP[:-1] + ['a.jpg', '--size', '1x70000'], 'at most 65,500'),
+    (UP[:-1] + ['a.webp', '--size', '20000x1'], 'at most 16,383'),
+    (UP[:-1] + ['a.ico', '--size', '512'], 'at most 256'), (UP[:-1] + ['a.xbm'], 'cannot tell an image format'),
     (['upscale', 'cat.png', '--weights', 'nothing', '-o', 'a.png'], "no weights called 'nothing'"),
     (GEN + ['-n', '0'], 'n must be a number above zero'), (GEN + ['--guidance', 'nan'], 'guidance must be a number'),
     (GEN + ['--category', 'Dragons'], "unknown category 'Dragons'; choose one of Animals, Food"),
@@ -185,10 +197,9 @@ def test_wrong_input_gives_one_line_and_leaves_nothing(run, place, argv, words):
     assert files(place) == before
 
 def test_what_the_system_refuses_is_a_line_too(run, place):
-    (place/'folder.png').mkdir()
-    before = files(place)
-    code, out, err = run(*UP[:-1], 'folder.png', '--steps', '1')
-    assert (code, out, err.count('\n')) == (2, '', 1) and 'folder.png' in err and files(place) == before
+    before, name = files(place), 300 * 'a' + '.png'
+    code, out, err = run(*UP[:-1], name, '--steps', '1')
+    assert (code, out, err.count('\n')) == (2, '', 1) and 'too long' in err and files(place) == before
 
 def test_a_crash_while_writing_leaves_the_old_picture(run, place, monkeypatch):
     assert run(*UP, '--steps', 1)[0] == 0
@@ -197,7 +208,7 @@ def test_a_crash_while_writing_leaves_the_old_picture(run, place, monkeypatch):
         path.write_bytes(b'half')
         raise OSError(28, 'No space left on device')
     monkeypatch.setattr(arsr.beyond.streaming, 'write_png', crash)
-    code, _, err = run(*UP, '--steps', 1, '--seed', 3)
+    code, _, err = run(*UP, '--steps', 1, '--seed', 3, '--overwrite')
     assert code == 2 and 'No space left on device' in err and files(place) == before
 
 @pytest.mark.parametrize('error, code', [(MemoryError(), 2),
@@ -314,9 +325,9 @@ def test_the_program_is_quiet_but_for_its_one_line():
     assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1
     assert done.stderr.startswith('arsr: text.png is not an image')
 
-@pytest.mark.parametrize('text, size', [('512', 512), ('1080x1920', (1080, 1920)), ('8X9', (8, 9))])
+@pytest.mark.parametrize('text, size', [('512', 512), ('1920x1080', (1080, 1920)), ('8X9', (9, 8))])
 def test_sizes(text, size): assert parse_size(text) == size
 
 @pytest.mark.parametrize('text', ['', 'x', '0', '-1', '3.5', '10x', 'x10', '1x2x3', '0x5', 'big'])
 def test_wrong_sizes(text, refuses):
-    with refuses('HEIGHTxWIDTH', f"not '{text}'"): parse_size(text)
+    with refuses('WIDTHxHEIGHT', f"not '{text}'"): parse_size(text)

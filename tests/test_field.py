@@ -131,8 +131,9 @@ def test_wrong_arguments_refused(field, query, words, refuses):
 
 def test_the_limit_can_be_moved(field, refuses, monkeypatch):
     monkeypatch.setattr(ImageField, 'max_pixels', 100)
-    with refuses('limit of 100 pixels', 'render windows'): field.render(size=(11, 10))
-    assert field.render(size=(10, 10)).shape == (3, 3, 10, 10)
+    for pictures, size in ((field[0], (11, 10)), (field, (10, 5))):
+        with refuses('limit of 100 pixels', 'render fewer'): pictures.render(size=size)
+    assert field[:2].render(size=(10, 5)).shape == (2, 3, 10, 5)
 
 # files
 

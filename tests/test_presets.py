@@ -1,29 +1,30 @@
 "The configurations of Kim & Kim 2024 (sections 3.1, 3.2 and 4.1), built without memory on the meta device."
+from dataclasses import replace
 import pytest, torch
 from arsr.field import FirstStage, FirstStageConfig
 from arsr.lab.recipes import PRESETS, Preset
 from arsr.train import Settings
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
-NATURAL = UNetConfig(ch=160, mult=(1, 2, 2, 4), n_res=2, attn=(3,))     # attention at the lowest level
-FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), n_res=2, attn=(0, 1, 2))  # at full, half and quarter latent resolution
+NATURAL = UNetConfig(ch=160, mult=(1, 2, 2, 4), n_res=2, attn=(3,), eps=1e-5)  # attention at the lowest level
+FACES = UNetConfig(ch=256, mult=(1, 2, 4, 4), n_res=2, attn=(0, 1, 2), eps=1e-5)  # at full, half and quarter resolution
 
 LINEAR = dict(prediction_type='eps', schedule='linear', betas=(.0015, .0155))
 
 # name: first stage, (encoder, decoder, LIIF) parameters, sides of (image, latent), denoiser, its parameters
 PUBLISHED = {
     'paper-gen-256': (
-        FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (256, 64),
+        FirstStageConfig(ch=128, mult=(1, 2, 4), z=3, one_sided=True), (22_337_423, 30_007_180, 232_195), (256, 64),
         DenoiserConfig(NATURAL, z=3, **LINEAR), 113_618_243),
     'paper-sr-faces-8x': (
-        FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian'),
+        FirstStageConfig(ch=128, mult=(1, 2, 4), z=32, latent='gaussian', one_sided=True),
         (22_622_720, 30_141_856, 232_195), (128, 32),
         DenoiserConfig(FACES, z=32, conditional=True, **LINEAR | dict(betas=(.0001, .015))), 411_075_104),
     'paper-sr-div2k': (
-        FirstStageConfig(ch=128, mult=(1, 2, 4), z=3), (22_337_423, 30_007_180, 232_195), (192, 48),
+        FirstStageConfig(ch=128, mult=(1, 2, 4), z=3, one_sided=True), (22_337_423, 30_007_180, 232_195), (192, 48),
         DenoiserConfig(NATURAL, z=3, conditional=True, **LINEAR), 113_622_563),
     'paper-sr-lsun-16x': (
-        FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian'),
+        FirstStageConfig(ch=128, mult=(1, 2, 4, 4), z=32, latent='gaussian', one_sided=True),
         (34_425_856, 44_306_848, 232_195), (256, 32),
         DenoiserConfig(NATURAL, z=32, conditional=True, **LINEAR), 113_747_872),
 }
@@ -49,9 +50,9 @@ def test_denoiser(name):
     assert count(denoiser) == n
     assert prediction.shape == z.shape and len(denoiser.alphas_cumprod) == 1000
 
-def test_defaults_are_the_published_ones():
-    assert FirstStageConfig() == PUBLISHED['paper-gen-256'][0]
-    assert DenoiserConfig() == PUBLISHED['paper-gen-256'][3]
+def test_defaults_are_the_published_ones(): # but for the padding of strided convolutions and eps of GroupNorm
+    assert replace(FirstStageConfig(), one_sided=True) == PUBLISHED['paper-gen-256'][0]
+    assert DenoiserConfig(replace(UNetConfig(), eps=1e-5)) == PUBLISHED['paper-gen-256'][3]
 
 SIZES = {'paper-gen-256': (64, 256), 'paper-sr-faces-8x': (32, 128), 'paper-sr-div2k': (48, 192),
          'paper-sr-lsun-16x': (32, 256)}

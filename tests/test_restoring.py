@@ -221,7 +221,7 @@ def test_the_command_says_by_how_much(trained, tmp_path, capsys, asked, words):
     assert main(['upscale', str(small), '--weights', str(trained), '--device', 'cpu', '-o', str(large), *asked]) == 0
     pipe, x = ARSR.from_pretrained(trained, 'cpu'), load_image(small)
     if words is None: words = f', restored by {pipe.restorer.predict_strength(x[None]).item():.0%}'
-    assert capsys.readouterr().out == f'{large} 32x48{words}\n'
+    assert capsys.readouterr().out == f'{large} 48 wide, 32 high{words}\n'
     same = pipe.upscale(x, seed=0, restore=float(asked[1]) if asked else None).render(scale=4)[0]
     assert_close(load_image(large), same, atol=1 / 255, rtol=0)
 

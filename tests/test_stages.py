@@ -1,15 +1,16 @@
 "Stages as rows of a table: what each needs and leaves, and that the runner goes on, in any order that makes sense."
-import json, shutil
+import json, shutil, tarfile, zipfile
 from dataclasses import replace
 import pytest, torch
 from PIL import Image
 import arsr.train
 from safetensors.torch import load_file
 from arsr.coords import resize
-from arsr.data import downsample
+from arsr.data import Images, NativeCrops, Shards, downsample
 from arsr.field import FirstStageConfig
 from arsr.lab.recipes import PRESETS, Preset, for_data
-from arsr.lab.stages import EXTRAS, PAPER, Run, alignment_curve, assemble, cached, find_stage, lr_view, train_stage
+from arsr.lab.stages import (
+    EXTRAS, PAPER, Run, alignment_curve, assemble, cached, find_stage, lr_view, renders_stamp, train_stage)
 from arsr.pipeline import ARSR
 from arsr.train import Settings, low_resolution
 from arsr.unet import DenoiserConfig, UNetConfig
@@ -155,6 +156,27 @@ def test_another_picture_of_the_same_name_and_size_refused(root, drawings, tmp_p
     assert train_stage('toy-generator', 'first', run, data=str(folder), steps=1)['step'] == 1
     assert len({*run.glob('renders-*')} - {renders}) == 1  # made anew, of the new pictures
 
+def written(root, kind, shade):
+    "Twenty pictures, of which one has a shade, as a source of a kind."
+    (root/'pictures').mkdir(parents=True)
+    for k in range(20): Image.new('L', (8, 8), shade if k == 18 else k).save(root/'pictures'/f'{k:02}.bmp')
+    if kind is NativeCrops: return NativeCrops(Images(root/'pictures'), 8)
+    if kind is Images: return Images(root/'pictures')
+    paths = sorted((root/'pictures').iterdir())
+    if kind is Shards:
+        with tarfile.open(root/'0.tar', 'w') as tar:
+            for path in paths: tar.add(path, path.name)
+        return Shards(root)
+    with zipfile.ZipFile(root/'0.zip', 'w') as archive:
+        for path in paths: archive.write(path, path.name)
+    return Images(root/'0.zip')
+
+@pytest.mark.parametrize('kind', [Images, zipfile.ZipFile, Shards, NativeCrops])
+def test_the_hash_of_pictures_is_of_every_one_of_them_wherever_they_lie(kind, tmp_path):
+    a, b, c = (renders_stamp(PRESETS['emoji-upscale'], written(tmp_path/name, kind, shade))
+               for name, shade in (('a', 99), ('b', 99), ('c', 100)))
+    assert a == b != c
+
 def changed(run, stage, **fields):
     "What a stage finds changed if these fields of the preset are others."
     row, other = find_stage(stage, 'generator'), Run(replace(run.preset, **fields), run.out)
@@ -221,7 +243,7 @@ def test_portraits_from_the_first_stage_to_a_face(tmp_path, monkeypatch):
             p, first=CONFIG, denoiser=denoiser, base=64, sizes=(32, 48), crop=32, queries=32, pictures=7, settings=few))
         for stage in ('first', 'latent', 'align'):
             if stage != 'first' or name == 'portraits-generate': train_stage(name, stage, tmp_path, steps=1)
-    assert not (tmp_path/'renders.u8').exists()
+    assert not list(tmp_path.glob('renders-*'))
     train_stage('portraits-generate', 'latent', tmp_path, steps=1)  # what the upscaler needs to know is not lost
     assert [p.stat().st_size for p in tmp_path.glob('latents-*.f16')] == [7 * 4 * 16 * 16 * 2] * 2  # not mirrored
     pipe = ARSR.from_pretrained(tmp_path, 'cpu')

@@ -105,7 +105,7 @@ def test_an_interrupt_leaves_what_was_there(small_pieces, tmp_path, monkeypatch,
 
 def test_a_format_held_in_memory_has_a_limit(tmp_path, monkeypatch, refuses):
     monkeypatch.setattr(ImageField, 'max_pixels', 5000)
-    with refuses('60 x 90 is over the limit of 5,000 pixels', '.jpg is held in memory whole', '.tif'):
+    with refuses('90 wide and 60 high is over the limit of 5,000 pixels', '.jpg is held in memory whole', '.tif'):
         make_field().save(tmp_path/'a.jpg', size=90)
     for name in ('a.png', 'a.tif', 'a.dzi'): make_field().save(tmp_path/name, size=20)
     assert not (tmp_path/'a.jpg').exists()

@@ -6,7 +6,7 @@
 __all__ = ['peak_memory', 'row', 'timed', 'timed_save', 'demo_generate', 'demo_upscale', 'main']
 
 # %% ../../nbs/apps/02_demo.ipynb #610629b1
-import resource, sys, time
+import sys, time
 from pathlib import Path
 import torch
 from .. import ARSR, load_image
@@ -18,6 +18,10 @@ from ..lab.metrics import psnr
 # %% ../../nbs/apps/02_demo.ipynb #c9ca3f5f
 def peak_memory()->float: # MB
     "The most memory this process has held so far."
+    if sys.platform == 'win32':
+        import psutil
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == 'darwin' else 2**10)
 

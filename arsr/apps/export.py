@@ -160,6 +160,7 @@ def manifest(pipe:ARSR, found:dict[str, Graph])->dict: # goes into model.json
     config = {'meta': pipe.meta} | {k: asdict(net.cfg) for k, net in pipe.parts.items()}
     return dict(files=files, denoisers=denoisers, config=config, attributes=label_rows(pipe.meta))
 
+# %% ../../nbs/apps/04_export.ipynb #c54821ab
 def export_onnx(pipe:ARSR, folder, half:bool=False)->dict[str, float]: # name -> difference from PyTorch
     "Write a model as ONNX graphs, each checked, and model.json. `ValueError` where the packages for it are missing."
     try: import onnx, onnxruntime, onnxscript # noqa: F401

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['CLASSIC_TIFF', 'XML', 'TileSource', 'strips', 'write_png', 'halvings', 'levels', 'write_tiff', 'write_tiles',
-           'write_dzi', 'save_png', 'save_tiff', 'save_dzi']
+           'tiles_folder', 'write_dzi', 'save_png', 'save_tiff', 'save_dzi']
 
 # %% ../../nbs/beyond/02_streaming.ipynb #97a5b856
-import os, shutil, struct, zlib
+import os, re, secrets, shutil, struct, zlib
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -144,16 +144,27 @@ def write_tiles(folder:Path, pyramid:list, tile:int, overlap:int):
         file = level/f'{-(-place[1] // tile)}_{-(-place[0] // tile)}.jpg'
         as_pil(p(*place)).save(file, **options | dict(quality=90))
 
+def tiles_folder(path:Path)->Path: # PATH.dzi -> PATH_files
+    "Where the tiles go; `ValueError` if something is there that is not surely an earlier pyramid."
+    folder = path.with_name(f'{path.stem}_files')
+    if not os.path.lexists(folder): return folder
+    found = [p.relative_to(folder).as_posix() for p in folder.rglob('*')]
+    ours = found and all(re.fullmatch(r'\d+(/\d+_\d+\.jpg)?', p) for p in found)
+    if path.is_file() and not folder.is_symlink() and ours: return folder
+    raise ValueError(f"{folder} would be replaced, and is no earlier {path.name}; move it, or choose another name")
+
+# %% ../../nbs/beyond/02_streaming.ipynb #56c769bf
 def write_dzi(path, pyramid:list, tile:int=254, overlap:int=1)->Path: # PATH.dzi; its tiles lie beside it in PATH_files
     "Write a Deep Zoom image from levels down to a single pixel, all or nothing; sides in pixels."
     path, (height, width) = Path(path), pyramid[0].size
-    target, part = path.with_name(f'{path.stem}_files'), path.with_name(f'.{path.stem}_files.part')
-    shutil.rmtree(part, ignore_errors=True)  # what a lost connection or a power cut has left
+    target, part, old = tiles_folder(path), *(path.with_name(f'.{secrets.token_hex(6)}.part') for _ in range(2))
     try:
         write_tiles(part, pyramid, tile, overlap)
-        shutil.rmtree(target, ignore_errors=True)
+        if tiles_folder(path).exists(): os.replace(target, old)
         os.replace(part, target)
-    finally: shutil.rmtree(part, ignore_errors=True)
+    finally:
+        if old.exists() and not target.exists(): os.replace(old, target)
+        for folder in (part, old): shutil.rmtree(folder, ignore_errors=True)
     xml = XML.format(overlap=overlap, tile=tile, width=width, height=height)
     return atomic_write(path, lambda part: part.write_text(xml))
 

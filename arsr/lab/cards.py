@@ -93,6 +93,7 @@ def portrait_figures(pipe:ARSR, each:int=16)->dict: # family and size -> a row o
         rows |= {f'{family}, {size} px': named_row(row) for size, row in found.items()}
     return rows
 
+# %% ../../nbs/lab/06_cards.ipynb #e843eddd
 def generation_figures(pipe:ARSR, n:int=500)->dict: # pair of sets -> fd, se, n
     "FD-EffLite2 at 128 px of new portraits and held-out ones, and of two sets of held-out ones."
     net, held = efflite(version=2), Portraits('valid', seed=1)
@@ -102,6 +103,7 @@ def generation_figures(pipe:ARSR, n:int=500)->dict: # pair of sets -> fd, se, n
     found = {name: interval(*pair) for name, pair in pairs.items()}
     return {name: {k: round(row[k], 1) for k in ('fd', 'se', 'n')} for name, row in found.items()}
 
+# %% ../../nbs/lab/06_cards.ipynb #9d2964c4
 def portrait_answers(pipe:ARSR, lr, size:int)->dict: # (n,3,16,16) LR inputs -> name: (n,3,size,size)
     "The ways to enlarge faces: one sample, corrected or not, the estimate from pure noise, a mean of 16, bicubic."
     def ours(seed=0, **how):
@@ -124,6 +126,7 @@ def upscaling_figures(pipe:ARSR, n:int=100, size:int=128)->dict: # way -> figure
     ways = portrait_answers(pipe, lr, size) | {'truth': truth}
     return {name: row(x) for name, x in ways.items()}
 
+# %% ../../nbs/lab/06_cards.ipynb #a28bbfb5
 def answers_differ(pipe:ARSR, n:int=20, answers:int=8)->dict: # pd, std
     "How much the answers for one 16-px face differ, mean over held-out portraits."
     held = Portraits('valid', seed=3)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['option_questions', 'AttributeClassifier', 'given_options', 'classifier_loss', 'LabelledPortraits', 'Reading',
-           'read_portraits', 'accuracy', 'part_distance', 'composition_figures', 'seen_pair', 'obedience']
+           'read_portraits', 'accuracy', 'part_distance', 'composition_figures', 'seen_pair', 'obedience',
+           'load_classifier', 'true_portraits', 'measure_composition']
 
 # %% ../../nbs/lab/08_composition.ipynb #cf405c93
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import nn, Tensor
 from ..autoencoder import conv3, norm
 from ..data import SeededDataset, held_out
-from ..pipeline import ARSR
+from ..pipeline import ARSR, WEIGHTS, load_weights
 from arsr.portraits import (
     NONE, PAIRS, Portraits, attribute_options, combination, has_pair, meeting_share, part_choices, portrait_families,
     portrait_rows)
@@ -76,6 +77,7 @@ class Reading:
     @property
     def parts(self)->dict: return {name: self.attributes[name] for name in part_choices(self.family)}
 
+# %% ../../nbs/lab/08_composition.ipynb #e0ae5602
 @torch.no_grad()
 def read_portraits(
     net:AttributeClassifier, # trained
@@ -145,3 +147,33 @@ def obedience(
                 never = all(wanted[name] in options for name, options in pair.items())
                 rows.append(dict(family=family, pair=wanted, forbidden=never, obeyed=sum(obeyed) / n))
     return rows
+
+# %% ../../nbs/lab/08_composition.ipynb #1ecbfad4
+def load_classifier()->AttributeClassifier: # frozen
+    "The classifier that lies beside the weights `portraits`."
+    net = AttributeClassifier()
+    load_weights(net, WEIGHTS/'portraits'/'classifier.safetensors')
+    return net.eval().requires_grad_(False)
+
+def true_portraits(
+    split:str, n:int, # 'valid', 'pairs', ...; how many
+    seed:int=7, # other portraits than the classifier was trained on
+)->tuple: # pictures (n,3,64,64) in [0,1], and the attributes of each
+    "Portraits as the classifier sees them."
+    source, side = Portraits(split, seed=seed), AttributeClassifier.side
+    return torch.stack([source.view(k, (side, side)) for k in range(n)]), [source.attributes(k) for k in range(n)]
+
+# %% ../../nbs/lab/08_composition.ipynb #8ad44980
+def measure_composition(
+    pipe:ARSR, net:AttributeClassifier, # a generator of portraits, and who reads them
+    n:int=512, seed:int=0, # pictures; the first seed
+)->dict: # accuracy, bar, figures of sets of pictures, rows of `obedience`
+    "All that this lesson asks, of generated portraits and of true ones."
+    truth = {split: true_portraits(split, n) for split in ('valid', 'pairs', 'train', 'all')}
+    read = {split: read_portraits(net, x) for split, (x, _) in truth.items()}
+    bar = float(torch.tensor([r.confidence for r in read['valid']]).quantile(.05))
+    new = pipe.generate(n, seed=seed).render(size=net.side).cpu()
+    sets = {'generated': read_portraits(net, new), 'true, as drawn': read['all'], 'true, of training': read['train']}
+    return dict(accuracy={split: accuracy(read[split], truth[split][1]) for split in ('valid', 'pairs')}, bar=bar,
+                figures={name: composition_figures(found, bar) for name, found in sets.items()},
+                obedience=obedience(pipe, net, seed=seed))

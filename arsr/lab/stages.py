@@ -67,17 +67,24 @@ def lr_view(preset:Preset, x:Tensor, i:int)->Tensor: # (n,3,s,s) in [0,1], of pi
     side = preset.lr_sides[i % len(preset.lr_sides)]
     return resize(downsample(x, x.shape[-1] / side), x.shape[-2:], 'nearest')
 
+# %% ../../nbs/lab/05_stages.ipynb #efc829b2
 def stamp(content)->str: # bytes, or anything that says what it is
     return hashlib.sha256(content if isinstance(content, bytes) else repr(content).encode()).hexdigest()[:8]
 
+# %% ../../nbs/lab/05_stages.ipynb #872bad66
 def renders_stamp(preset:Preset, source)->str: # of `open_source`
     "A hash of the training pictures: drawings' markup, files' names, sizes and first 16 kB; and how large they are."
-    def beginning(path):
-        with path.open('rb') as file: return path.stat().st_size, hashlib.sha256(file.read(2**14)).digest()
-    names, archive = getattr(source, 'names', []), getattr(source, 'zip', None)
-    if hasattr(source, 'body'): content = source.body
+    def beginning(path, start, size):
+        with path.open('rb') as file:
+            file.seek(start)
+            return size, hashlib.sha256(file.read(min(size, 2**14))).digest()
+    files = getattr(source, 'source', source)  # of which `NativeCrops` are squares
+    names, archive = getattr(files, 'names', []), getattr(files, 'zip', None)
+    if hasattr(files, 'body'): content = files.body
     elif archive: content = [archive.getinfo(name).CRC for name in names]
-    elif hasattr(source, 'path') and source.path.is_dir(): content = [beginning(source.path/name) for name in names]
+    elif hasattr(files, 'places'): content = [beginning(*files.places[name]) for name in names]
+    elif hasattr(files, 'path') and files.path.is_dir():
+        content = [beginning(path, 0, path.stat().st_size) for path in map(files.path.joinpath, names)]
     else: content = [source.view(i, 16).tolist() for i in range(min(16, len(source)))]
     return stamp((len(source), names, content, preset.base, preset.sizes))
 

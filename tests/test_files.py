@@ -1,0 +1,275 @@
+"Files of the user: none is lost, none is left half written, and many are read and written by one call."
+import io, os, re, shutil, signal, subprocess, sys, threading, time, zipfile
+import pytest, numpy as np, torch
+from PIL import Image
+from torch.testing import assert_close
+import arsr.apps.cli, arsr.pipeline
+from arsr import ARSR, load_image
+from arsr.apps.cli import crop, fit, main, tidy
+from arsr.beyond.streaming import tiles_folder
+from arsr.data import Images, atomic_write
+from arsr.field import SIDES, Bicubic, ImageField, can_write, check_picture_path
+from arsr.unet import tiled_apply
+
+@pytest.fixture
+def field(): return ImageField(torch.rand(1, 3, 6, 8) * 2 - 1, Bicubic(), (6, 8))
+
+@pytest.fixture
+def plain(monkeypatch, tmp_path):
+    "A folder with a picture, and a model that enlarges by interpolation and counts how often it is loaded."
+    class Plain:
+        parts, loaded = {}, []
+        def options(self, task, **kwargs): return dict(restore=0)
+        def upscale(self, x, **kwargs): return ImageField(x[None] * 2 - 1, Bicubic(), x.shape[-2:])
+    monkeypatch.setattr(ARSR, 'from_pretrained', lambda *args: Plain.loaded.append(1) or Plain())
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    for name in ('cat.png', 'dog.webp'): Image.fromarray(pixels).save(name, lossless=True)
+    return Plain
+
+def same(path, scale=1):
+    return (np.asarray(Image.open(path)) == np.asarray(Image.open('cat.png'))).all() if scale == 1 else Image.open(path)
+
+# writing
+
+def test_two_writers_of_one_file_both_finish_and_the_last_wins(tmp_path):
+    path, gate, parts = tmp_path/'a.png', threading.Barrier(2), []
+    def write(part, text):
+        parts.append(part.name)
+        part.write_text(text)
+        gate.wait(10)
+    jobs = [threading.Thread(target=atomic_write, args=(path, lambda p, t=t: write(p, t))) for t in 'ab']
+    for job in jobs: job.start()
+    for job in jobs: job.join()
+    assert len(set(parts)) == 2 and all(p.startswith('.') and p.endswith('.part.png') for p in parts)
+    assert path.read_text() in 'ab' and [p.name for p in tmp_path.iterdir()] == ['a.png']
+
+@pytest.mark.parametrize('suffix', ['.png', '.tif', '.jpg'])
+def test_names_as_long_as_the_file_system_allows(field, tmp_path, suffix):
+    name = '出' * 83 + suffix
+    assert field.save(tmp_path/name).name == name and [p.name for p in tmp_path.iterdir()] == [name]
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='no such signals')
+@pytest.mark.parametrize('number', [signal.SIGTERM, getattr(signal, 'SIGHUP', None)])
+def test_signals_leave_no_partial_file(tmp_path, number):
+    path = tmp_path/'a.png'
+    def write(part):
+        part.write_text('half')
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as stop, tidy(): atomic_write(path, write)
+        assert stop.value.code == 128 + number and not list(tmp_path.iterdir())
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally: signal.signal(number, before)
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='no such signals')
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with tidy(): assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally: signal.signal(signal.SIGHUP, before)
+
+# pyramids
+
+def test_a_pyramid_replaces_an_earlier_one_only(field, tmp_path, refuses):
+    path, tiles = tmp_path/'photo.dzi', tmp_path/'photo_files'
+    tiles.mkdir()
+    for name, there in (('notes.txt', False), ('notes.txt', True)): # without photo.dzi, and with it
+        (tiles/name).write_text('precious')
+        if there: path.write_text('<Image/>')
+        with refuses('photo_files would be replaced'): field.save(path)
+        assert (tiles/name).read_text() == 'precious' and len(list(tmp_path.iterdir())) == 1 + there
+    (tiles/'notes.txt').unlink()
+    tiles.rmdir()
+    field.save(path, size=600)
+    field.save(path, size=20)
+    assert sorted(p.name for p in tiles.iterdir()) == sorted(str(k) for k in range(6))
+    assert {p.name for p in tmp_path.iterdir()} == {'photo.dzi', 'photo_files'}
+    (tiles/'0'/'.hidden').write_text('mine')
+    with refuses('photo_files would be replaced'): field.save(path)
+
+def test_a_link_is_no_pyramid(tmp_path, refuses):
+    (tmp_path/'elsewhere'/'0').mkdir(parents=True)
+    (tmp_path/'a.dzi').write_text('<Image/>')
+    (tmp_path/'a_files').symlink_to(tmp_path/'elsewhere')
+    with refuses('a_files would be replaced'): tiles_folder(tmp_path/'a.dzi')
+
+# limits
+
+@pytest.mark.parametrize('kind, most', SIDES.items())
+def test_the_longest_side_of_a_format_is_written_and_one_more_is_not(kind, most, tmp_path, refuses):
+    suffix = {'JPEG': 'jpg', 'AVIF': 'avif'}.get(kind, kind.lower())
+    if not can_write(kind): pytest.skip(f'no {kind} here')
+    for size in ((most + 1, 1), (1, most + 1)):
+        with refuses(f'at most {most:,} pixels a side'): check_picture_path(tmp_path/f'a.{suffix}', size)
+    path = check_picture_path(tmp_path/f'a.{suffix}', (most, 1))
+    if kind in ('AVIF', 'PDF'): return # slow; cannot be read here
+    ImageField(torch.zeros(1, 3, 2, 2), Bicubic(), (2, 2)).save(path, size=(most, 1))
+    assert Image.open(path).size == (1, most)
+
+@pytest.mark.parametrize('name', ['a.xbm', 'a.msp', 'a.h5', 'a.icns', 'a.palm'])
+def test_formats_without_colour(name, refuses):
+    with refuses('cannot tell an image format'): check_picture_path(name)
+
+def test_an_icon_has_the_size_asked_for(field, tmp_path):
+    assert Image.open(field.save(tmp_path/'a.ico', size=(60, 80))).size == (80, 60)
+
+def test_the_limit_of_pixels_counts_all_pictures(field, refuses):
+    many = ImageField(torch.zeros(70, 3, 1, 1), Bicubic(), (1, 1))
+    with refuses('1024 wide and 1024 high, 70 times,'): many.render(size=(1024, 1024))
+
+@pytest.mark.parametrize('n, side', [(9, 8), (5, 20), (3, 40)])
+def test_maps_go_through_a_network_few_at_a_time(n, side):
+    seen, x = [], torch.rand(n, 2, side, side)
+    def double(a, b):
+        seen.append(a.shape)
+        return a + b
+    assert_close(tiled_apply(double, x, x, window=16, overlap=4, batch=2), 2 * x)
+    assert max(k * h * w for k, _, h, w in seen) <= 2 * 16**2 and len(seen) > 1
+
+@pytest.mark.parametrize('sampler', ['dpmpp_2m', 'ddpm'])
+def test_many_pictures_are_generated_in_batches(emoji, monkeypatch, sampler):
+    options = dict(size=16, steps=2, seed=3) | (dict(sampler='ddim') if sampler == 'ddpm' else {})
+    whole, calls = emoji.generate(5, **options).feat, []
+    monkeypatch.setattr(arsr.pipeline, 'BATCH_CELLS', 2 * 4 * 4)
+    real = ARSR._sample
+    monkeypatch.setattr(ARSR, '_sample', lambda self, *args: calls.append(len(args[2])) or real(self, *args))
+    assert_close(emoji.generate(5, **options).feat, whole, atol=1e-4, rtol=1e-4)
+    assert sum(calls) == 5 and max(calls) == 2
+
+# reading
+
+def test_a_broken_record_of_the_camera_does_not_matter(tmp_path):
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8))
+    for suffix in ('jpg', 'webp', 'png'):
+        pixels.save(tmp_path/f'a.{suffix}', exif=b'Exif\0\0garbage!')
+        pixels.save(tmp_path/f'b.{suffix}')
+        assert torch.equal(load_image(tmp_path/f'a.{suffix}'), load_image(tmp_path/f'b.{suffix}'))
+
+def test_bytes_pipes_and_streams_are_pictures(tmp_path):
+    Image.new('RGB', (3, 2), (255, 0, 51)).save(tmp_path/'a.png')
+    content, want = (tmp_path/'a.png').read_bytes(), load_image(tmp_path/'a.png')
+    class Stream(io.RawIOBase):
+        def __init__(self): self.rest = io.BytesIO(content)
+        def read(self, n=-1): return self.rest.read(n)
+    for image in (content, bytearray(content), memoryview(content), io.BytesIO(content), Stream()):
+        assert torch.equal(load_image(image), want)
+    if hasattr(os, 'mkfifo'):
+        os.mkfifo(tmp_path/'pipe')
+        writer = threading.Thread(target=(tmp_path/'pipe').write_bytes, args=(content,))
+        writer.start()
+        assert torch.equal(load_image(tmp_path/'pipe'), want)
+        writer.join()
+
+@pytest.mark.parametrize('image', [None, 3.5j, object(), ['a.png'], {}])
+def test_what_is_no_image_at_all(image, refuses):
+    with refuses('an image'): load_image(image)
+
+def test_a_stream_without_end(monkeypatch, refuses):
+    monkeypatch.setattr(arsr.data, 'MAX_BYTES', 1000)
+    with refuses('/dev/zero', 'over 1,000 bytes'): load_image('/dev/zero')
+
+def test_an_archive_made_by_macos(tmp_path, refuses):
+    Image.new('RGB', (4, 4), 'red').save(tmp_path/'a.png')
+    path = tmp_path/'mac.ZIP'
+    with zipfile.ZipFile(path, 'w') as z:
+        z.write(tmp_path/'a.png', 'pics/a.png')
+        for name in ('__MACOSX/pics/._a.png', 'pics/._a.png', '.hidden/b.png', 'pics/x.png/'): z.writestr(name, b'none')
+    images = Images(path)
+    assert images.names == ['pics/a.png'] and images.view(0, 2)[0].min() == 1
+
+def test_a_folder_named_as_a_picture_is_none(tmp_path):
+    (tmp_path/'x.png').mkdir()
+    for name in ('x.png/b.png', '._a.png', 'a.png'): Image.new('L', (2, 2)).save(tmp_path/name)
+    assert Images(tmp_path).names == ['a.png', 'x.png/b.png']
+
+# many pictures in a call
+
+def run(capsys, *argv):
+    code = main([*argv])
+    return code, *capsys.readouterr()
+
+def test_several_and_folders(plain, tmp_path, capsys):
+    (tmp_path/'more'/'deep').mkdir(parents=True)
+    for name in ('a.png', 'deep/b.png', '._a.png'): shutil.copy('cat.png', f'more/{name}')
+    (tmp_path/'text.png').write_text('no picture')
+    plain.loaded.clear()
+    code, out, err = run(capsys, 'upscale', 'cat.png', 'text.png', 'more', 'gone.png', '-o', 'new', '--scale', '1')
+    written = ['new/cat.png', 'new/a.png', 'new/deep/b.png']
+    assert code == 1 and [line.split()[0] for line in out.splitlines()] == written and len(plain.loaded) == 1
+    assert all(same(path) for path in written)
+    assert [line for line in err.splitlines() if 'of 5' in line] == ['arsr: 2 of 5 pictures failed: text.png, gone.png']
+    assert 'text.png is not an image' in err and 'no such image file: gone.png' in err
+    assert run(capsys, 'upscale', 'cat.png', 'dog.webp', '-o', 'new')[0] == 2  # new/cat.png exists
+    assert not (tmp_path/'new/dog.webp').exists()
+
+def test_a_folder_into_a_folder_of_itself_twice(plain, capsys):
+    for more in ([], ['--overwrite']):
+        code, out, _ = run(capsys, 'upscale', '.', '-o', 'out', '--scale', '2', *more)
+        assert code == 0 and out.splitlines() == ['out/cat.png 24 wide, 16 high', 'out/dog.webp 24 wide, 16 high']
+
+def test_standard_input_and_output(plain, monkeypatch, capfdbinary):
+    class Given: buffer = io.BufferedReader(io.FileIO('cat.png'))
+    monkeypatch.setattr(sys, 'stdin', Given)
+    assert main(['upscale', '-', '-o', '-', '--scale', '1']) == 0
+    out, err = capfdbinary.readouterr()
+    assert err == b'' and (np.asarray(Image.open(io.BytesIO(out))) == np.asarray(Image.open('cat.png'))).all()
+
+@pytest.mark.parametrize('answer, code', [('y\n', 0), ('n\n', 2), ('', 2)])
+def test_a_terminal_is_asked(plain, monkeypatch, capsys, answer, code):
+    class Terminal(io.StringIO):
+        def isatty(self): return True
+    err = Terminal()
+    Image.new('RGB', (1, 1)).save('old.png')
+    monkeypatch.setattr(sys, 'stdin', Terminal(answer))
+    monkeypatch.setattr(sys, 'stderr', err)
+    assert main(['upscale', 'cat.png', '-o', 'old.png', '--scale', '1']) == code
+    assert 'overwrite old.png? [y/N]' in err.getvalue()
+    assert Image.open('old.png').size == ((12, 8) if code == 0 else (1, 1))
+
+def test_force_lifts_the_limit_of_inputs_for_that_call_alone(plain, monkeypatch, capsys):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 50)
+    call = 'upscale', 'cat.png', '-o', 'a.png'
+    code, _, err = run(capsys, *call)
+    assert code == 2 and 'cat.png has 96 pixels, over the limit of 50' in err and '--force' in err
+    assert run(capsys, *call, '--force')[0] == 0 and Image.MAX_IMAGE_PIXELS == 50 and ImageField.max_pixels
+
+@pytest.mark.parametrize('names', [('self.png', 'self.png'), ('self.png', 'link.png'), ('link.png', 'self.png')])
+def test_never_onto_the_input(plain, tmp_path, capsys, names):
+    (tmp_path/'self.png').write_bytes((tmp_path/'cat.png').read_bytes())
+    (tmp_path/'link.png').symlink_to('self.png')
+    code, _, err = run(capsys, 'upscale', names[0], '-o', names[1], '--overwrite')
+    assert code == 2 and 'is an input' in err and same('self.png')
+
+# shapes
+
+def test_fit_and_crop():
+    assert fit((100, 120), (1080, 1920)) == (1080, 1296) and fit((1, 1000), (10, 10)) == (1, 10)
+    assert crop((100, 100), (50, 200)) == (.375, 0, .625, 1)
+    for own, size in (((31, 47), (108, 192)), ((3, 7), (1, 1)), ((999, 10), (1080, 1920))):
+        t, left, b, r = crop(own, size)
+        assert 0 <= t < b <= 1 and 0 <= left < r <= 1
+        assert abs((r - left) * own[1] / ((b - t) * own[0]) - size[1] / size[0]) < 1e-9 * size[1]
+
+def test_a_cropped_picture_is_the_middle(plain, capsys):
+    code, out, _ = run(capsys, 'upscale', 'cat.png', '--size', '8X8', '--crop', '-o', 'a.png')
+    assert (code, out) == (0, 'a.png 8 wide, 8 high\n')
+    assert (np.asarray(Image.open('a.png')) == np.asarray(Image.open('cat.png'))[:, 2:10]).all()
+
+@pytest.mark.parametrize('size, warned', [('120x80', False), ('121x80', False), ('80x120', True), ('124x80', True),
+                                          ('50', False)])
+def test_a_change_of_shape_is_said(plain, capsys, size, warned):
+    code, out, err = run(capsys, 'upscale', 'cat.png', '--size', size, '-o', 'a.png')
+    assert code == 0 and bool(err) == warned and (not warned or f'arsr: stretched: 12x8 to {size};' in err)
+
+# what is printed
+
+def test_a_name_that_the_terminal_cannot_print(tmp_path):
+    Image.new('RGB', (4, 4)).save(tmp_path/'a.png')
+    program = ('import sys; from arsr.apps.cli import tidy\n'
+               'with tidy(): print(sys.argv[1]); print(sys.argv[1], file=sys.stderr)')
+    done = subprocess.run([sys.executable, '-c', program, '出力.png'], capture_output=True, cwd=tmp_path,
+                          env=os.environ | dict(PYTHONIOENCODING='cp1252'))
+    assert done.returncode == 0 and re.fullmatch(rb'\\u51fa\\u529b.png\s+', done.stdout) and done.stderr == done.stdout
