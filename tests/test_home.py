@@ -1,0 +1,69 @@
+"The home page says what the tables say."
+import json
+from pathlib import Path
+from statistics import mean
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = (ROOT/'README.md').read_text(encoding='utf-8')
+
+def row(start):
+    "The line of a table that begins so."
+    found = [line for line in HOME.splitlines() if line.startswith(f'| {start}')]
+    assert len(found) == 1, start
+    return found[0]
+
+def table(name): return json.loads((ROOT/'nbs'/'results'/f'{name}.json').read_text(encoding='utf-8'))
+
+def average(name, key, **where):
+    "The mean of a column over the rows of a table with these values."
+    values = [r[key] for r in table(name)['rows'] if all(r.get(k) == v for k, v in where.items())]
+    assert values, where
+    return mean(values)
+
+@pytest.mark.parametrize('name, start, ours, others', [
+    ('drawings', 'drawings, 32 px enlarged x4', "paper's path", ['bicubic', 'image-space diffusion']),
+    ('drawings', 'drawings x4, refined', 'refined with latent', ['LIIF regression']),
+    ('photos', 'photographs x4, refined', 'refined without latent', ['bicubic', 'LIIF regression']),
+    ('photos', "photographs x4, the paper's path", "paper's path", ['paper\'s path + back-projection'])])
+def test_upscaling(name, start, ours, others):
+    "PSNR of all, minutes and parameters of ours and of the trained methods beside it."
+    line, efforts = row(start), table(name)['efforts']
+    for method in (ours, *others): assert f'{average(name, "psnr", method=method, scale=4):.2f}' in line, method
+    if 'below' in line: return
+    for method in (ours, *(m for m in others if m != 'bicubic')):
+        effort = efforts[method]
+        assert f"{effort['minutes']:g} min, {effort['parameters'] / 1e6:.1f} M" in line, method
+
+def test_what_does_not_work_is_as_it_is_said():
+    path, bicubic, regression = (average('photos', 'psnr', method=m, scale=4) for m in (
+        "paper's path", 'bicubic', 'LIIF regression'))
+    assert path < bicubic < average('photos', 'psnr', method="paper's path + back-projection", scale=4) < regression
+    new = next(r for r in table('generation')['rows'] if r['size'] == 128)
+    line = row('new drawings')
+    assert f"{new['fd']:.0f} (n = {new['n']}, standard error {new['se']:.0f})" in line and f"{new['floor']:.0f}" in line
+    line = row('variety')
+    said = {'refined with latent': 4, "paper's path + back-projection": 2, 'image-space diffusion': 2}
+    for method, digits in said.items():
+        assert f'{average("diversity", "pd", method=method, scale=16):.{digits}f}' in line
+    first = json.loads((ROOT/'arsr'/'weights'/'emoji'/'results.json').read_text())['first stage, held-out drawings']
+    assert f"{first['128']['field']:.1f} dB" in row('first stage')
+
+def test_cost_and_consistency():
+    line = row('time and memory')
+    for method in ('refined with latent', 'LIIF regression', 'image-space diffusion'):
+        where = dict(method=method, input=32, size=1024)
+        seconds, peak = average('cost', 'seconds', **where), average('cost', 'peak_bytes', **where)
+        assert f'{seconds:.1f} s, {peak / 2**20:,.0f} MB' in line
+    line = row('consistency')
+    for method in ('refined with latent', 'LIIF regression', 'image-space diffusion'):
+        assert f'{average("consistency", "self_ssim", method=method, task="upscale"):.3f}'[1:] in line
+
+def test_alignment():
+    def errors(stage):
+        wanted = dict(model='emoji', task='upscaler', stage=stage)
+        rows = [r for r in table('alignment')['rows'] if 'image_error' in r]
+        return {r['alphas_cumprod']: r['image_error'] for r in rows if wanted.items() <= r.items()}
+    aligned, control = errors('align'), errors('control')
+    lower = sum(aligned[k] < control[k] for k in aligned)
+    assert len(aligned) == 7 and lower == 5 and 'lower at five of seven' in row('alignment')
