@@ -5,7 +5,7 @@ from torch.testing import assert_close
 import arsr.beyond.streaming, arsr.field
 from arsr.coords import make_cell, make_coord, resize
 from arsr.field import (WRITERS, Bicubic, FirstStage, FirstStageConfig, FirstStageLoss, ImageField, encode_field,
-                        output_size, register_writer, sample_bicubic, to_bytes, to_multiple, write_pillow)
+                        output_size, register_writer, sample_bicubic, to_multiple, write_pillow)
 from arsr.liif import LIIF
 from conftest import crops, descend
 
