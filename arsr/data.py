@@ -432,8 +432,8 @@ class Images:
         if not self.path.exists(): raise ValueError(f"no such folder or zip archive: {path}")
         try: self.zip = zipfile.ZipFile(self.path) if self.path.suffix.lower() == '.zip' else None
         except Exception: raise ValueError(f"{path} is not a zip archive, or a damaged one") from None
-        if self.zip: pictures = filter(is_picture, dict.fromkeys(self.zip.namelist()))
-        else: pictures = (n for folder in folders or [path] for n in picture_names(path, folder))
+        if self.zip: pictures = [n for n in dict.fromkeys(self.zip.namelist()) if is_picture(n)]
+        else: pictures = [n for folder in folders or [path] for n in picture_names(path, folder)]
         self.names = sorted(n for n in pictures if in_split(Path(n).stem.split('@')[0], split, share))
         if not self.names: raise ValueError(f"no images ({', '.join(sorted(SUFFIXES))}) for split '{split}' in {path}")
         self.choose(self.names)

@@ -87,7 +87,8 @@ def test_too_large_refused(fields, refuses, monkeypatch):
     for field in fields:
         with refuses('over the limit of 1,000 pixels', 'max_pixels'): field.render(size=40)
     for field in fields[:3]: field.render(size=20, window=(.4, .4, .6, .6))
-    with refuses('100 wide and 65 high', 'over the limit of 1,000 pixels'): fields[3].render(size=20, window=(.4, .4, .6, .6))
+    with refuses('100 wide and 65 high', 'over the limit of 1,000 pixels'):
+        fields[3].render(size=20, window=(.4, .4, .6, .6))
     PixelSampler.max_pixels = None
     fields[3].render(size=20, window=(.4, .4, .6, .6))
 

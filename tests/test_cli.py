@@ -105,6 +105,43 @@ def test_info(run):
     assert re.search(r'weights toy: first 0\.\d M, generator 0\.\d M, upscaler 0\.\d M', out)
     assert all(name in out for name in PRESETS)
 
+@pytest.fixture(scope='module')
+def composed(tmp_path_factory):
+    "A model of two classes with attributes of their own."
+    torch.manual_seed(0)
+    cfg = net(classes=2)
+    generator = Denoiser(replace(cfg, unet=replace(cfg.unet, attributes=4)))
+    for p in generator.parameters(): p.data += .3 * torch.randn_like(p)
+    wishes = {'Animals': {'hair': {'long': .5, 'none': .5}, 'eyes': {'wide': 1.}}, 'Food': {'eyes': {'shut': 1.}}}
+    meta = {'name': 'composed', 'size': 16, 'categories': [*wishes], 'shares': [.5, .5], 'attributes': wishes}
+    return ARSR(FirstStage(FIRST), generator, meta=meta).save_pretrained(tmp_path_factory.mktemp('models')/'composed')
+
+def test_families_and_attributes(run, composed):
+    out = run('info', '--weights', composed)[1]
+    for line in ('categories: Animals, Food', 'Animals, hair: long, none', 'Animals, eyes: wide', 'Food, eyes: shut'):
+        assert line in out.splitlines()
+    wishes = '--family', 'Animals', '--set', 'hair=none', '--set', 'eyes=wide'
+    assert run('generate', '--weights', composed, '--seed', 3, '-o', 'new', *wishes)[0] == 0
+    field = ARSR.from_pretrained(composed, 'cpu').generate(seed=3, family='Animals', hair='none', eyes='wide')
+    assert np.array_equal(np.array(Image.open('new/0003.png')), np.array(field.to_pil()))
+    plain = ARSR.from_pretrained(composed, 'cpu').generate(seed=3, family='Animals')
+    assert not np.array_equal(np.array(plain.to_pil()), np.array(field.to_pil()))
+
+@pytest.mark.parametrize('wish, words', [('hair', 'must be NAME=OPTION'), ('seed=5', "unknown attribute 'seed'"),
+                                         ('hair=lang', "unknown hair 'lang'")])
+def test_wrong_wishes_are_one_line(run, place, composed, wish, words):
+    code, out, err = run('generate', '--weights', composed, '-o', 'new', '--set', wish)
+    assert (code, out, err.count('\n')) == (2, '', 1) and words in err and not (place/'new').exists()
+
+def test_what_a_picture_carries_goes_through_the_command(run):
+    deep = np.random.default_rng(0).integers(0, 65536, (8, 12), dtype=np.uint16)
+    Image.fromarray(deep).save('deep.png')
+    Image.new('RGBA', (12, 8), (200, 100, 50, 128)).save('glass.png')
+    query = '--weights', 'toy', '--scale', 2, '--steps', 1, '-o'
+    for name, options, mode in (('deep', [], 'I;16'), ('deep', ['--depth', 8], 'L'), ('glass', [], 'RGBA')):
+        assert run('upscale', f'{name}.png', *query, 'out.png', '--overwrite', *options)[0] == 0
+        assert Image.open('out.png').mode == mode
+
 def test_force_lifts_the_limit(run, monkeypatch):
     monkeypatch.setattr(ImageField, 'max_pixels', 1000)
     query = ['upscale', 'cat.png', '--weights', 'toy', '--steps', 1, '--size', 60, '-o', 'a.png']
@@ -126,7 +163,7 @@ def test_help_fits_a_terminal_of_80_columns(run, command, monkeypatch):
 
 def test_every_option_is_explained():
     commands = next(a for a in parser()._actions if a.dest == 'command').choices
-    assert set(commands) == {'upscale', 'generate', 'train', 'baseline', 'bench', 'info'}
+    assert set(commands) == {'upscale', 'generate', 'train', 'baseline', 'bench', 'export', 'info'}
     for command in commands.values():
         assert command.description and all(action.help for action in command._actions)
 
@@ -170,6 +207,10 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (['upscale', 'toy', '-o', 'new'], 'no pictures in the folder toy'),
     (['upscale', 'cat.png', './cat.png', '-o', 'new'], 'would both be new/cat.png'),
     (['upscale', 'cat.png', 'text.png', '-o', '-'], 'give a folder for several'),
+    (UP[:-1] + ['a.jpg', '--depth', '16'], "--depth 16 needs a .png or a .tif to write, not 'a.jpg'"),
+    (['upscale', 'cat.png', '--depth', '16', '--weights', 'nothing', '-o', 'a.webp'], 'needs a .png or a .tif'),
+    (UP + ['--frame', '1'], 'cat.png has no frame 1: the first is 0, the last 0'),
+    (GEN + ['--set', 'hair=long'], "the weights 'toy' know no attributes to --set"),
     (UP[:-1] + ['a.gif', '--size', '1x70000'], 'a .gif file holds at most 65,535 pixels a side'),
     (UP[:-1] + ['a.jpg', '--size', '1x70000'], 'at most 65,500'),
     (UP[:-1] + ['a.webp', '--size', '20000x1'], 'at most 16,383'),

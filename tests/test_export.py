@@ -4,11 +4,12 @@ import pytest, torch
 from arsr import ARSR
 from arsr.apps.cli import main
 from arsr.apps.export import (
-    area_weights, export_onnx, graphs, neighbours, render_grid, render_liif, write_graph)
+    area_weights, export_onnx, graphs, label_rows, neighbours, render_grid, render_liif, write_graph)
 from arsr.beyond.fast import FastConfig, FastRenderer, render_fast
 from arsr.coords import FULL, cell_size, pixel_centres
 from arsr.field import FirstStage, FirstStageConfig
 from arsr.liif import LIIF
+from arsr.pipeline import sample_labels
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
 WINDOWS = [((40, 50), FULL), ((33, 1), (.1, .2, .63, .9)), ((16, 10), FULL), ((8, 5), (0, 0, .5, 1))]
@@ -30,6 +31,14 @@ def test_weights_where_all_areas_are_zero():
     "The centre of a corner cell: both shifts of both axes find it, at no distance."
     (_, rel), = [neighbours(torch.tensor([-.75]), 4)]
     assert (area_weights(rel * 0, rel * 0) == .25).all()
+
+def test_rows_of_a_label_are_those_of_generate():
+    "Lists keep their order where an object of JavaScript puts whole numbers first."
+    meta = dict(categories=['a', 'b'], shares=[.5, .5],
+                attributes={'a': {'hair': {'bun': .5, '592454': .5}}, 'b': {'hair': {'bun': 1}}})
+    assert label_rows(meta) == {'a': {'hair': [['bun', 1], ['592454', 2]]}, 'b': {'hair': [['bun', 3]]}}
+    assert sample_labels(meta, 1, 0, wanted=dict(hair='592454')).tolist() == [[0, 2]]
+    assert label_rows({}) == {}
 
 def tiny(**parts):
     first = FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=2, latent='norm', hidden=(16, 16)))
@@ -85,7 +94,8 @@ def test_portraits_take_less_than_20_megabytes(tmp_path):
 def test_torch_export_keeps_sizes_open():
     graph = graphs(tiny())['generator'].eval()
     program = torch.export.export(graph, tuple(graph.inputs.values()), dynamic_shapes=(graph.open_axes,))
-    other = torch.randn(3, 2, 7, 13), torch.tensor([1, 500, 999]), torch.tensor([[0, 1], [1, 5], [3, 0]])
+    label = torch.tensor([[0, 1, 0, 4], [1, 5, 2, 3], [3, 0, 0, 0]])
+    other = torch.randn(3, 2, 7, 13), torch.tensor([1, 500, 999]), label
     assert (program.module()(*other) - graph(*other)).abs().max() < 1e-5
 
 @torch.no_grad()

@@ -43,8 +43,8 @@ def test_what_does_not_work_is_as_it_is_said():
     line = row('new drawings')
     assert f"{new['fd']:.0f} (n = {new['n']}, standard error {new['se']:.0f})" in line and f"{new['floor']:.0f}" in line
     line = row('variety')
-    digits_of = {'refined with latent': 4, "paper's path + back-projection": 2, 'image-space diffusion': 2}
-    for method, digits in digits_of.items():
+    shown = {'refined with latent': 4, "paper's path + back-projection": 2, 'image-space diffusion': 2}
+    for method, digits in shown.items():
         assert f'{average("diversity", "pd", method=method, scale=16):.{digits}f}' in line
     first = json.loads((ROOT/'arsr'/'weights'/'emoji'/'results.json').read_text())['first stage, held-out drawings']
     assert f"{first['128']['field']:.1f} dB" in row('first stage')

@@ -11,7 +11,7 @@ playwright = pytest.importorskip('playwright.sync_api', reason='playwright is no
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
          '--disable-background-networking', '--disable-component-update', '--disable-sync']
-PATIENCE = 60  # seconds that any one step may take on a busy machine
+PATIENCE = 180  # seconds that any one step may take on a busy machine
 
 FIELD = """
 import torch

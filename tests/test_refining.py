@@ -237,7 +237,7 @@ def test_mirrored_latents_come_with_the_mirrored_picture(few):
     "One colour a picture and side: the latents say which, and the patch must be cut from it."
     renders = Renders(few, 32, (32, 48))
     sides = torch.tensor([10, 200]).repeat_interleave(16).to(torch.uint8)
-    renders.at = lambda i, side: sides.expand(1, 3, 32, 32)
+    renders.at = lambda i, side: sides.expand(3, 32, 32)
     z = torch.stack([sides, sides.flip(0)])[:, None, None].expand(4, 2, 1, 32, 32).float()
     for k in range(8):
         item = EditedLatents(renders, z, z, side=32)[k]

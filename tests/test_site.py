@@ -1,5 +1,5 @@
 "Every page of the site in a real browser: two widths, light and dark. Skipped where there is no Chromium."
-import functools, http.server, re, shutil, subprocess, sys, threading
+import functools, http.server, importlib.util, io, re, shutil, subprocess, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -19,16 +19,20 @@ class Handler(http.server.SimpleHTTPRequestHandler):
                       '.mjs': 'text/javascript', '.wasm': 'application/wasm'}
     def log_message(self, *_): pass
 
+@contextmanager
+def served(folder):
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}/'
+    server.shutdown()
+
 @pytest.fixture(scope='module')
 def site():
     "The address of the site, built and served."
     built = subprocess.run([sys.executable, ROOT/'.ci'/'docs.py'], cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     if not AXE.is_file(): pytest.skip(f'npm could not fetch what .ci/web/package-lock.json names: {built.stderr}')
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=DOCS))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}/'
-    server.shutdown()
+    with served(DOCS) as url: yield url
 
 @pytest.fixture(scope='module')
 def browser(tmp_path_factory):
@@ -187,44 +191,88 @@ def drawn(page, seed:int, family:str):
 
 def exactly(page): page.get_by_text('each pixel decoded').wait_for()
 
-PIXELS = """() => { const c = document.querySelector('#draw-map canvas')
+PIXELS = """k => { const c = document.querySelectorAll('#draw-map canvas')[k]
   return { size: c.width, data: [...c.getContext('2d').getImageData(0, 0, c.width, c.width).data] } }"""
 
-def pixels(page): # (h,w,3) in bytes
-    got = page.evaluate(PIXELS)
+def pixels(page, k=0): # of a pane -> (h,w,3) in bytes
+    got = page.evaluate(PIXELS, k)
     return np.array(got['data'], np.int16).reshape(got['size'], got['size'], 4)[..., :3]
 
-@pytest.fixture(scope='module')
-def field():
-    "The portrait of seed 3 and family micah, by PyTorch."
-    from arsr import ARSR
-    from arsr.diffusion import SAMPLERS, spaced_schedule
-    from arsr.unet import cfg_denoiser
-    pipe = ARSR.from_pretrained('portraits', device='cpu')
-    options, net = pipe.options('generate'), pipe.generator
-    label = torch.tensor([pipe.meta['categories'].index('micah')])
-    with torch.no_grad():
-        denoise = cfg_denoiser(net, label, options['guidance'])
-        schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
-        z = SAMPLERS[options['sampler']](denoise, noise(3, (1, net.cfg.z, 32, 32)), schedule)
-        return pipe.decode(z * net.scaling_factor, 128)
+# ---- the live page with a tiny model, which knows attributes and enlarges pictures that are first aligned
 
-def test_a_portrait_in_the_browser(site, browser, field):
+OPTIONS = {
+    'a': {'mouth': {'smile': .5, 'laugh': .5},
+          'hair': {'bun': .5, '592454': .5}, 'eyes': {'wink': 1}, 'cap': {'red': 1}},
+    'b': {'hair': {'fullBeard': 1}}}
+
+@torch.no_grad()
+def tiny_model():
+    from arsr import ARSR
+    from arsr.field import FirstStage, FirstStageConfig
+    from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
+    def net(conditional, **known):
+        unet = UNetConfig(ch=8, mult=(1, 2), n_res=1, attn=(), patch=2, **known)
+        return Denoiser(DenoiserConfig(unet, z=2, conditional=conditional, prediction_type='v', schedule='cosine'))
+    torch.manual_seed(0)
+    first = FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=2, latent='norm', hidden=(16, 16)))
+    defaults = dict(generate=dict(steps=2, guidance=1.5), upscale=dict(steps=2))
+    meta = dict(name='tiny', size=32, categories=['a', 'b'], shares=[.5, .5], attributes=OPTIONS,
+                aligned=32, enlarge='nearest', defaults=defaults)
+    pipe = ARSR(first, net(False, classes=2, attributes=7), net(True), meta)
+    for part in (pipe.generator, pipe.upscaler):
+        for p in part.parameters(): torch.nn.init.normal_(p, std=.25)
+    for p in first.liif.parameters(): p.mul_(3)  # contrast, so that other options are other pictures
+    pipe.generator.unet.attribute_embed.weight[0] = 0
+    return pipe
+
+@pytest.fixture(scope='module')
+def tiny(site, tmp_path_factory):
+    "A model, and the address of a site that has it in place of the one that ships."
+    pytest.importorskip('onnxscript')
+    spec = importlib.util.spec_from_file_location('live', ROOT/'.ci'/'live.py')
+    live = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(live)
+    folder = tmp_path_factory.mktemp('tiny')
+    weights = tiny_model().save_pretrained(folder/'weights')
+    shutil.copytree(DOCS, folder/'site', ignore=shutil.ignore_patterns('model', 'figures'))
+    shutil.copytree(live.export(weights, folder/'cache'), folder/'site'/'live'/'model')
+    with served(folder/'site') as url: yield live.ARSR.from_pretrained(weights, device='cpu'), url
+
+@torch.no_grad()
+def sampled(pipe, task, denoise, z): # noise (n,c,h,w) -> a field
+    from arsr.diffusion import SAMPLERS, spaced_schedule
+    net, options = {'generate': pipe.generator, 'upscale': pipe.upscaler}[task], pipe.options(task)
+    schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
+    return pipe.decode(SAMPLERS[options['sampler']](denoise, z, schedule) * net.scaling_factor, pipe.meta['size'])
+
+def portrait(pipe, seed, *label): # the class, and rows of attributes -> a field, by PyTorch from the noise of the page
+    from arsr.unet import cfg_denoiser
+    denoise = cfg_denoiser(pipe.generator, torch.tensor([label]).squeeze(1), pipe.options('generate')['guidance'])
+    side = pipe.meta['size'] // pipe.first.cfg.f
+    return sampled(pipe, 'generate', denoise, noise(seed, (1, pipe.first.cfg.z, side, side)))
+
+def difference(pixels, field, k=0, **window): # (h,w,3) in bytes, field -> largest, in levels
+    return np.abs(pixels - field.render(size=len(pixels), **window)[k].permute(1, 2, 0).numpy() * 255).max()
+
+@pytest.mark.parametrize('model', ['tiny', pytest.param('portraits', marks=pytest.mark.slow)])
+def test_a_portrait_in_the_browser(tiny, site, browser, model):
     "Sampled, shown step by step, decoded as PyTorch does it; then looked at by keyboard, mouse and touch."
-    if not has_model(): pytest.skip('the networks could not be exported: onnx and onnxscript are not installed')
-    with opened(browser, site + 'draw.html', 600, has_touch=True) as (page, wrong):
+    pipe, url = tiny
+    if model != 'tiny':
+        if not has_model(): pytest.skip('the networks could not be exported: onnx and onnxscript are not installed')
+        pipe, url = type(pipe).from_pretrained(model, device='cpu'), site
+    field = portrait(pipe, 3, *[1, 0, 0, 0][:4 if pipe.generator.cfg.unet.attributes else 1])
+    with opened(browser, url + 'draw.html', 600, has_touch=True) as (page, wrong):
         assert not page.evaluate("performance.getEntriesByType('resource').some(r => r.name.includes('.onnx'))")
-        drawn(page, 3, 'micah')
-        assert page.locator('#draw-steps canvas').count() == 10
-        whole = pixels(page)
-        assert np.abs(whole - field.render(size=len(whole))[0].permute(1, 2, 0).numpy() * 255).max() <= 2
+        drawn(page, 3, pipe.meta['categories'][1])
+        assert page.locator('#draw-steps canvas').count() == pipe.options('generate')['steps']
+        assert difference(pixels(page), field) <= 2
         page.locator('#draw-map').focus()
         for key in ('+', '+', '+', 'ArrowLeft', 'ArrowUp'): page.keyboard.press(key)
         page.get_by_text('8.0×').wait_for()
         exactly(page)
-        near, corner = pixels(page), .5 - .1 / 8 - .5 / 8
-        want = field.render(size=len(near), window=(corner, corner, corner + 1 / 8, corner + 1 / 8))[0]
-        assert np.abs(near - want.permute(1, 2, 0).numpy() * 255).max() <= 2
+        corner = .5 - .1 / 8 - .5 / 8
+        assert difference(pixels(page), field, window=(corner, corner, corner + 1 / 8, corner + 1 / 8)) <= 2
         canvas = page.locator('#draw-map canvas').first
         canvas.hover()
         page.mouse.wheel(0, -240)
@@ -232,6 +280,48 @@ def test_a_portrait_in_the_browser(site, browser, field):
         page.locator('#zoom-all').tap()
         page.get_by_text('1.0×').wait_for()
         assert not wrong
+
+def test_attributes_are_chosen_in_menus(tiny, browser):
+    "Three of a family, hair first; what is drawn is what PyTorch draws with the rows of these options in its label."
+    pipe, url = tiny
+    with opened(browser, url + 'draw.html', 600) as (page, wrong):
+        page.locator('#draw-family option').nth(1).wait_for(state='attached')
+        assert page.locator('#draw-wishes select').count() == 0
+        page.locator('#draw-family').select_option('b')
+        assert page.locator('#draw-wishes option').all_inner_texts() == ['any', 'full beard']
+        drawn(page, 5, 'a')
+        assert page.locator('#draw-wishes label').evaluate_all('a => a.map(l => l.firstChild.data.trim())') == [
+            'hair', 'mouth', 'eyes']
+        anything = pixels(page)
+        page.get_by_label('hair').select_option('592454')
+        page.get_by_label('mouth').select_option('laugh')
+        drawn(page, 5, 'a')
+        assert difference(anything, portrait(pipe, 5, 0, 0, 0, 0)) <= 2
+        assert difference(pixels(page), portrait(pipe, 5, 0, 4, 2, 0)) <= 2 < 8 < np.abs(anything - pixels(page)).max()
+        assert not wrong
+
+def test_four_answers_to_a_small_picture(tiny, browser):
+    "Repeated to the size the model knows, encoded, and sampled with four seeds."
+    from PIL import Image
+    pipe, url = tiny
+    lr = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(lr).save(file, 'png')
+    with opened(browser, url + 'draw.html', 1280) as (page, wrong):
+        page.get_by_role('tab', name='From a small picture').click()
+        page.locator('#draw-file').set_input_files(dict(name='lr.png', mimeType='image/png', buffer=file.getvalue()))
+        page.locator('#draw-side').select_option('16')
+        page.get_by_role('button', name='Four answers').click()
+        exactly(page)
+        loaded = page.evaluate("performance.getEntriesByType('resource').map(r => r.name)")
+        answers = [pixels(page, k) for k in range(4)]
+        assert not wrong
+    cond = pipe.condition(torch.from_numpy(lr).permute(2, 0, 1)[None] / 255)
+    z = torch.cat([noise(k, (1, *cond.shape[1:])) for k in range(4)])
+    field = sampled(pipe, 'upscale', lambda z, t: pipe.upscaler(z, t, cond.expand(4, -1, -1, -1)), z)
+    assert max(difference(x, field, k) for k, x in enumerate(answers)) <= 2
+    assert min(np.abs(answers[0] - x).max() for x in answers[1:]) > 8
+    assert not [name for name in loaded if 'generator' in name]
 
 def test_without_webassembly(site, browser):
     "A sentence in place of a broken page, as where scripts are off."

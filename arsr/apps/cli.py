@@ -149,7 +149,7 @@ def upscale(args)->int: # exit code
     check_jobs(jobs, args.overwrite)
     check_depth(jobs, args.depth)
     load = cache(lambda: ARSR.from_pretrained(args.weights, check_device(args.device)))
-    if len(jobs) == 1: upscale_one(*jobs[0], load, args)
+    if len(jobs) == 1: upscale_one(jobs[0][0], jobs[0][1], load, args)
     else: load()
     for image, target in jobs[1:] and jobs:
         try: upscale_one(image, target, load, args)
@@ -214,7 +214,7 @@ def generate(args):
     size = check_target((pipe.meta['size'],) * 2, size, None, args.force)
     options = {k: getattr(args, k) for k in ('seed', 'steps', 'category', 'guidance', 'distilled')}
     fields = pipe.generate(args.n, **options, **find_attributes(pipe, args.set)).with_renderer(args.renderer)
-    if args.force: fields.max_pixels = None
+    if args.force: fields.max_pixels = None  # type: ignore[assignment]
     out.mkdir(parents=True, exist_ok=True)
     for k, path in enumerate(paths): print(one_line(fields[k].save(path, size=size)))
 
@@ -370,9 +370,10 @@ def _add_generate(commands):
     p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')
     p.add_argument('--size', help='pixels: the long side, or WIDTHxHEIGHT (default: the training size)')
     p.add_argument('-o', '--output', required=True, help='folder for the pictures')
-    p.add_argument('--category', '--family', help="such as 'Food & Drink', or 'micah' (default: by chance)")
+    p.add_argument('--category', '--family', help="such as 'Food & Drink' or 'food-fruit'; 'micah' of portraits "
+                   '(default: by chance)')
     p.add_argument('--set', action='append', type=_pair, default=[], metavar='NAME=OPTION', help='an attribute, as '
-                   'hair=fonze, and again for more; `arsr info --weights portraits` lists them')
+                   'hair=fonze; may be repeated; `arsr info --weights portraits` lists them')
     p.add_argument('--guidance', type=float, help='1: as trained; above: more typical (default: 2)')
     p.add_argument('--distilled', action='store_true', help='few steps, in place of --steps and --guidance')
     _add_common(p, 'portraits', 10)

@@ -86,7 +86,7 @@ def denoiser_graph(net:Denoiser)->Graph: # (z_t, t[, cond][, label]) -> x0
     inputs = dict(z_t=z, t=t)
     if net.cfg.conditional: inputs['cond'] = z.flip(0)
     if net.cfg.unet.classes: inputs['label'] = torch.tensor([0, net.cfg.unet.classes])
-    if net.cfg.unet.attributes: inputs['label'] = F.pad(inputs['label'][:, None], (0, 2), value=1)  # any number of them
+    if net.cfg.unet.attributes: inputs['label'] = F.pad(inputs['label'][:, None], (0, 2), value=1)  # two or more
     return Graph(net, Denoiser.__call__, 'x0', **inputs)
 
 def graphs(pipe:ARSR)->dict[str, Graph]: # by the stem of its file

@@ -299,7 +299,7 @@ class Anatomy(Panel):
     def __init__(self, field:ImageField, size:tuple, row:int, column:int):
         self.field, self.size = field, size
         start = dict(size=size, latent=tuple(field.feat.shape[-2:]))
-        still = field.to_pil(size=size, renderer='exact')
+        still = field.with_renderer('exact').to_pil(size=size)
         cells = [c['cell'] for c in neighbours(field, size, (row, column))[0]]
         alt = f"pixel {row}, {column} of {size[0]} x {size[1]}, from the cells {cells}"
         super().__init__((start, still), still, alt, row=row, column=column)

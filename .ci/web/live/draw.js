@@ -44,6 +44,7 @@ function bitmap(pixels, [h, w]) {
 function begin(words) {
   busy(true)
   status(words, 0)
+  $('readout').textContent = ''
   $('steps').replaceChildren()
 }
 
