@@ -273,9 +273,9 @@ def tiled_apply(
     n, _, h, w = maps[0].shape
     most = batch if max(h, w) > window else max(1, batch * window**2 // (h * w))  # maps at once
     if n > most:
-        parts = zip(*(x.split(most) for x in maps))
+        pieces = zip(*(x.split(most) for x in maps))
         return torch.cat([tiled_apply(f, *p, window=window, overlap=overlap, batch=batch, grow=grow, what=what)
-                          for p in parts])
+                          for p in pieces])
     if max(h, w) <= window: return f(*maps)
     def cut(x, top, left, g=1): return x[..., g * top:g * (top + window), g * left:g * (left + window)]
     windows = list(product(*(blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))))
