@@ -6,7 +6,7 @@
 __all__ = ['PHOTOS', 'TITLES', 'DATA', 'DistinctDrawings', 'evaluation_photos', 'compare_upscaled', 'mean_row', 'measure_photos',
            'measure_drawings', 'named_row', 'first_stage_figures', 'portrait_figures', 'generation_figures',
            'portrait_answers', 'upscaling_figures', 'answers_differ', 'commit', 'measure', 'sheet', 'write_sheets',
-           'growing', 'approaching', 'write_hero', 'markdown_table', 'card', 'write_card', 'ship']
+           'growing', 'approaching', 'write_hero', 'write_answers', 'markdown_table', 'card', 'write_card', 'ship']
 
 # %% ../../nbs/lab/06_cards.ipynb #73a0282e
 import json, platform, shutil, subprocess
@@ -198,6 +198,16 @@ def write_hero(pipe:ARSR, path, seed:int=3, eye:tuple=(.53, .6)): # which of the
     whole.paste(above, (0, 0))
     for part, x in ((left, 0), (right, above.width - right.width)): whole.paste(part, (x, above.height + 24))
     whole.save(path)
+
+# %% ../../nbs/lab/06_cards.ipynb #36efa291
+def write_answers(pipe:ARSR, path, n:int=6, side:int=128): # how many faces; pixels of a picture
+    "Held-out portraits 0 to n - 1, a row each: 16 pixels, bicubic, four samples, ground truth."
+    held, rows = Portraits('valid'), []
+    for k in range(n):
+        lr = downsample(held.view(k, 128), 8)
+        near, smooth = (resize(lr, side, mode).clamp(0, 1) for mode in ('nearest', 'bicubic'))
+        rows += [near, smooth, *pipe.upscale(lr, seed=0, n=4).render(size=side), held.view(k, side)]
+    sheet(torch.stack(rows), columns=7).save(path)
 
 # %% ../../nbs/lab/06_cards.ipynb #c82d4b79
 def markdown_table(rows:dict)->str:
