@@ -12,7 +12,7 @@ import torch
 from .. import ARSR, load_image
 from ..coords import resize
 from ..data import downsample
-from ..lab.cards import sheet
+from ..lab.cards import sheet, write_answers
 from ..lab.metrics import psnr
 
 # %% ../../nbs/apps/02_demo.ipynb #c9ca3f5f
@@ -45,10 +45,10 @@ def timed_save(task, field, path, **query):
 
 # %% ../../nbs/apps/02_demo.ipynb #5f781463
 def demo_generate(out:Path):
-    "Eight drawings from noise; one of them at three more sizes."
-    pipe = ARSR.from_pretrained('emoji')
+    "Eight portraits from noise, one of them at three more sizes; and four answers for each of four small faces."
+    pipe = ARSR.from_pretrained('portraits')
     field, seconds = timed(pipe.generate, 8, seed=0)
-    row('generate 8 drawings', (128, 128), seconds)
+    row('generate 8 portraits', (128, 128), seconds)
     pictures, seconds = timed(field.render, size=256)
     sheet(pictures).save(out/'generated.png')
     row('  all eight', (256, 256), seconds)
@@ -56,6 +56,8 @@ def demo_generate(out:Path):
     timed_save('  the first, long side 2048', field, out/'generated-2048.png', size=2048)
     window = dict(size=(480, 960), window=(.25, .2, .55, .8))
     timed_save('  a window of it, not square', field, out/'generated-window.png', **window)
+    _, seconds = timed(write_answers, pipe, out/'faces-of-16-px-four-answers-truth.png', n=4)
+    row('upscale 4 faces, 4 answers each', (16, 16), seconds)
 
 # %% ../../nbs/apps/02_demo.ipynb #2201d273
 def demo_upscale(out:Path):
