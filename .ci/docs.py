@@ -117,10 +117,11 @@ def local_links(text, here, site):
 def natural_width(nb):
     "A picture of twice the resolution is shown as wide as its figure was drawn."
     for output in (o for cell in nb.cells for o in cell.get('outputs', [])):
-        width = output.get('metadata', {}).get('image/png', {}).get('width')
-        if not width: continue
-        data = ''.join(output['data']['image/png']).replace('\n', '')
-        output['data'] = {'text/html': f'<img src="data:image/png;base64,{data}" width="{width}" alt="">'}
+        for kind in ('image/png', 'image/jpeg'):
+            width = output.get('metadata', {}).get(kind, {}).get('width')
+            if not width or kind not in output['data']: continue
+            data = ''.join(output['data'][kind]).replace('\n', '')
+            output['data'] = {'text/html': f'<img src="data:{kind};base64,{data}" width="{width}" alt="">'}
 
 def process():
     "Every notebook through nbdev into _proc/, pictures and styles beside them."

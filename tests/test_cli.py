@@ -317,7 +317,7 @@ def test_a_checkpoint_of_another_model_or_half_of_one(run, place, preset, monkey
     monkeypatch.setitem(PRESETS, 'toy', replace(PRESETS['toy'], first=replace(FIRST, z=5)))
     query = 'train', 'toy', '--stage', 'first', '--data', 'pictures', '--out', 'runs'
     code, _, err = run(*query)
-    assert code == 2 and 'belongs to another model' in err and err.count('\n') == 1
+    assert code == 2 and 'was begun with other inputs (configuration)' in err and err.count('\n') == 1
     path = place/'runs/first/checkpoint.safetensors'
     path.write_bytes(path.read_bytes()[:1000])
     code, _, err = run(*query)
