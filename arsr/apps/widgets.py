@@ -184,6 +184,8 @@ def explore(
     return Explorer(views, most, scales, renderers, scale=scale, down=down, across=across, index=index,
                     renderer=renderer or renderers[-1])
 
+VIEWERS['explore'] = explore
+
 # %% ../../nbs/apps/03_widgets.ipynb #744c3b6d
 TILE = 256  # pixels
 
@@ -221,7 +223,7 @@ def zoom(
     fields = [field, *(as_field(x, field) for x in others)]
     return Zoom(dict(zip(titles, fields)), field.output_size(scale=scale))
 
-VIEWERS.update(explore=explore, zoom=zoom)
+VIEWERS['zoom'] = zoom
 
 # %% ../../nbs/apps/03_widgets.ipynb #51778733
 class Compare(Panel):
