@@ -149,11 +149,13 @@ def test_the_home_page_says_what_the_card_says():
 def test_the_home_page_says_how_small_faces_are_enlarged():
     results = json.loads((WEIGHTS/'portraits'/'results.json').read_text())['16 px to 128 px']
     home = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
-    names = {'bicubic': '| bicubic |', 'one evaluation (a regression)': '| one evaluation', 'one sample': ', one sample |',
+    names = {'bicubic': '| bicubic |', 'one evaluation (a regression)': '| one evaluation',
+             'one sample': ', one sample |',
              'one sample + back-projection': '+ back-projection |', 'mean of 16 samples': '| mean of 16 samples |'}
     for name, words in names.items():
         row, = (line for line in home.splitlines() if words in line and 'dB | .' in line)
         x = results[name]
-        cells = f"{x['psnr']:.2f} dB | {x['pd2']:.3f} | {x['fd']:.0f} | {x['consistency']:.1f} dB |".replace('| 0.', '| .')
+        cells = f"{x['psnr']:.2f} dB | {x['pd2']:.3f} | {x['fd']:.0f} | {x['consistency']:.1f} dB |"
+        cells = cells.replace('| 0.', '| .')
         assert row.endswith(cells), (row, cells)
     assert f"FD of {results['truth']['fd']:.0f}." in home
