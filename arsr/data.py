@@ -61,7 +61,6 @@ def _read(stream)->io.BytesIO:
     if len(content) > MAX_BYTES: raise ValueError(f"it has over {MAX_BYTES:,} bytes")
     return io.BytesIO(content)
 
-# %% ../nbs/01_data.ipynb #93bcd622
 def _seekable(image): # path, http(s) or file URL, open file, bytes or PIL image
     "What Pillow can jump to and fro in; exceptions of all sorts."
     if isinstance(image, (bytes, bytearray, memoryview)): return io.BytesIO(image)
@@ -319,7 +318,6 @@ def clamp_pixels(x:Tensor)->Tensor: # in place
         raise ValueError(f"pixel values must lie in [0,1] (or be uint8), not in [{low:.3g}, {high:.3g}]")
     return x.clamp_(0, 1)
 
-# %% ../nbs/01_data.ipynb #05c1cf3c
 def load_picture(
     image, # path, URL, open file, bytes, PIL image, array or tensor
     keep_profile:bool=False, # leave the pixels in the picture's colour profile, in place of converting them to sRGB
@@ -514,7 +512,6 @@ def public_set(name:str, root, split:str='all', share:float=.05)->Images: # such
         folders, split = valid if split == 'valid' else [p for p in folders if p not in valid], 'all'
     return Images(folders[0], split, share) if len(folders) == 1 else Images(root, split, share, folders)
 
-# %% ../nbs/01_data.ipynb #a4cfc47f
 def hub_images(repo_id:str, **kwargs)->Images: # 'owner/name', options of `Images`
     "Pictures of a hub data set of image files, or of one zip of them; downloaded once and cached by the hub client."
     from huggingface_hub import snapshot_download
@@ -543,7 +540,6 @@ class Shards(Images):
         picture.name = f'{self.path}/{self.names[i]}'
         return picture
 
-# %% ../nbs/01_data.ipynb #9ce7f4a7
 SOURCES = {'emoji': 'arsr.data:Drawings', 'portraits': 'arsr.portraits:Portraits'}  # those that travel with the package
 
 def open_source(data:str, split:str='train', share:float=.05): # a source: `view` and `len`; perhaps `groups`, `label`

@@ -6,7 +6,7 @@
 __all__ = ['STRIP', 'WRITERS', 'VIEWERS', 'SIDES', 'FirstStageConfig', 'check_factor', 'SyncBatchNorm', 'FirstStage',
            'downscale_pair', 'l1_loss', 'FirstStageLoss', 'read_bicubic', 'sample_bicubic', 'Renderer', 'Bicubic',
            'output_size', 'check_pixels', 'antialiased', 'register_writer', 'can_write', 'check_picture_path',
-           'has_alpha', 'to_bytes', 'as_pil', 'pillow_options', 'write_pillow', 'thumbnails', 'ImageField',
+           'has_alpha', 'to_bytes', 'sheet', 'as_pil', 'pillow_options', 'write_pillow', 'thumbnails', 'ImageField',
            'to_multiple', 'encode_field']
 
 # %% ../nbs/04_field.ipynb #f8953807
@@ -146,7 +146,7 @@ def sample_bicubic(x:Tensor, size, window=FULL)->Tensor: # (n,c,h,w) -> (n,c,H,W
     return read_bicubic(x, make_coord(size, window).to(x).view(*check_size(size), 2).expand(len(x), -1, -1, -1))
 
 class Renderer(Protocol):
-    "Whatever turns features into the pixels of a window: LIIF, a fast renderer, bicubic interpolation, a formula."
+    "Features to the pixels of a window; one that shrinks without aliasing by itself has `antialiases = True`."
     def render(self, feat:Tensor, size, window=FULL)->Tensor: ... # (n,c,h,w) -> (n,3,H,W) in [-1,1] or beyond
 
 class Bicubic:
@@ -220,7 +220,6 @@ def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is k
     most = f"a {suffix} file holds at most {SIDES[kind]:,} pixels a side"
     raise ValueError(f"{most}, and not {size[1]} wide and {size[0]} high; use {', '.join(WRITERS)}")
 
-# %% ../nbs/04_field.ipynb #092bc1d3
 def has_alpha(path:Path)->bool:
     "Can files of this format be transparent?"
     return path.suffix.lower() in ('.png', '.webp', '.tif', '.tiff', '.avif', '.gif', '.tga', '.ico', '.jp2', '.heic')
@@ -231,6 +230,13 @@ def to_bytes(x:Tensor, depth:int=8)->np.ndarray: # (c,h,w) in [0,1], bits -> (h,
     return pixels.astype(np.uint8 if depth == 8 else np.uint16)
 
 # %% ../nbs/04_field.ipynb #9a7435fa
+def sheet(pictures:Tensor, columns:int=4)->Image.Image: # (n,3,h,w) in [0,1]
+    "Pictures side by side."
+    n, _, h, w = pictures.shape
+    blank = pictures.new_ones(-n % columns, 3, h, w)
+    rows = torch.cat([pictures, blank]).unflatten(0, (-1, columns))
+    return Image.fromarray(to_bytes(rows.permute(2, 0, 3, 1, 4).reshape(3, -1, columns * w)))
+
 def as_pil(pixels:np.ndarray)->Image.Image: # (h,w,c) bytes
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
@@ -255,12 +261,10 @@ def thumbnails(field, most:int=512)->Image.Image: # pixels along the longer side
     "The first 16 pictures of a field in a grid, above a line with their number and size."
     part = field[:16]
     columns = math.ceil(math.sqrt(len(part)))
-    pictures = part.render(size=min(max(field.size), most // columns))
-    h, w = pictures.shape[-2:]
-    height = -(-len(part) // columns) * h
-    grid = Image.new('RGB', (max(160, columns * w), height + 14), 'white')
-    for k, x in enumerate(pictures): grid.paste(Image.fromarray(to_bytes(x)), (k % columns * w, k // columns * h))
-    ImageDraw.Draw(grid).text((2, height + 1), repr(field), fill='black')
+    pictures = sheet(part.render(size=min(max(field.size), most // columns)), columns)
+    grid = Image.new('RGB', (max(160, pictures.width), pictures.height + 14), 'white')
+    grid.paste(pictures)
+    ImageDraw.Draw(grid).text((2, pictures.height + 1), repr(field), fill='black')
     return grid
 
 # %% ../nbs/04_field.ipynb #a43baa5d
@@ -346,7 +350,8 @@ class ImageField:
         def decode(size, window): return to_image(self.decode_rgb(size, window))
         small = all(m < n + 1e-3 for m, n in zip(whole, self.size))
         draw = partial(sample_bicubic, self.lr) if small and self.lr is not None else decode
-        rgb = antialiased(draw, self.size, size, window).clamp(0, 1)
+        shrink = draw if getattr(self.renderer, 'antialiases', False) else partial(antialiased, draw, self.size)
+        rgb = shrink(size, window).clamp(0, 1)
         for k, info in enumerate(self.info):
             if info.grey: rgb[k] = rgb[k].mean(0, keepdim=True)
         return rgb

@@ -102,7 +102,6 @@ def seeded_noise(shape:tuple, seed:int|None=None, generator:torch.Generator|None
     "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3. `ValueError` for seed and generator."
     return noise_like(torch.empty(shape), seeded_generators(shape[0], seed, generator))
 
-# %% ../nbs/09_pipeline.ipynb #6a3711e5
 def matching_classes(
     meta:dict, # categories, and the attributes of each
     category:str|None, # one that has to match, such as 'Food & Drink' or 'food-fruit'; None: any

@@ -7,7 +7,7 @@ __all__ = ['NONE', 'BACKGROUNDS', 'LONG_HAIR', 'FIRST_FIVE', 'PAIRS', 'SPLITS', 
            'part_choices', 'chance', 'pick', 'matches', 'draw_parts', 'draw_colors', 'insert_parts', 'insert_colors',
            'Portrait', 'render_portrait', 'combination', 'has_pair', 'belongs', 'draw_portrait', 'Portraits',
            'part_shares', 'meeting_share', 'color_shares', 'attribute_options', 'check_attributes', 'attribute_rows',
-           'portrait_rows', 'portrait_label']
+           'portrait_rows', 'most_attributes', 'portrait_label']
 
 # %% ../nbs/01a_portraits.ipynb #3814ca04
 import difflib, hashlib, json, lzma, operator, re
@@ -38,7 +38,6 @@ def find_option(
     near = difflib.get_close_matches(str(name), options, n=3, cutoff=0)
     raise ValueError(f"unknown {what} '{name}'; the nearest are {', '.join(near)}")
 
-# %% ../nbs/01a_portraits.ipynb #77b5437a
 def family_spec(
     family:str, # 'toon-head', 'micah', 'adventurer' or 'personas'
 )->dict: # side, layout, parts, colors, ...
@@ -80,7 +79,6 @@ def matches(
     "Does every wanted part have one of the wanted options?"
     return all(parts[name] in options for name, options in wanted.items())
 
-# %% ../nbs/01a_portraits.ipynb #79c9dc11
 def draw_parts(
     family:str, # name
     *key, # names this draw
@@ -124,7 +122,6 @@ def insert_parts(
     once = re.sub(r'\{(\w+)\}', fragment, spec['layout'])
     return re.sub(r'\{(\w+)\}', fragment, once)
 
-# %% ../nbs/01a_portraits.ipynb #396a5140
 def insert_colors(
     svg:str, # SVG with places for colours
     colors:dict, # name -> hexadecimal digits
@@ -193,7 +190,6 @@ PAIRS = {  # of each family, two pairs that never meet in training
                  {'eyes': ['wink'], 'mouth': ['bigSmile']}],
 }
 
-# %% ../nbs/01a_portraits.ipynb #009902ae
 def has_pair(
     family:str, # name
     parts:dict, # part -> option
@@ -270,7 +266,6 @@ def part_shares(
     shares = {option: present / len(part['options']) for option in part['options']}
     return shares | ({NONE: 1 - present} if present < 1 else {})
 
-# %% ../nbs/01a_portraits.ipynb #722342a6
 def meeting_share(
     family:str, # name
     wanted:dict, # part -> options
@@ -297,7 +292,6 @@ def color_shares(
         for c in left: shares[c] += 1 / len(left) / len(taken)
     return shares
 
-# %% ../nbs/01a_portraits.ipynb #90807d9e
 def attribute_options(
     family:str, # name
 )->dict: # attribute -> {option: probability}
@@ -333,6 +327,9 @@ def portrait_rows()->dict: # as `attribute_rows`
     "Rows for the attributes of all families."
     return attribute_rows({family: attribute_options(family) for family in portrait_families()})
 
+@cache
+def most_attributes()->int: return max(len(attribute_options(family)) for family in portrait_families())
+
 def portrait_label(
     portrait:Portrait, # whose attributes are given
 )->Tensor: # (1+k,) integers, k the largest number of attributes of a family
@@ -340,5 +337,4 @@ def portrait_label(
     families = [*portrait_families()]
     names = [(portrait.family, *pair) for pair in portrait.attributes.items() if pair[0] != 'family']
     rows = [portrait_rows().get(name, 0) for name in names]
-    length = max(len(attribute_options(family)) for family in families)
-    return torch.tensor([families.index(portrait.family), *rows, *[0] * (length - len(rows))])
+    return torch.tensor([families.index(portrait.family), *rows, *[0] * (most_attributes() - len(rows))])

@@ -317,7 +317,6 @@ def batches(data, settings:Settings, step:int, processes:int)->torch.utils.data.
     return torch.utils.data.DataLoader(
         data, settings.batch // processes, sampler=samples, generator=torch.Generator(), num_workers=workers)
 
-# %% ../nbs/08_train.ipynb #6199baa1
 SAVE_EVERY = 300  # seconds between two checkpoints
 PATIENCE = 20  # steps in a row that may be skipped: an fp16 scaler that starts at 2^16 needs up to 16
 

@@ -178,7 +178,7 @@ def test_without_a_kernel_a_panel_is_its_picture(monkeypatch):
     data, metadata = panel._repr_mimebundle_()
     assert view not in data and metadata['image/png']['alt'] == 'before | after'
     assert base64.b64decode(data['image/png']) == panel.still
-    monkeypatch.setattr(widgets, 'in_kernel', lambda: True)
+    monkeypatch.setattr(widgets, 'in_notebook', lambda: True)
     data, _ = panel._repr_mimebundle_()
     assert view in data and 'image/png' in data
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EXAMPLES', 'STAGES', 'ERRORS', 'parse_size', 'check_numbers', 'check_target', 'check_device', 'fit', 'crop',
            'find_target', 'warn_stretched', 'find_jobs', 'check_jobs', 'check_depth', 'check_overwrite', 'upscale',
-           'upscale_one', 'predict', 'read_image', 'to_stdout', 'generate', 'find_attributes', 'list_attributes',
-           'train', 'baseline', 'info', 'bench', 'export', 'Parser', 'parser', 'one_line', 'complain', 'tidy', 'main']
+           'upscale_many', 'upscale_one', 'predict', 'read_image', 'to_stdout', 'generate', 'find_attributes',
+           'list_attributes', 'train', 'baseline', 'info', 'bench', 'export', 'Parser', 'parser', 'one_line',
+           'complain', 'tidy', 'main']
 
 # %% ../../nbs/apps/01_cli.ipynb #a5fb963f
 import argparse, os, signal, sys, threading
@@ -145,13 +146,19 @@ def check_overwrite(paths:list, overwrite:bool):
 def upscale(args)->int: # exit code
     "LR pictures to pictures of any size."
     from arsr import ARSR
-    jobs, failed = find_jobs(args.image, args.output), []
+    jobs = find_jobs(args.image, args.output)
     check_jobs(jobs, args.overwrite)
     check_depth(jobs, args.depth)
     load = cache(lambda: ARSR.from_pretrained(args.weights, check_device(args.device)))
-    if len(jobs) == 1: upscale_one(jobs[0][0], jobs[0][1], load, args)
-    else: load()
-    for image, target in jobs[1:] and jobs:
+    if len(jobs) > 1: return upscale_many(jobs, load, args)
+    upscale_one(jobs[0][0], jobs[0][1], load, args)
+    return 0
+
+def upscale_many(jobs:list, load, args)->int: # pairs of input and target; () -> the model -> exit code
+    "One after the other with one model; those that failed are listed at the end."
+    load()
+    failed = []
+    for image, target in jobs:
         try: upscale_one(image, target, load, args)
         except ERRORS as e:
             complain(e)
@@ -175,7 +182,6 @@ def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path
         path = one_line(field.save(target, size=size, window=window))
         print(path, f'{size[1]} wide, {size[0]} high{restored}')
 
-# %% ../../nbs/apps/01_cli.ipynb #343cb436
 def predict(pipe, x, info, args)->tuple: # as `load_picture` -> a field; how much was restored, in words
     options = {k: getattr(args, k) for k in ('steps', 'refine', 'latent_weight', 'restore', 'back_project')}
     restore = pipe.options('upscale', **options)['restore']
@@ -218,7 +224,6 @@ def generate(args):
     out.mkdir(parents=True, exist_ok=True)
     for k, path in enumerate(paths): print(one_line(fields[k].save(path, size=size)))
 
-# %% ../../nbs/apps/01_cli.ipynb #c3a91b5e
 def find_attributes(pipe, pairs:list)->dict: # of attribute and option -> as `generate` takes them
     "What --set asks for; `ValueError` for attributes that no category has."
     from arsr.portraits import find_option

@@ -12,7 +12,8 @@ import torch
 from .. import ARSR, load_image
 from ..coords import resize
 from ..data import downsample
-from ..lab.cards import sheet, write_answers
+from ..field import sheet
+from ..lab.cards import write_answers
 from ..lab.metrics import psnr
 
 # %% ../../nbs/apps/02_demo.ipynb #c9ca3f5f

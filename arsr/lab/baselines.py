@@ -20,7 +20,7 @@ from einops import rearrange
 from ..autoencoder import conv3, norm
 from ..coords import FULL, check_size, check_window, pixel_centres, to_image, to_model
 from ..data import (
-    RandomScaleCrops, Renders, SeededDataset, atomic_write, downsample, load_image, open_source, random_window, view)
+    RandomScaleCrops, Renders, SeededDataset, atomic_write, downsample, load_image, random_window, view)
 from ..diffusion import alpha_sigma, cosine_schedule, find_sampler, make_target, q_sample, spaced_schedule, to_x0
 from ..field import Bicubic, ImageField, check_pixels
 from ..liif import LIIF, nearest
@@ -28,7 +28,7 @@ from ..pipeline import build_config, load_if_exists, load_weights, read_config, 
 from ..train import Budget, Settings, accelerator, check_inputs, fast_arithmetic, fit
 from ..unet import TimeResBlock, time_features, zero
 from .recipes import find_preset, for_data
-from .stages import log_stage, open_renders, renders_stamp
+from .stages import log_stage, open_pictures, open_renders, renders_stamp
 
 # %% ../../nbs/lab/02_baselines.ipynb #ac311416
 def sample_lanczos(x:Tensor, size, window=FULL)->Tensor: # (n,c,h,w), (H, W) in pixels -> (n,c,H,W)
@@ -327,13 +327,14 @@ def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BA
     `budget` and what is returned are those of `fit`. `ValueError` for an unknown name, wrong numbers, another's folder.
     """
     kind, out = find_baseline(name), Path(out)
-    preset = find_preset('emoji-upscale' if data == 'emoji' else 'photo-upscale')
+    preset = for_data(find_preset('emoji-upscale' if data == 'emoji' else 'photo-upscale'), data)
     Budget(dict(step=0, seconds=0.), **budget)  # wrong numbers are refused before anything is rendered
     if (out/'config.json').is_file() and read_config(out, lambda config: config.get('baseline')) != name:
         raise ValueError(f"{out} holds another model; use another folder")
-    acc, inputs = accelerator(), {'pictures': renders_stamp(preset, open_source(data, 'train', preset.held_out))}
+    acc, source = accelerator(), open_pictures(preset, data)
+    inputs = {'pictures': renders_stamp(preset, source)}
     check_inputs(out/name, inputs)
-    with acc.main_process_first(): renders = open_renders(for_data(preset, data), data, out)
+    with acc.main_process_first(): renders = open_renders(preset, source, inputs['pictures'], out)
     torch.manual_seed(kind.settings.seed)
     net = load_if_exists(kind.net(kind.config), out/'init.safetensors')
     state = fit(net, kind.loss, kind.data(renders, preset.factor, preset.crop), out/name, kind.settings, inputs=inputs,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PHOTOS', 'TITLES', 'DATA', 'DistinctDrawings', 'evaluation_photos', 'compare_upscaled', 'mean_row', 'measure_photos',
            'measure_drawings', 'named_row', 'first_stage_figures', 'portrait_figures', 'generation_figures',
-           'portrait_answers', 'upscaling_figures', 'answers_differ', 'commit', 'measure', 'sheet', 'write_sheets',
-           'growing', 'approaching', 'write_hero', 'write_answers', 'markdown_table', 'card', 'write_card', 'ship']
+           'portrait_answers', 'upscaling_figures', 'answers_differ', 'commit', 'measure', 'write_sheets', 'growing',
+           'approaching', 'write_hero', 'write_answers', 'markdown_table', 'card', 'write_card', 'ship']
 
 # %% ../../nbs/lab/06_cards.ipynb #73a0282e
 import json, platform, shutil, subprocess
@@ -18,7 +18,7 @@ from PIL import Image
 import arsr
 from ..coords import resize
 from ..data import Drawings, atomic_write, downsample, load_image
-from ..field import sample_bicubic, to_bytes
+from ..field import sample_bicubic, sheet, to_bytes
 from .metrics import (
     diversity, efflite, first_stage_psnr, frechet, interval, nearest, psnr, sharpness, shrunk_psnr)
 from ..pipeline import ARSR, PARTS
@@ -93,7 +93,6 @@ def portrait_figures(pipe:ARSR, each:int=16)->dict: # family and size -> a row o
         rows |= {f'{family}, {size} px': named_row(row) for size, row in found.items()}
     return rows
 
-# %% ../../nbs/lab/06_cards.ipynb #e843eddd
 def generation_figures(pipe:ARSR, n:int=500)->dict: # pair of sets -> fd, se, n
     "FD-EffLite2 at 128 px of new portraits and held-out ones, and of two sets of held-out ones."
     net, held = efflite(version=2), Portraits('valid', seed=1)
@@ -109,10 +108,11 @@ def portrait_answers(pipe:ARSR, lr, size:int)->dict: # (n,3,16,16) LR inputs -> 
     def ours(seed=0, **how):
         fields = [pipe.upscale(x, seed=seed, **how) for x in lr.split(20)]
         return torch.cat([field.render(size=size) for field in fields])
-    return {'bicubic': sample_bicubic(lr, (size, size)).clamp(0, 1), 'one sample': ours(back_project=False),
+    one = ours(back_project=False)
+    return {'bicubic': sample_bicubic(lr, (size, size)).clamp(0, 1), 'one sample': one,
             'one sample + back-projection': ours(back_project=True),
             'one evaluation (a regression)': ours(steps=1, back_project=False),
-            'mean of 16 samples': sum(ours(1000 * k, back_project=False) for k in range(16)) / 16}
+            'mean of 16 samples': sum((ours(1000 * k, back_project=False) for k in range(1, 16)), one) / 16}
 
 def upscaling_figures(pipe:ARSR, n:int=100, size:int=128)->dict: # way -> figures
     "16-px faces enlarged, against held-out portraits rendered at the size; `fd` against other held-out ones."
@@ -126,7 +126,6 @@ def upscaling_figures(pipe:ARSR, n:int=100, size:int=128)->dict: # way -> figure
     ways = portrait_answers(pipe, lr, size) | {'truth': truth}
     return {name: row(x) for name, x in ways.items()}
 
-# %% ../../nbs/lab/06_cards.ipynb #a28bbfb5
 def answers_differ(pipe:ARSR, n:int=20, answers:int=8)->dict: # pd, std
     "How much the answers for one 16-px face differ, mean over held-out portraits."
     held = Portraits('valid', seed=3)
@@ -157,13 +156,6 @@ def measure(pipe:ARSR)->dict:
     return out
 
 # %% ../../nbs/lab/06_cards.ipynb #765b4425
-def sheet(pictures:torch.Tensor, columns:int=4)->Image.Image: # (n,3,h,w) in [0,1]
-    "Pictures side by side."
-    n, _, h, w = pictures.shape
-    blank = pictures.new_ones(-n % columns, 3, h, w)
-    rows = torch.cat([pictures, blank]).unflatten(0, (-1, columns))
-    return Image.fromarray(to_bytes(rows.permute(2, 0, 3, 1, 4).reshape(3, -1, columns * w)))
-
 def write_sheets(pipe:ARSR, folder:Path, side:int=112): # pixels of one picture
     "Seeds 0 to 63 as seeds.png, and each left of its nearest training drawing as nearest.png."
     drawings, folder = Drawings('train'), Path(folder)

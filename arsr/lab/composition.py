@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['option_questions', 'AttributeClassifier', 'given_options', 'classifier_loss', 'LabelledPortraits', 'Reading',
-           'read_portraits', 'accuracy', 'part_distance', 'composition_figures', 'seen_pair', 'obedience',
-           'load_classifier', 'true_portraits', 'measure_composition']
+           'option_places', 'read_portraits', 'accuracy', 'part_distance', 'composition_figures', 'seen_pair',
+           'obedience', 'load_classifier', 'true_portraits', 'measure_composition']
 
 # %% ../../nbs/lab/08_composition.ipynb #cf405c93
 from dataclasses import dataclass
@@ -78,19 +78,26 @@ class Reading:
     def parts(self)->dict: return {name: self.attributes[name] for name in part_choices(self.family)}
 
 # %% ../../nbs/lab/08_composition.ipynb #e0ae5602
+@cache
+def option_places(family:str)->dict: # attribute -> option -> its place among the outputs
+    "Where a family's questions are answered."
+    places:dict = {}
+    for place, (kind, name, option) in enumerate(portrait_rows(), len(portrait_families())):
+        if kind == family: places.setdefault(name, {})[option] = place
+    return places
+
 @torch.no_grad()
 def read_portraits(
     net:AttributeClassifier, # trained
     pictures:Tensor, # (n,3,64,64) in [0,1]
 )->list: # a `Reading` of each
     "Family, attributes and confidence of each picture."
-    families, names = [*portrait_families()], [*portrait_rows()]
+    families = [*portrait_families()]
     def read(p): # (rows,) probabilities
         family, answers, certain = families[int(p[:len(families)].argmax())], {}, {}
-        for name in attribute_options(family):
-            at = [k + len(families) for k, row in enumerate(names) if row[:2] == (family, name)]
-            best = at[int(p[at].argmax())]
-            answers[name], certain[name] = names[best - len(families)][2], p[best].item()
+        for name, places in option_places(family).items():
+            shares = p[[*places.values()]]
+            answers[name], certain[name] = [*places][int(shares.argmax())], shares.max().item()
         return Reading(family, answers, min(certain[name] for name in part_choices(family)))
     return [read(p) for x in pictures.split(64) for p in net(x).exp()]
 
@@ -105,12 +112,10 @@ def part_distance(readings:list)->float: # from 0 to 1
     "Total variation distance between the frequencies of options read and those of the data, mean over all parts."
     distances = []
     for family in {r.family for r in readings}:
-        own = [r for r in readings if r.family == family]
+        own, options = [r for r in readings if r.family == family], attribute_options(family)
         for name in part_choices(family):
-            counts = {option: sum(r.attributes[name] == option for r in own) / len(own)
-                      for option in attribute_options(family)[name]}
-            shares = attribute_options(family)[name]
-            distances.append(sum(abs(counts[option] - shares[option]) for option in counts) / 2)
+            counts = {option: sum(r.attributes[name] == option for r in own) / len(own) for option in options[name]}
+            distances.append(sum(abs(counts[option] - share) for option, share in options[name].items()) / 2)
     return sum(distances) / len(distances)
 
 def composition_figures(

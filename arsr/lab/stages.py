@@ -55,10 +55,9 @@ def open_pictures(preset:Preset, data:str, split:str='train'):
     native = preset.native and hasattr(source, 'square')
     return NativeCrops(source, max(preset.base, *preset.sizes)) if native else source
 
-def open_renders(preset:Preset, data:str, out:Path)->Renders:
+def open_renders(preset:Preset, source, mark:str, out:Path)->Renders: # what `open_pictures` opens, its `renders_stamp`
     "The training pictures of a preset, kept in `out` as far as it has room."
-    source = open_pictures(preset, data)
-    path = out/f'renders-{renders_stamp(preset, source)}.u8' if preset.room else None
+    path = out/f'renders-{mark}.u8' if preset.room else None
     return Renders(source, preset.base, preset.sizes, preset.room, path, first=preset.pictures)
 
 def lr_view(preset:Preset, x:Tensor, i:int)->Tensor: # (n,3,s,s) in [0,1], of picture i -> the same, from its LR input
@@ -71,8 +70,7 @@ def lr_view(preset:Preset, x:Tensor, i:int)->Tensor: # (n,3,s,s) in [0,1], of pi
 def stamp(content)->str: # bytes, or anything that says what it is
     return hashlib.sha256(content if isinstance(content, bytes) else repr(content).encode()).hexdigest()[:8]
 
-# %% ../../nbs/lab/05_stages.ipynb #872bad66
-def renders_stamp(preset:Preset, source)->str: # of `open_source`
+def renders_stamp(preset:Preset, source)->str: # of `open_pictures`
     "A hash of the training pictures: drawings' markup, files' names, sizes and first 16 kB; and how large they are."
     def beginning(path, start, size):
         with path.open('rb') as file:
@@ -140,7 +138,7 @@ class Run:
     def inputs(self, row)->dict: # a `Stage` -> name: hash
         "What a stage is made from: configuration, pictures, and what earlier stages have left."
         task, found = self.preset.task, {'configuration': configuration_stamp(self.preset, row.name)}
-        found['pictures'] = renders_stamp(self.preset, open_source(self.preset.data, 'train', self.preset.held_out))
+        found['pictures'] = self.pictures[1]
         needs = {need: self.require(need, find_stage(need, task).output.format(task=task)) for need in row.needs}
         if needs.pop('first', None): found['encoder'] = self.encoder
         files = [*needs.values(), *([row.reads(self)] if row.reads else [])]
@@ -160,10 +158,15 @@ class Run:
     def generator_stamp(self)->str: return stamp(self.generator_file.read_bytes())
 
     @cached_property
-    def renders(self)->Renders: return open_renders(self.preset, self.preset.data, self.out)
+    def pictures(self)->tuple: # what `open_pictures` opens, and its `renders_stamp`
+        source = open_pictures(self.preset, self.preset.data)
+        return source, renders_stamp(self.preset, source)
+
+    @cached_property
+    def renders(self)->Renders: return open_renders(self.preset, self.pictures[0], self.pictures[1], self.out)
 
     @property
-    def latents_stamp(self)->str: return stamp((self.encoder, renders_stamp(self.preset, self.renders.source)))
+    def latents_stamp(self)->str: return stamp((self.encoder, self.pictures[1]))
 
     @cached_property
     def latents(self)->dict: # z and, for an upscaler, cond (n,2,c,h,w), of the pictures and their mirror images
