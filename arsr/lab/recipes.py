@@ -39,6 +39,7 @@ class Preset:
     native: bool = False                      # random squares of large photographs at their own resolution
     room: float = 4e9                         # bytes of rendered pictures that are kept on the disk
     edges: float = 0.                         # share of first-stage queries that is drawn where edges are
+    high: float = 0.                          # share of a denoiser's examples at the noisiest eighth of the timesteps
     lr_sides: tuple = ()                      # of LR inputs in turn, enlarged by repeating pixels; (): as by `factor`
     settings: dict = field(default_factory=dict)  # stage -> Settings
 
@@ -59,8 +60,7 @@ FAST = FastConfig(wide=256, hidden=(64, 64, 64), split=4)
 KINDS = 78  # of drawings, in `Drawings.classes`
 BOUNDED:dict[str, Any] = dict(schedule='cosine', prediction_type='v')
 PHOTOS:dict[str, Any] = dict(data='photos.zip', held_out=.15, sizes=(64, 192), native=True)
-PORTRAITS:dict[str, Any] = dict(  # there are too many to keep
-    data='portraits', edges=.5, room=0, factor=8, lr_sides=(12, 24, 16, 16, 16))
+PORTRAITS:dict[str, Any] = dict(data='portraits', edges=.5, high=.3, room=0, factor=8, lr_sides=(12, 24, 16, 16, 16))
 OURS:dict[str, Any] = dict(w_max=3, equivariance=.25, settings={
     'latent': Settings(lr=6e-4, batch=32),
     'align': Settings(lr=1e-4, batch=16, warmup=50),

@@ -93,7 +93,7 @@ def encoder_stamp(path:Path)->str:
 
 # %% ../../nbs/lab/05_stages.ipynb #7932b728
 ONLY = {'perceptual': ('finish',), 'trajectories': ('distill',), 'w_max': ('align',), 'equivariance': ('first',),
-        'edges': ('first',),  # field of a preset: the stages it changes
+        'edges': ('first',), 'high': ('latent', 'control'),  # field of a preset: the stages it changes
         **dict.fromkeys(('data', 'task', 'settings', 'room', 'latent_weight'), ())}
 
 def configuration_stamp(preset:Preset, stage:str)->str:
@@ -272,13 +272,13 @@ PAPER = [  # name, needs, output, data set, loss, model
           lambda run: RandomScaleCrops(run.renders, run.preset.crop, run.preset.queries, edges=run.preset.edges),
           lambda run: FirstStageLoss(equivariance=run.preset.equivariance),
           lambda run: load_if_exists(FirstStage(run.preset.first), run.file('init'))),
-    Stage('latent', ('first',), '{task}-latent', latents, lambda run: DenoisingLoss(), denoiser,
+    Stage('latent', ('first',), '{task}-latent', latents, lambda run: DenoisingLoss(high=run.preset.high), denoiser,
           preview=leave_snapshot),
     Stage('align', ('first', 'latent'), '{task}-align', lambda run: latents(run, run.preset.queries),
           lambda run: AlignmentLoss(run.first, w_max=run.preset.w_max), trained_denoiser, report=alignment_curve,
           reads=lambda run: run.file('first')),
-    Stage('control', ('first', 'latent'), '{task}-control', latents, lambda run: DenoisingLoss(), trained_denoiser,
-          settings='align', report=alignment_curve),
+    Stage('control', ('first', 'latent'), '{task}-control', latents, lambda run: DenoisingLoss(high=run.preset.high),
+          trained_denoiser, settings='align', report=alignment_curve),
 ]
 
 # %% ../../nbs/lab/05_stages.ipynb #c6029472
