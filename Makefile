@@ -1,5 +1,6 @@
-# Two commands for a fresh machine, each of which installs what it needs into .venv first:
+# Three commands for a fresh machine, each of which installs what it needs into .venv first:
 #   make demo     generate new images and upscale a real photograph with the weights that ship, into demo/
+#   make lab      JupyterLab, opened on the first tutorial
 #   make test     lint, library in sync with the notebooks, notebooks clean and executed, tests run
 # And for who works on it:
 #   make lint     ruff, mypy and .ci/style.py          make nightly  the test, with slow cells and slow tests too
@@ -16,10 +17,13 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 NOTEBOOKS = $(ONE_THREAD) $(BIN)/nbdev_test --n_workers $(JOBS) --do_print --timing
 TESTS = $(ONE_THREAD) $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test nightly lint docs readme export clean
+.PHONY: demo lab test nightly lint docs readme export clean
 
 demo: $(READY)
 	$(BIN)/python -m arsr.apps.demo
+
+lab: $(READY)
+	$(BIN)/jupyter lab --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/tutorials/upscale.ipynb
 
 test: lint
 	$(BIN)/python .ci/check.py

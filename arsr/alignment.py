@@ -16,10 +16,10 @@ from .unet import Denoiser, training_inputs
 # %% ../nbs/07_alignment.ipynb #b8e7e157
 @dataclass(frozen=True)
 class AlignmentLoss:
-    """Denoising and alignment together: the second of the paper's two alignments (Kim & Kim 2024, section 3).
+    """Denoising and alignment together, the paper's second alignment (Kim & Kim 2024, section 3).
 
-    With w = m/s, the mean of w^2 |z - z_hat|^2 is exactly that of |eps - eps_hat|^2; the image term carries the same
-    weighting through decoder and LIIF to the ground truth at its own size, which may differ in every batch.
+    With w = m/s, the mean of w^2 |z - z_hat|^2 is that of |eps - eps_hat|^2. The image term has the
+    same weight behind decoder and LIIF, at the size of the ground truth, another in every batch.
     """
     first:FirstStage             # frozen decoder and LIIF
     kind:str = 'l2'              # 'l2': w^2 and squares; 'l1': w and absolute values
@@ -32,7 +32,7 @@ class AlignmentLoss:
 
     def __call__(self,
         denoiser:Denoiser, # the model being trained
-        batch:dict, # z (n,z,h,w); coord, cell (n,q,2), rgb (n,q,3) of the ground truth; cond, label where used
+        batch:dict, # z (n,z,h,w); coord, cell (n,q,2), rgb (n,q,3); cond, label where used
     )->Tensor: # scalar
         inputs, _ = training_inputs(denoiser, batch, self.drop)
         z_hat, power = denoiser(*inputs), int(self.kind[1])
@@ -44,7 +44,7 @@ class AlignmentLoss:
         return latent + self.lam * image
 
 # %% ../nbs/07_alignment.ipynb #45e1121b
-def decode_queries(first:FirstStage, z:Tensor, batch:dict)->Tensor: # (n,z,h,w) in the encoder's units -> (n,q,3)
+def decode_queries(first:FirstStage, z:Tensor, batch:dict)->Tensor: # (n,z,h,w) -> (n,q,3)
     "The picture in [-1,1] of a latent at the coord and cell (n,q,2) of a batch."
     return first.liif(first.decoder(z), batch['coord'], batch['cell']).float()
 

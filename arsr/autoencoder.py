@@ -12,7 +12,7 @@ from einops import rearrange
 
 # %% ../nbs/02_autoencoder.ipynb #ca39096d
 def norm(c:int)->nn.GroupNorm:
-    "Group normalisation: 32 groups from 128 channels up, as published; at least 4 channels a group below."
+    "Group normalisation: 32 groups, as published, but of at least 4 channels each."
     groups = max(g for g in range(1, min(32, c // 4) + 1) if c % g == 0)
     return nn.GroupNorm(groups, c, eps=1e-6)
 
@@ -52,7 +52,7 @@ def middle(c:int)->nn.Sequential:
 
 # %% ../nbs/02_autoencoder.ipynb #02a1fe01
 class Halve(nn.Conv2d):
-    "3x3 convolution that halves the size, padded on the right and at the bottom only, as latent diffusion does."
+    "3x3 convolution that halves the size, padded right and bottom only, as in latent diffusion."
     def __init__(self, c:int): super().__init__(c, c, 3, stride=2)
     def forward(self, x:Tensor)->Tensor: return super().forward(F.pad(x, (0, 1, 0, 1)))
 
@@ -60,10 +60,10 @@ class Halve(nn.Conv2d):
 class Encoder(nn.Module):
     """The latent-diffusion encoder: levels of ResBlocks with stride-2 convolutions between them.
 
-    Published weights need `one_sided`: there the stride-2 convolutions pad on the right and at the bottom only, and
-    another padding is another function. Sides of the input: multiples of f = 2^(levels-1).
+    Published weights need `one_sided`: stride-2 convolutions padded on the right and at the bottom
+    only. Another padding is another function. Sides of the input: multiples of f = 2^(levels-1).
     """
-    def __init__(self, ch:int=128, mult:tuple=(1, 2, 4), n_res:int=2, z:int=3, # ch * mult[i] channels at level i
+    def __init__(self, ch:int=128, mult:tuple=(1, 2, 4), n_res:int=2, z:int=3, # levels: ch * mult
                  one_sided:bool=False): # as published
         super().__init__()
         chs = [ch * m for m in mult]
@@ -78,8 +78,8 @@ class Encoder(nn.Module):
 
 # %% ../nbs/02_autoencoder.ipynb #5c190340
 class Decoder(nn.Module):
-    "The encoder's levels in reverse, with no up-sampling: features at the latent's size (Kim & Kim 2024, section 3)."
-    def __init__(self, ch:int=128, mult:tuple=(1, 2, 4), n_res:int=2, z:int=3): # the encoder's; n_res + 1 ResBlocks
+    "The encoder's levels in reverse, without up-sampling (Kim & Kim 2024, section 3): features."
+    def __init__(self, ch:int=128, mult:tuple=(1, 2, 4), n_res:int=2, z:int=3): # as of the encoder
         super().__init__()
         chs = [ch * m for m in reversed(mult)]
         layers:list[nn.Module] = [nn.Conv2d(z, z, 1), conv3(z, chs[0]), middle(chs[0])]

@@ -14,8 +14,8 @@ from einops import rearrange
 # %% ../nbs/00_coords.ipynb #8d579607
 FULL = (0., 0., 1., 1.)  # the window that is the whole picture: top, left, bottom, right
 
-def on_grid(n:int, lo:float, hi:float)->tuple: # pixels on the whole side, and the index of the window's first one
-    "The grid of `n` pixels between `lo` and `hi`; whole numbers where only a hundred-thousandth is missing."
+def on_grid(n:int, lo:float, hi:float)->tuple: # pixels of the whole side, index of the first here
+    "The grid of `n` pixels between `lo` and `hi`; rounded where a hundred-thousandth is missing."
     whole = n / (hi - lo)
     return tuple(round(x) if abs(x - round(x)) < 1e-5 else x for x in (whole, lo * whole))
 
@@ -24,18 +24,18 @@ def pixel_centres(
     lo:float=0., # where the window starts, as a fraction of the side
     hi:float=1., # where it ends
 )->Tensor: # (n,) centres in [-1,1], float32
-    "Centre of each of `n` equal pixels between `lo` and `hi`; pixel `i` of the whole side sits at -1 + (2i+1)/n."
+    "Centres of `n` equal pixels between `lo` and `hi`; of a whole side, `i` sits at -1 + (2i+1)/n."
     whole, start = on_grid(n, lo, hi)
     return (2 * (torch.arange(n, dtype=torch.float64) + start + .5) / whole - 1).float()
 
 # %% ../nbs/00_coords.ipynb #0d5e2664
 def check_window(window)->tuple: # top, left, bottom, right as fractions of the picture
-    "Return `window` as four floats; `ValueError` unless 0 <= top < bottom <= 1 and 0 <= left < right <= 1."
+    "Four floats; `ValueError` unless 0 <= top < bottom <= 1 and 0 <= left < right <= 1."
     try: t, l, b, r = map(float, window)
     except (TypeError, ValueError): t = l = b = r = 0.
     if not (0 <= t < b <= 1 and 0 <= l < r <= 1):
-        raise ValueError("window must be (top, left, bottom, right) with 0 <= top < bottom <= 1 and "
-                         f"0 <= left < right <= 1, not {window}")
+        raise ValueError("window must be (top, left, bottom, right) with 0 <= top < bottom <= 1 "
+                         f"and 0 <= left < right <= 1, not {window}")
     return t, l, b, r
 
 def check_size(
@@ -43,10 +43,10 @@ def check_size(
 )->tuple: # (height, width) as integers
     "Return `size` as `(h, w)`; `ValueError` unless both are whole numbers of at least 1."
     pair = size if isinstance(size, (tuple, list)) else (size, size)
-    try: valid = len(pair) == 2 and all(n >= 1 and n % 1 == 0 for n in pair)  # n % 1 is nan for infinity
+    try: valid = len(pair) == 2 and all(n >= 1 and n % 1 == 0 for n in pair)  # infinity: nan
     except TypeError: valid = False
-    if not valid:
-        raise ValueError(f"size must be a whole number of pixels of at least 1, or (height, width), not {size!r}")
+    if not valid: raise ValueError("size must be a whole number of pixels of at least 1, "
+                                   f"or (height, width), not {size!r}")
     return int(pair[0]), int(pair[1])
 
 # %% ../nbs/00_coords.ipynb #4a461472
@@ -55,7 +55,7 @@ def split_range(n:int, step:int)->list: # slices
     step = -(-n // -(-n // step))
     return [slice(k, min(n, k + step)) for k in range(0, n, step)]
 
-def tiles(size:tuple, tile:int, overlap:int=0)->list: # (top, left, bottom, right) of each in pixels, row by row
+def tiles(size:tuple, tile:int, overlap:int=0)->list: # (top, left, bottom, right) each, in pixels
     "Squares of side `tile` that cover a picture; with `overlap`, they reach into their neighbours."
     (H, W), o = size, overlap
     return [(max(0, y - o), max(0, x - o), min(H, y + tile + o), min(W, x + tile + o))
@@ -99,7 +99,7 @@ def resize(
     size, # (height, width) wanted
     mode:str='bicubic', # 'bicubic', 'bilinear' or 'nearest'
 )->Tensor: # the picture at `size`; bicubic may overshoot [0,1] a little
-    "Resize with pixel areas aligned; shrinking is antialiased, as in every super-resolution benchmark."
+    "Resize with pixel areas aligned; shrinking is antialiased, as super-resolution benchmarks do."
     size = check_size(size)
     if x.ndim == 3: return resize(x[None], size, mode)[0]
     if tuple(x.shape[-2:]) == size: return x

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['MAX_BYTES', 'KEPT_TAGS', 'SUFFIXES', 'PUBLIC', 'SOURCES', 'PictureInfo', 'note', 'one_line', 'reading', 'tone_curve',
            'read_profile', 'srgb_profile', 'to_srgb', 'register_heic', 'fill_transparent', 'clamp_pixels',
-           'load_picture', 'load_image', 'view', 'render_svg', 'drawing_group', 'held_out', 'in_split', 'Drawings',
-           'GroupSampler', 'is_picture', 'picture_names', 'Images', 'square_view', 'NativeCrops', 'public_folders',
-           'public_set', 'hub_images', 'Shards', 'open_source', 'downsample', 'pixels_inside', 'edge_pixels',
-           'random_window', 'random_queries', 'atomic_write', 'in_notebook', 'progress', 'map_bytes', 'Renders',
-           'SeededDataset', 'RandomScaleCrops']
+           'load_picture', 'load_image', 'load_frames', 'view', 'render_svg', 'drawing_group', 'held_out', 'in_split',
+           'Drawings', 'GroupSampler', 'is_picture', 'picture_names', 'Images', 'square_view', 'NativeCrops',
+           'public_folders', 'public_set', 'hub_images', 'Shards', 'open_source', 'downsample', 'pixels_inside',
+           'edge_pixels', 'random_window', 'random_queries', 'atomic_write', 'in_notebook', 'progress', 'map_bytes',
+           'Renders', 'SeededDataset', 'RandomScaleCrops']
 
 # %% ../nbs/01_data.ipynb #769b5d6c
-import hashlib, io, json, logging, lzma, math, mmap, os, pkgutil, re, secrets, struct, sys, tarfile, time
-import warnings, zipfile
+import hashlib, io, json, logging, lzma, math, mmap, os, pkgutil, re, secrets, struct, sys, tarfile
+import time, warnings, zipfile
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -39,21 +39,23 @@ class PictureInfo:
     exif: bytes|None = None    # without thumbnail and orientation: the pixels are upright
     xmp: bytes|None = None
     dpi: tuple|None = None     # pixels an inch, across and down
+    frames: int = 1            # of the file, or its pages
+    timing: dict|None = None   # of a frame of an animation: duration in milliseconds and loop, as Pillow has them
 
     def channels(self, opaque:bool=False)->int: # 1 to 4; of a file that cannot be transparent
         return (1 if self.grey else 3) + (self.alpha is not None and not opaque)
 
 def note(text:str):
-    "One line for whoever watches: something that a picture carries was left out, or read in a way of its own."
+    "One line for whoever watches: something in a picture was left out, or read in its own way."
     print(f'arsr: {text}', file=sys.stderr)
 
 # %% ../nbs/01_data.ipynb #4e9be88a
-MAX_BYTES = 2**29  # that are read from a pipe, a URL or an archive: 16-bit colours, as many as Pillow's limit of pixels
+MAX_BYTES = 2**29  # read from a pipe, a URL or an archive: Pillow's limit of pixels, with 16 bits
 for decoder in ('PIL', 'tifffile'):  # what they have to say is in their exceptions
     logging.getLogger(decoder).addHandler(logging.NullHandler())
 
 def one_line(x)->str: # an exception, a file name, ...
-    "Its text without line breaks and control characters: names may hold any, and terminals obey them."
+    "Its text without line breaks and control characters, which terminals obey."
     return ''.join(c if c.isprintable() else ' ' for c in str(x)).strip() or type(x).__name__
 
 def _read(stream)->io.BytesIO:
@@ -66,10 +68,10 @@ def _seekable(image): # path, http(s) or file URL, open file, bytes or PIL image
     if isinstance(image, (bytes, bytearray, memoryview)): return io.BytesIO(image)
     if isinstance(image, Image.Image): return image
     if hasattr(image, 'read'):
-        freely = hasattr(image, 'seekable') and image.seekable() and not isinstance(image, zipfile.ZipExtFile)
-        return image if freely else _read(image)
+        one_way = isinstance(image, zipfile.ZipExtFile) or not hasattr(image, 'seekable')
+        return _read(image) if one_way or not image.seekable() else image
     if re.match('(https?|file)://', str(image)):
-        request = Request(str(image), headers={'User-Agent': 'arsr'})  # some hosts refuse Python's own name
+        request = Request(str(image), headers={'User-Agent': 'arsr'})  # Python's is refused by some
         try:
             with urlopen(request, timeout=30) as response: return _read(response)
         except Exception as e: raise URLError(one_line(e)) from None
@@ -80,7 +82,7 @@ def _seekable(image): # path, http(s) or file URL, open file, bytes or PIL image
 # %% ../nbs/01_data.ipynb #5c1fba2c
 @contextmanager
 def reading(image): # as `_seekable`; gives its name
-    "Whatever goes wrong with a picture is a `ValueError` of one line with its name; decoders' warnings are not shown."
+    "Whatever goes wrong with a picture is a `ValueError` of one line with its name."
     path = isinstance(image, (str, os.PathLike))
     given = image if path else getattr(image, 'name', '') or getattr(image, 'filename', '')
     name = one_line(given or f'this {type(image).__name__}')
@@ -121,13 +123,13 @@ def tone_curve(tag:bytes)->np.ndarray: # (4096,) light in [0,1] of evenly spaced
         table = np.frombuffer(tag, '>u2', n, 12)
         if n > 1: return np.interp(x, np.linspace(0, 1, n), table / 65535)
         return x ** (table[0] / 256) if n else x
-    count = {0: 1, 3: 5, 4: 7}[n >> 16]  # parameters of this kind of curve; `KeyError` for a rare one
+    count = {0: 1, 3: 5, 4: 7}[n >> 16]  # parameters of this curve; `KeyError` for a rare one
     given = np.frombuffer(tag, '>i4', count, 12) / 65536
     g, a, b, c, d, e, f = np.append(given, (1, 0, 0, 0, 0, 0)[count - 1:])
     return np.where(x >= d, (a * x + b).clip(0) ** g + e, c * x + f)
 
-def read_profile(icc:bytes)->tuple: # curves (k,4096), matrix (3,3) to XYZ, None for a grey one with k = 1
-    "What a colour profile of curves and a matrix says; `ValueError`, `KeyError` or `IndexError` for any other."
+def read_profile(icc:bytes)->tuple: # curves (k,4096), matrix (3,3) to XYZ; (1,4096), None: grey
+    "A colour profile of curves and a matrix; `ValueError`, `KeyError`, `IndexError` for another."
     tags = {}
     for k in range(min(100, int.from_bytes(icc[128:132], 'big'))):
         tag, at, n = struct.unpack_from('>4sII', icc, 132 + 12 * k)
@@ -141,7 +143,7 @@ def read_profile(icc:bytes)->tuple: # curves (k,4096), matrix (3,3) to XYZ, None
 def srgb_profile()->bytes: return ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
 # %% ../nbs/01_data.ipynb #64fad4d5
-def to_srgb(a:np.ndarray, icc:bytes)->np.ndarray: # (h,w,c) in [0,1], c: 1 or 3 by the profile -> (h,w,c) float32
+def to_srgb(a:np.ndarray, icc:bytes)->np.ndarray: # (h,w,c) in [0,1], c: 1 or 3 by the profile
     "The same colours in sRGB; those that it cannot hold are clipped. Errors as `read_profile`."
     (curves, matrix), (srgb, lamps) = read_profile(icc), read_profile(srgb_profile())
     if a.shape[-1] == 1 < len(curves): a = np.broadcast_to(a, (*a.shape[:2], 3))
@@ -180,8 +182,8 @@ def register_heic():
         from pillow_heif import register_heif_opener  # type: ignore[import-not-found]
         register_heif_opener()
 
-def _decode(file, frame:int)->tuple[Any, Any, int]: # path or open file -> picture or array, its low bytes, frames
-    "One frame of a file; None where it has fewer."
+def _decode(file, frame:int)->tuple[Any, Any, int]: # path or open file
+    "One frame of a file, picture or array, its low bytes, and how many it has; None beyond."
     register_heic()
     try: im:Any = Image.open(file)
     except UnidentifiedImageError as e:
@@ -204,9 +206,9 @@ def _upright(im:Image.Image)->Image.Image:
     with suppress(Exception): return ImageOps.exif_transpose(im)
     return im  # the record of how it was held is damaged
 
-KEPT_TAGS = 270, 271, 272, 305, 306, 315, 33432, *range(36864, 40096)  # who, when, with what; not how it is stored
+KEPT_TAGS = 270, 271, 272, 305, 306, 315, 33432, *range(36864, 40096)  # who, when, with what
 
-def _metadata(im:Image.Image, upright:Image.Image)->dict: # as decoded -> exif, xmp and dpi of `PictureInfo`, if any
+def _metadata(im:Image.Image, upright:Image.Image)->dict: # as decoded -> as in `PictureInfo`
     "What is said about a picture, and nothing of its size, of a thumbnail, or of the order of a file."
     found:dict[str, Any] = {}
     kept, dpi = Image.Exif(), im.info.get('dpi', (0, 0))
@@ -220,26 +222,28 @@ def _metadata(im:Image.Image, upright:Image.Image)->dict: # as decoded -> exif, 
     if upright.info.get('xmp'): found['xmp'] = upright.info['xmp']
     with suppress(Exception):
         if 10 <= min(map(float, dpi)) <= max(map(float, dpi)) <= 1e5: found['dpi'] = tuple(map(float, dpi))
+    if im.format != 'TIFF' and getattr(im, 'is_animated', False):
+        found['timing'] = {k: im.info[k] for k in ('duration', 'loop', 'default_image') if k in im.info}
     return {k: v for k, v in found.items() if len(v) < 65000}  # as much as any format holds
 
 # %% ../nbs/01_data.ipynb #e9bfec8f
 def _from_16_bits(a:np.ndarray, name)->np.ndarray: # whole numbers -> [0,1]
-    "Scanners with 12 bits a channel write files of 16 whose values end at 4095; some files have 32."
+    "Scanners of 12 bits a channel write files of 16 whose values end at 4095; some files have 32."
     most = a.max(initial=0)
     if 255 < most <= 4095: note(f"{name} has 16 bits a channel but no value above 4095: read as 12 bits")
     top = 4095 if 255 < most <= 4095 else 65535 if most <= 65535 else 2**32 - 1
     return np.divide(a, top, dtype=np.float32)
 
-def _to_array(im:Image.Image, low:Image.Image|None, name)->tuple: # -> (h,w,c) in [0,1], c from 1 to 4; bits, 8 or 16
-    "Grey or colour, and alpha, of any mode of Pillow."
+def _to_array(im:Image.Image, low:Image.Image|None, name)->tuple: # (h,w,c), bits
+    "Grey or colour, and alpha, in [0,1], of any mode of Pillow; and whether it had 8 or 16 bits."
     if im.mode == 'F': return np.array(im)[..., None], 16
     if low: return _from_16_bits(np.asarray(im).astype(np.uint16) << 8 | np.asarray(low), name), 16
     if im.mode.startswith('I'):
         a = np.asarray(im)
         return _from_16_bits(a.view(np.uint32) if a.dtype == np.int32 else a, name)[..., None], 16
-    colour, alpha = 'L' if im.mode in ('1', 'L', 'LA', 'La') else 'RGB', 'A' if im.has_transparency_data else ''
-    a = np.asarray(im.convert(colour + alpha))
-    a = np.moveaxis(a.reshape(*a.shape[:2], -1), -1, 0).astype(np.float32, order='C')  # a plane a channel, as wanted
+    colour = 'L' if im.mode in ('1', 'L', 'LA', 'La') else 'RGB'
+    a = np.asarray(im.convert(colour + 'A' * im.has_transparency_data))
+    a = np.moveaxis(a.reshape(*a.shape[:2], -1), -1, 0).astype(np.float32, order='C')
     a /= 255
     return np.moveaxis(a, 0, -1), 8
 
@@ -259,7 +263,7 @@ def _in_srgb(im:Image.Image, low:Image.Image|None, name)->tuple: # as `_to_array
             a, depth = _to_array(im, low, name)
             colours = a.shape[-1] - 1 + a.shape[-1] % 2
             return np.concatenate([to_srgb(a[..., :colours], icc), a[..., colours:]], -1), depth
-    except (ValueError, KeyError, IndexError, struct.error): pass  # a profile of tables, or a damaged one
+    except (ValueError, KeyError, IndexError, struct.error): pass  # of tables, or damaged
     try: return _to_array(_managed(im, icc) if icc else im, None if icc else low, name)
     except (OSError, ImageCms.PyCMSError): note(f"{name}: its colour profile is damaged, and ignored")
     return _to_array(im, low, name)
@@ -271,22 +275,22 @@ def _open_image(image, frame:int)->tuple: # as `_seekable` -> as `_decode`
     opened.load()
     return opened, None, 1
 
-def _read_picture(image, keep_profile:bool, frame:int|None)->tuple: # -> (c,h,w) floats, c: 1 to 4; of `PictureInfo`
-    "A picture decoded; a one-line `ValueError` if it is missing or no picture."
+def _read_picture(image, keep_profile:bool, frame:int|None)->tuple: # as `_from_array`
+    "A picture decoded, and of its `PictureInfo`; a one-line `ValueError` if it is missing or none."
     with reading(image) as name: im, low, frames = _open_image(image, frame or 0)
     if im is None: raise ValueError(f"{name} has no frame {frame}: the first is 0, the last {frames - 1}")
     if frames > 1 and frame is None: note(f"{name} has {frames} frames; the first is taken")
     with reading(image):
-        if not isinstance(im, Image.Image): return _from_array(im), dict(depth=16)  # a kind that Pillow does not read
+        if not isinstance(im, Image.Image): return _from_array(im), dict(depth=16, frames=frames)
         upright, low = _upright(im), low and _upright(low)
         keep = keep_profile and im.mode not in ('CMYK', 'LAB')
         a, depth = (_to_array if keep else _in_srgb)(upright, low, name)
         icc = upright.info.get('icc_profile') if keep else None
-        return torch.from_numpy(a).movedim(-1, 0), dict(depth=depth, icc=icc, **_metadata(im, upright))
+        return torch.from_numpy(a).movedim(-1, 0), dict(depth=depth, icc=icc, frames=frames, **_metadata(im, upright))
 
 # %% ../nbs/01_data.ipynb #afe3ba1b
 def _from_array(a)->Tensor: # (c,h,w) floats, c: 1, 3 or 4
-    "From (h,w), (h,w,c) or (c,h,w), bytes or [0,1] floats; where both fit, arrays are (h,w,c) and tensors (c,h,w)."
+    "From (h,w), (h,w,c) or (c,h,w), bytes or [0,1] floats; arrays preferably have channels last."
     try: x = torch.as_tensor(np.ascontiguousarray(a) if isinstance(a, np.ndarray) else a)
     except Exception:
         kinds = "a path, a URL, an open file, bytes, a PIL image, an array or a tensor"
@@ -312,21 +316,21 @@ def fill_transparent(rgb:Tensor, alpha:Tensor)->Tensor: # (3,h,w), (1,h,w) in [0
 def clamp_pixels(x:Tensor)->Tensor: # in place
     "`ValueError` for pixels that are not finite or lie outside [0,1]."
     low, high = torch.aminmax(x)  # NaN if one pixel is
-    if not (low.isfinite() and high.isfinite()):
-        raise ValueError("the image has NaN or infinite pixels; every pixel must be a finite number in [0,1]")
-    if low < -1e-3 or high > 1 + 1e-3:
-        raise ValueError(f"pixel values must lie in [0,1] (or be uint8), not in [{low:.3g}, {high:.3g}]")
+    if not (low.isfinite() and high.isfinite()): raise ValueError(
+        "the image has NaN or infinite pixels; every pixel must be a finite number in [0,1]")
+    if low < -1e-3 or high > 1 + 1e-3: raise ValueError(
+        f"pixel values must lie in [0,1] (or be uint8), not in [{low:.3g}, {high:.3g}]")
     return x.clamp_(0, 1)
 
 def load_picture(
     image, # path, URL, open file, bytes, PIL image, array or tensor
-    keep_profile:bool=False, # leave the pixels in the picture's colour profile, in place of converting them to sRGB
-    frame:int|None=None, # of an animation or a file of several pages; None: the first, with a note that there are more
+    keep_profile:bool=False, # leave the pixels in the picture's colour profile, unconverted
+    frame:int|None=None, # of an animation or several pages; None: the first, with a note of more
 )->tuple: # (3,h,w) float32 in [0,1], `PictureInfo`
-    """Any picture as a tensor, and what else it carries. Colours that are transparent are filled from their neighbours.
+    """Any picture as a tensor, and what else it carries; transparent pixels are filled in.
 
-    Arrays hold bytes, or floats in [0,1]. `ValueError` for a missing file, a file that is no image, an array of another
-    shape, and pixels that are not finite or lie outside [0,1].
+    Arrays hold bytes, or floats in [0,1]. `ValueError` for a missing file, a file that is no image,
+    an array of another shape, and pixels that are not finite or lie outside [0,1].
     """
     files = str, os.PathLike, bytes, bytearray, memoryview, Image.Image
     if isinstance(image, files) or hasattr(image, 'read'): x, carried = _read_picture(image, keep_profile, frame)
@@ -339,47 +343,55 @@ def load_picture(
 
 # %% ../nbs/01_data.ipynb #281ba161
 def load_image(image)->Tensor: # as `load_picture` -> (3,h,w) float32 in [0,1]
-    "Any picture as a tensor. Grey, palette, RGBA (on white), 16-bit, CMYK and EXIF-rotated files simply work."
+    "Any picture as a tensor: grey, palette, RGBA (on white), 16-bit, CMYK, EXIF-rotated files too."
     rgb, info = load_picture(image)
     return rgb if info.alpha is None else rgb * info.alpha + 1 - info.alpha
 
+def load_frames(image, keep_profile:bool=False): # path, URL, open file, bytes -> as `load_picture`
+    "All frames of an animation, or pages of a file, one by one; a pipe or URL is read once."
+    with reading(image) as name: opened = _seekable(image)
+    if isinstance(opened, io.BytesIO): opened.name = name
+    x, info = load_picture(opened, keep_profile, 0)
+    yield x, info
+    for k in range(1, info.frames): yield load_picture(opened, keep_profile, k)
+
 # %% ../nbs/01_data.ipynb #dd954625
-def view(x:Tensor, size, window=FULL)->Tensor: # (3,H,W), (h, w), top, left, bottom, right -> (3,h,w) in [0,1]
-    "A window cut out at the nearest whole pixels, and resized: all that a picture made of pixels can give."
+def view(x:Tensor, size, window=FULL)->Tensor: # (3,H,W) -> (3,h,w) in [0,1]
+    "A window cut out at the nearest whole pixels, and resized: all that pixels can give."
     (t, l, b, r), (H, W) = check_window(window), x.shape[-2:]
     top, left = min(round(t * H), H - 1), min(round(l * W), W - 1)
     cut = x[:, top:max(round(b * H), top + 1), left:max(round(r * W), left + 1)]
     return resize(cut, check_size(size)).clamp(0, 1)
 
 # %% ../nbs/01_data.ipynb #f2fa0963
-def render_svg(body:str, size, window=FULL)->Tensor: # markup in 128 x 128 units -> (3,h,w) in [0,1], on white
-    "Render a window of a drawing at a size with resvg: exact at 37 px and at 4,096."
+def render_svg(body:str, size, window=FULL)->Tensor: # (3,h,w) in [0,1], on white
+    "Render a window of a drawing of 128 x 128 units with resvg: exact at 37 px and at 4,096."
     import resvg_py
     (h, w), (t, l, b, r) = check_size(size), check_window(window)
     svg = (f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
            f'width="{w}" height="{h}" preserveAspectRatio="none" '
            f'viewBox="{128*l} {128*t} {128*(r-l)} {128*(b-t)}">{body}</svg>')
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=w, height=h, background='#ffffff', skip_system_fonts=True)
-    return load_image(io.BytesIO(png))
+    options = dict(width=w, height=h, background='#ffffff', skip_system_fonts=True)
+    return load_image(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, **options)))
 
 # %% ../nbs/01_data.ipynb #41f8d31d
 def drawing_group(name:str)->str: # 'waving-hand-dark-skin-tone' -> 'waving-hand'
-    "The drawing without its skin tone: variants share a group, which is never split between training and validation."
+    "The drawing without its skin tone: variants share a group, which no split divides."
     return re.sub(r'-(light|medium-light|medium|medium-dark|dark)-skin-tone|-tone\d', '', name)
 
-def held_out(key:str, share:float=.05)->bool: # key: group of a drawing or name of a photograph; share: of all keys
-    "A fixed coin for each key, validation or training: the same on every machine and for ever, because it is a hash."
+def held_out(key:str, share:float=.05)->bool: # share of all keys
+    "A fixed coin for a group or a name: a hash, so the same on every machine and for ever."
     return int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10_000 < share * 10_000
 
 def in_split(key:str, split:str, share:float=.05)->bool: # split: 'train', 'valid' or 'all'
-    "Does `key` belong to the split? Training and validation have nothing in common, and 'all' is both."
+    "Does `key` belong to the split? Training and validation share nothing, and 'all' is both."
     if split not in ('train', 'valid', 'all'):
         raise ValueError(f"split must be 'train', 'valid' or 'all', not '{split}'")
     return split == 'all' or held_out(key, share) == (split == 'valid')
 
 # %% ../nbs/01_data.ipynb #c3cd3e54
 class Drawings:
-    "The vector emoji: 3,819 drawings in nine categories and some eighty kinds, functions from coordinates to colour."
+    "The vector emoji: 3,819 drawings in nine categories and some eighty kinds."
     def __init__(self, split:str='train'): # 'train', 'valid' (5% of the groups, by hash) or 'all'
         packed = json.loads(lzma.decompress((resources.files('arsr')/'assets/emoji.json.xz').read_bytes()))
         self.names = [n for n in packed if in_split(drawing_group(n), split)]
@@ -399,7 +411,7 @@ class Drawings:
 
 # %% ../nbs/01_data.ipynb #0d5c5fb2
 class GroupSampler:
-    "Draw a group, then one of its pictures: 25 skin-tone variants of a couple count as one drawing."
+    "Draw a group, then one of its pictures: 25 skin tones of a couple count as one drawing."
     def __init__(self, source):
         members = {}
         for i, g in enumerate(source.groups): members.setdefault(g, []).append(i)
@@ -412,20 +424,20 @@ class GroupSampler:
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff'}
 
 def is_picture(name:str)->bool: # relative to the folder or archive, with /
-    "Has it a suffix of `SUFFIXES`? Hidden files, and what macOS adds to its archives, are no pictures."
+    "Has it one of `SUFFIXES`? Hidden files, and what macOS adds to archives, are no pictures."
     hidden = any(part.startswith('.') or part == '__MACOSX' for part in name.split('/'))
     return not hidden and Path(name).suffix.lower() in SUFFIXES and not name.endswith('/')
 
-def picture_names(root, folder=None)->list: # of paths relative to the root, with /; only those in this folder of it
-    "The pictures in a folder and in those below it, in order."
+def picture_names(root, folder=None)->list: # of paths
+    "Pictures of ROOT, or of a folder of it, and below it; relative to ROOT, with /, in order."
     names = {p.relative_to(root).as_posix(): p for p in Path(folder or root).rglob('*')}
     return sorted(name for name, p in names.items() if is_picture(name) and p.is_file())
 
 # %% ../nbs/01_data.ipynb #84e3a4d6
 class Images:
-    "Pictures in a folder (searched recursively) or in a zip archive, of which `share` is held out, by name."
+    "Pictures of a folder, and those below it, or of a zip archive; `share` is held out, by name."
     category = kind = None  # only drawings have them
-    def __init__(self, path, split:str='all', share:float=.05, folders=None): # .zip or folder; of it, only some folders
+    def __init__(self, path, split:str='all', share:float=.05, folders=None): # .zip or folder
         self.path = Path(path)
         if not self.path.exists(): raise ValueError(f"no such folder or zip archive: {path}")
         try: self.zip = zipfile.ZipFile(self.path) if self.path.suffix.lower() == '.zip' else None
@@ -437,14 +449,14 @@ class Images:
         self.choose(self.names)
 
     def choose(self, names:list):
-        "Be the pictures of these names. A few are kept as pixels: what is asked for is often asked for twice in a row."
+        "Be the pictures of these names. A few are kept as pixels: they are often asked for again."
         self.names = self.groups = names
         self.load, self.size, self.process = lru_cache(4)(self._load), cache(self._size), os.getpid()
 
     def __len__(self): return len(self.names)
 
     def open(self, i): # path or open file
-        if self.zip and self.process != os.getpid(): # two processes would move each other's place in the file
+        if self.zip and self.process != os.getpid(): # each its place in the file
             self.zip, self.process = zipfile.ZipFile(self.path), os.getpid()
         try: return self.zip.open(self.names[i]) if self.zip else self.path/self.names[i]
         except Exception as e: raise ValueError(f"{self.names[i]} in {self.path}: {one_line(e)}") from None
@@ -468,19 +480,19 @@ class Images:
 
 # %% ../nbs/01_data.ipynb #5f0a2b1c
 def square_view(source, i:int, size:int)->Tensor: # (3,size,size) in [0,1]
-    "A square picture of picture `i`: all of a drawing, the middle of a photograph that is longer one way."
+    "A square picture of picture `i`: all of a drawing, the middle of a photograph."
     return source.view(i, size, source.square(i) if hasattr(source, 'square') else FULL)
 
 # %% ../nbs/01_data.ipynb #5e4c2334
 class NativeCrops:
-    "Random squares of photographs at their own resolution, as many as would cover each; of a small one, its middle."
+    "Random squares of photographs at their own resolution, as many as cover each; or its middle."
     def __init__(self, source, side:int=192): # `Images`, pixels
         def squares(i):
             try: h, w = source.size(i)
             except ValueError: return 1  # it is broken, which is said where it is asked for
             return math.ceil(h / side) * math.ceil(w / side) if min(h, w) > side else 1
         self.source, self.side = source, side
-        self.index = np.repeat(np.arange(len(source)), [squares(i) for i in range(len(source))])  # of photographs
+        self.index = np.repeat(np.arange(len(source)), [squares(i) for i in range(len(source))])
         self.names = self.groups = [source.names[i] for i in self.index]
 
     def __len__(self): return len(self.index)
@@ -494,7 +506,7 @@ class NativeCrops:
 
 # %% ../nbs/01_data.ipynb #dd035ac4
 PUBLIC = {'div2k': 'DIV2K_*_HR', 'flickr2k': 'Flickr2K_HR', 'ffhq': 'images1024x1024', 'celeba-hq': 'celeba_hq*',
-          'lsun': '*_train'}  # public sets: folders of pictures, below the one that the set is unpacked in
+          'lsun': '*_train'}  # folders of pictures, where the set is unpacked
 
 def public_folders(name:str, root)->list: # a key of `PUBLIC`, where it is unpacked -> paths
     "All folders of a set, in ROOT or a folder of it. `ValueError` if there is none."
@@ -504,8 +516,8 @@ def public_folders(name:str, root)->list: # a key of `PUBLIC`, where it is unpac
         if found: return found
     raise ValueError(f"{root} has no folder '{PUBLIC[name]}': unpack {name} there first")
 
-def public_set(name:str, root, split:str='all', share:float=.05)->Images: # such as 'div2k' or 'div2k+flickr2k'
-    "The field's public sets from a local copy in their published layout, split as published where they are."
+def public_set(name:str, root, split:str='all', share:float=.05)->Images: # e.g. 'div2k+flickr2k'
+    "Public sets from a local copy in their published layout, split as published where they are."
     folders = [p for n in name.split('+') for p in public_folders(n, root)]
     valid = [p for p in folders if '_valid_' in p.name]
     if split in ('train', 'valid') and 0 < len(valid) < len(folders):
@@ -513,16 +525,15 @@ def public_set(name:str, root, split:str='all', share:float=.05)->Images: # such
     return Images(folders[0], split, share) if len(folders) == 1 else Images(root, split, share, folders)
 
 def hub_images(repo_id:str, **kwargs)->Images: # 'owner/name', options of `Images`
-    "Pictures of a hub data set of image files, or of one zip of them; downloaded once and cached by the hub client."
+    "Pictures of a hub data set of image files, or of one zip of them; cached by the hub's client."
     from huggingface_hub import snapshot_download
     root = snapshot_download(repo_id, repo_type='dataset', allow_patterns=[f'*{s}' for s in (*SUFFIXES, '.zip')])
     zips = sorted(Path(root).rglob('*.zip'))
     return Images(zips[0] if len(zips) == 1 else root, **kwargs)
 
-
 # %% ../nbs/01_data.ipynb #98bca841
 class Shards(Images):
-    "Pictures in the tar files of a folder, as `webdataset` writes them: found by their heads, read by number."
+    "Pictures in the tar files of a folder (`webdataset`): found by their heads, read by number."
     def __init__(self, path, split:str='all', share:float=.05): # folder; 'train', 'valid' or 'all'
         self.path, self.zip, self.places = Path(path), None, {}
         for shard in sorted(self.path.glob('*.tar')):
@@ -540,10 +551,10 @@ class Shards(Images):
         picture.name = f'{self.path}/{self.names[i]}'
         return picture
 
-SOURCES = {'emoji': 'arsr.data:Drawings', 'portraits': 'arsr.portraits:Portraits'}  # those that travel with the package
+SOURCES = {'emoji': 'arsr.data:Drawings', 'portraits': 'arsr.portraits:Portraits'}
 
-def open_source(data:str, split:str='train', share:float=.05): # a source: `view` and `len`; perhaps `groups`, `label`
-    "A key of `SOURCES`, a folder, a zip, 'NAME:FOLDER' for a public set, 'hub:OWNER/NAME', or 'shards:FOLDER'."
+def open_source(data:str, split:str='train', share:float=.05): # a source
+    "A key of `SOURCES`, a folder, zip, 'PUBLIC SET:FOLDER', 'hub:OWNER/NAME' or 'shards:FOLDER'."
     if data in SOURCES: return pkgutil.resolve_name(SOURCES[data])(split)
     kind, _, rest = str(data).partition(':')
     if kind == 'shards': return Shards(rest, split, share)
@@ -552,18 +563,18 @@ def open_source(data:str, split:str='train', share:float=.05): # a source: `view
     return Images(data, split=split, share=share)
 
 # %% ../nbs/01_data.ipynb #b44bbc8a
-def downsample(hr:Tensor, scale:float=4)->Tensor: # (n,3,h,w) or (3,h,w) in [0,1] -> the same, `scale` times smaller
-    "The low-resolution picture of the benchmarks: antialiased bicubic shrinking and nothing else."
+def downsample(hr:Tensor, scale:float=4)->Tensor: # (n,3,h,w) or (3,h,w) in [0,1]
+    "The low-resolution picture of the benchmarks: antialiased bicubic shrinking, no more."
     h, w = hr.shape[-2:]
     return resize(hr, (max(round(h / scale), 1), max(round(w / scale), 1))).clamp(0, 1)
 
 # %% ../nbs/01_data.ipynb #f0056fe8
-def pixels_inside(lo:float, hi:float, n:int)->tuple: # ends of a part of [0,1]; pixels along all of it
+def pixels_inside(lo:float, hi:float, n:int)->tuple: # ends of a part of [0,1]; pixels of all
     "The first of the pixels whose centres lie in a part, and the first after them."
     return max(0, math.ceil(lo * n - .5)), min(n, math.floor(hi * n - .5) + 1)
 
-def edge_pixels(x:Tensor, n:int, rng:np.random.Generator)->tuple: # (3,h,w) bytes -> rows and columns (n,)
-    "Random pixels, as often as the picture changes there; flat ones hardly ever."
+def edge_pixels(x:Tensor, n:int, rng:np.random.Generator)->tuple: # (3,h,w) bytes
+    "Rows and columns (n,) of random pixels, as often as the picture changes there."
     steps = [np.gradient(x.numpy().astype(np.float32), axis=axis) for axis in (1, 2) if x.shape[axis] > 1]
     weight = sum((np.abs(step).sum(0) for step in steps), np.full(x.shape[1:], 1e-3, np.float32)).cumsum()
     return np.unravel_index(np.minimum(weight.searchsorted(rng.random(n) * weight[-1]), weight.size - 1), x.shape[1:])
@@ -572,8 +583,8 @@ def random_window(image:int, crop:int, rng:np.random.Generator)->tuple: # top, l
     "A square window of `crop` pixels somewhere in a picture of `image` pixels a side."
     return tuple(int(v) for v in rng.integers(0, image - crop + 1, 2))
 
-def random_queries(truth:Tensor, window, n:int, rng, edges:float=0.)->dict: # coord (n,2), cell (n,2), rgb (n,3)
-    "Ground truth at random pixels of a picture, (3,h,w) bytes, with centres in the window; a share of them at edges."
+def random_queries(truth:Tensor, window, n:int, rng, edges:float=0.)->dict:
+    "coord, cell (n,2) and rgb (n,3) of random pixels in a window of (3,h,w) bytes; some at edges."
     (h, w), (t, l, b, r), k = truth.shape[-2:], window, round(edges * n)
     (top, bottom), (left, right) = pixels_inside(t, b, h), pixels_inside(l, r, w)
     row, col = rng.integers(top, bottom, n), rng.integers(left, right, n)
@@ -585,8 +596,8 @@ def random_queries(truth:Tensor, window, n:int, rng, edges:float=0.)->dict: # co
     return dict(coord=coord, cell=cell.expand(n, 2), rgb=to_model(truth[:, row, col].T / 255))
 
 # %% ../nbs/01_data.ipynb #d9ce268c
-def atomic_write(path, write)->Path: # `write` is called with the name of a file beside `path`, of the same suffix
-    "Write a file, all or nothing."
+def atomic_write(path, write)->Path:
+    "Write a file, all or nothing; `write` gets the name of one beside it, of the same suffix."
     path = Path(path)
     part = path.with_name(f'.{secrets.token_hex(6)}.part{path.suffix}')
     try:
@@ -601,8 +612,8 @@ def in_notebook()->bool:
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     return hasattr(shell, 'kernel')
 
-def progress(items, what:str='', delay:float=1.): # of known length; what is being done; seconds before a bar appears
-    "The items one by one, with a bar for whoever watches: in a notebook or in a terminal, and not in a log."
+def progress(items, what:str='', delay:float=1.):
+    "The items one by one, with a bar after `delay` seconds in a notebook or terminal, not a log."
     visible, start, bar, done = in_notebook() or sys.stderr.isatty(), time.monotonic(), None, 0
     try:
         for done, item in enumerate(items, 1):
@@ -620,8 +631,8 @@ def progress(items, what:str='', delay:float=1.): # of known length; what is bei
             with redirect_stdout(sys.stderr): bar.on_interrupt()
 
 # %% ../nbs/01_data.ipynb #9a74beef
-def map_bytes(path, size:int, content)->np.ndarray: # (size,) bytes, zero at first; what they will be of, for a new file
-    "Memory that processes share, or a file that was made for the same content; `ValueError` for another's."
+def map_bytes(path, size:int, content)->np.ndarray: # (size,) bytes
+    "Zeros that processes share, or a file made for the same content; `ValueError` for another's."
     if path is None: return np.frombuffer(mmap.mmap(-1, size), np.uint8)
     path, mark = Path(path), hashlib.sha256(json.dumps([size, content]).encode()).digest()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -633,10 +644,10 @@ def map_bytes(path, size:int, content)->np.ndarray: # (size,) bytes, zero at fir
 
 # %% ../nbs/01_data.ipynb #ca287464
 class Renders(torch.utils.data.Dataset):
-    """The pictures of a source as bytes, rendered when they are asked for: at the side `base`, or at one from `sizes`.
+    """The pictures of a source as bytes, rendered when asked for, at `base` or at one of `sizes`.
 
-    As many as there is room for are kept, at `base` and `per` other sides: in memory that processes share, or a file.
-    Ground truth is never resized: it is rendered (or, for photographs, shrunk from the original) at its very size.
+    As many as there is room for are kept, at `base` and `per` other sides: in memory that processes
+    share, or a file. Ground truth is rendered (of photographs: shrunk) at its very size.
     """
     def __init__(self,
         source, base:int=128, sizes:tuple=(64, 512), # what is rendered; pixels a side
@@ -648,7 +659,7 @@ class Renders(torch.utils.data.Dataset):
         self.n = len(source) if self.draw else min(len(source), first)
         kept = min(self.n, int(room // (3 * base**2)))
         sides = np.insert(np.random.default_rng(0).integers(sizes[0], sizes[1] + 1, (kept, per)), 0, base, axis=1)
-        ends = 32 + (1 + 3 * sides**2).cumsum().reshape(sides.shape)  # of slots: a mark that it is filled, and pixels
+        ends = 32 + (1 + 3 * sides**2).cumsum().reshape(sides.shape)  # of slots: a mark, and pixels
         self.broken = set()
         self.sides, self.ends = (a[:np.searchsorted(ends[:, -1], room)] for a in (sides, ends))
         content = [getattr(source, 'names', self.n), base, *sizes, per]
@@ -669,8 +680,8 @@ class Renders(torch.utils.data.Dataset):
 
     def any_size(self, i:int, rng)->Tensor: return self.at(i, self.any_side(i, rng)) # (3,s,s) bytes
 
-    def any_window(self, i:int, window, rng)->tuple: # (3,h,w) bytes; top, left, bottom, right of the window in them
-        "The pixels with centres in a window."
+    def any_window(self, i:int, window, rng)->tuple: # (3,h,w) bytes
+        "The pixels with centres in a window; top, left, bottom, right of the window in them."
         side, (t, l, b, r) = self.any_side(i, rng), window
         (top, bottom), (left, right) = pixels_inside(t, b, side), pixels_inside(l, r, side)
         inner = [(v * side - start) / (stop - start) for v, start, stop in (
@@ -678,11 +689,11 @@ class Renders(torch.utils.data.Dataset):
         return self.at(i, side, slice(top, bottom), slice(left, right)), inner
 
     def at(self, i:int, side:int, rows=slice(None), cols=slice(None))->Tensor: # (3,h,w) bytes
-        "Rows and columns of picture `i` at a side; where nothing is kept, a drawing is rendered there alone."
+        "Rows and columns of picture `i` at a side; drawings that are not kept are rendered there."
         kept = np.flatnonzero(self.sides[i] == side) if i < len(self.sides) else []
         if not len(kept): return self.render(i, side, rows, cols)
         slot = self.store[self.ends[i, kept[0]] - 1 - 3 * side**2:self.ends[i, kept[0]]]
-        if not slot[0]: slot[1:], slot[0] = self.render(i, side).flatten(), 1  # in this order: others may be reading
+        if not slot[0]: slot[1:], slot[0] = self.render(i, side).flatten(), 1  # others may read
         return torch.from_numpy(slot[1:].reshape(3, side, side))[:, rows, cols]
 
     def whole(self, i:int, side:int)->Tensor: # (3,side,side) in [0,1]
@@ -702,16 +713,16 @@ class Renders(torch.utils.data.Dataset):
 
 # %% ../nbs/01_data.ipynb #2df7ff4e
 class SeededDataset(torch.utils.data.Dataset):
-    "Endless training data: example `k` is `sample` with a source of chance of its own, the same on every machine."
+    "Endless training data: example `k` is `sample` with its own source of chance."
     def __init__(self, seed:int=0): self.seed = seed
     def __len__(self): return 2**40
     def __getitem__(self, k:int): return self.sample(np.random.default_rng((self.seed, k)))
-    def sample(self, rng:np.random.Generator)->dict: raise NotImplementedError # tensors of one example; by subclasses
+    def sample(self, rng:np.random.Generator)->dict: raise NotImplementedError # an example
 
 # %% ../nbs/01_data.ipynb #1b4e5cab
 class RandomScaleCrops(SeededDataset):
-    "First-stage training data: a crop, and the ground truth of the same window at a random output size."
-    def __init__(self, renders:Renders, crop:int=64, queries:int=512, seed:int=0, edges:float=0.): # as `random_queries`
+    "First-stage training data: a crop, and ground truth of that window at a random output size."
+    def __init__(self, renders:Renders, crop:int=64, queries:int=512, seed:int=0, edges:float=0.):
         super().__init__(seed)
         self.renders, self.crop, self.queries, self.edges = renders, crop, queries, edges
 

@@ -15,46 +15,46 @@ from torch import Tensor
 
 # %% ../nbs/05_diffusion.ipynb #8b988854
 def linear_schedule(b0:float=.0015, b1:float=.0155, T:int=1000)->Tensor: # (T,) alphas_cumprod
-    "The latent-diffusion schedule, linear in the square root of beta: the signal variance left after each timestep."
+    "Latent diffusion's schedule, linear in the root of beta: the signal variance that is left."
     beta = torch.linspace(b0**.5, b1**.5, T, dtype=torch.float64)**2
     return (1 - beta).cumprod(0).float()
 
-def cosine_schedule(T:int=1000, shift:float=.008)->Tensor: # (T,) alphas_cumprod; shift: no first beta is too small
-    "The cosine schedule of Nichol and Dhariwal (2021): signal leaves at an even pace."
+def cosine_schedule(T:int=1000, shift:float=.008)->Tensor: # (T,) alphas_cumprod
+    "Nichol and Dhariwal (2021): signal leaves evenly; by `shift` no first beta is too small."
     t = torch.arange(T + 1, dtype=torch.float64) / T
     f = torch.cos((t + shift) / (1 + shift) * math.pi / 2)**2
     beta = (1 - f[1:] / f[:-1]).clamp(max=.999)
     return (1 - beta).cumprod(0).float()
 
 # %% ../nbs/05_diffusion.ipynb #a647da4b
-def alpha_sigma(alphas_cumprod:Tensor, t:Tensor)->tuple: # (T,), (n,) timesteps -> m and s, each (n,1,1,1)
+def alpha_sigma(alphas_cumprod:Tensor, t:Tensor)->tuple: # (T,), (n,) -> m and s, each (n,1,1,1)
     "Signal scale m and noise scale s at timestep t; m^2 + s^2 = 1."
     a = alphas_cumprod[t][:, None, None, None]
     return a.sqrt(), (1 - a).sqrt()
 
-def noise_like(z:Tensor, generator:torch.Generator|list|None=None)->Tensor: # (n,c,h,w), or of a list of m -> as z
-    "Noise from N(0,I), sampled on the generator's device (the CPU without one); with m generators, each for a picture."
+def noise_like(z:Tensor, generator:torch.Generator|list|None=None)->Tensor: # of a list of m
+    "Noise from N(0,I), sampled where the generator is, or on the CPU; of m generators, one each."
     if isinstance(generator, list):  # n is a multiple of m, and the m noises are repeated
         noise = torch.stack([torch.randn(z.shape[1:], generator=g) for g in generator])
         return noise.repeat(len(z) // len(noise), 1, 1, 1).to(z)
     device = generator.device if generator else 'cpu'
     return torch.randn(z.shape, generator=generator, device=device).to(z)
 
-def q_sample(z:Tensor, t:Tensor, eps:Tensor, alphas_cumprod:Tensor)->Tensor: # (n,c,h,w), (n,), (n,c,h,w), (T,) -> z_t
-    "The noisy latent at timestep t, in one go, from a clean latent of unit variance and noise from N(0,I)."
+def q_sample(z:Tensor, t:Tensor, eps:Tensor, alphas_cumprod:Tensor)->Tensor: # -> z_t (n,c,h,w)
+    "The noisy latent at timesteps t (n,), from a clean one of unit variance and noise from N(0,I)."
     m, s = alpha_sigma(alphas_cumprod, t)
     return m * z + s * eps
 
 # %% ../nbs/05_diffusion.ipynb #ed1b77f8
-def make_target(prediction_type:str, z:Tensor, eps:Tensor, m:Tensor, s:Tensor)->Tensor: # (n,c,h,w), m and s (n,1,1,1)
-    "What a network should predict, 'eps', 'x0' or 'v', for a clean latent, noise, and their scales."
+def make_target(prediction_type:str, z:Tensor, eps:Tensor, m:Tensor, s:Tensor)->Tensor: # as z
+    "What a network should predict, 'eps', 'x0' or 'v', for a latent, noise, and scales (n,1,1,1)."
     return {'eps': eps, 'x0': z, 'v': m * eps - s * z}[prediction_type]
 
 def to_eps(x0:Tensor, z_t:Tensor, m:Tensor, s:Tensor)->Tensor:
     "The noise that `z_t` holds if `x0` is right."
     return (z_t - m * x0) / s
 
-def to_x0(prediction_type:str, out:Tensor, z_t:Tensor, m:Tensor, s:Tensor)->Tensor: # (n,c,h,w), m and s (n,1,1,1)
+def to_x0(prediction_type:str, out:Tensor, z_t:Tensor, m:Tensor, s:Tensor)->Tensor: # (n,c,h,w)
     "The clean latent that a prediction of 'eps', 'x0' or 'v' implies."
     return {'eps': (z_t - s * out) / m, 'x0': out, 'v': m * z_t - s * out}[prediction_type]
 
@@ -64,7 +64,7 @@ class Schedule(NamedTuple):
     timesteps:Tensor # (k,) descending, on the CPU
     alphas_cumprod:Tensor # (k,) at these timesteps
 
-def uniform_schedule(alphas_cumprod:Tensor, steps:int)->Schedule: # (T,) schedule of the training, network evaluations
+def uniform_schedule(alphas_cumprod:Tensor, steps:int)->Schedule: # of training (T,); evaluations
     "Timesteps evenly spaced from T-1 downwards. `ValueError` unless 1 <= steps <= T."
     check_steps(steps, len(alphas_cumprod))
     t = len(alphas_cumprod) - 1 - torch.arange(steps) * len(alphas_cumprod) // steps
@@ -80,13 +80,13 @@ def spaced_schedule(alphas_cumprod:Tensor, steps:int)->Schedule: # as `uniform_s
     t = spaced_timesteps(alphas_cumprod, steps)
     return Schedule(t, alphas_cumprod[t])
 
-def spaced_timesteps(alphas_cumprod:Tensor, steps:int)->Tensor: # (T,) -> (steps,) descending, none twice
-    "Timesteps evenly spaced in the square root of the angle from pure noise."
+def spaced_timesteps(alphas_cumprod:Tensor, steps:int)->Tensor: # (T,) -> (steps,) descending
+    "Timesteps evenly spaced in the square root of the angle from pure noise, none twice."
     angle = 1 - alphas_cumprod.sqrt().acos() * 2 / math.pi  # 0 at pure noise, 1 at a clean latent
     position, i = angle.clamp(min=0).sqrt().cpu(), torch.arange(steps)
     wanted = position[-1] + (1 - position[-1]) * i / steps
     nearest = (position - wanted[:, None]).abs().argmin(1)
-    return torch.maximum((nearest + i).cummin(0).values - i, steps - 1 - i)  # where they crowd, the next free one
+    return torch.maximum((nearest + i).cummin(0).values - i, steps - 1 - i)  # or the next free one
 
 # %% ../nbs/05_diffusion.ipynb #7127be03
 @torch.no_grad()
@@ -129,9 +129,9 @@ def sample_ddim(
 # %% ../nbs/05_diffusion.ipynb #eba76fd9
 @torch.no_grad()
 def sample_dpmpp_2m(
-    denoise, z:Tensor, schedule:Schedule, callback=None, generator=None, # as for `sample_ddpm`; no fresh noise
+    denoise, z:Tensor, schedule:Schedule, callback=None, generator=None, # as for `sample_ddpm`
 )->Tensor: # (n,c,h,w) clean latents
-    "DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): a second-order step in log(m/s) from two successive estimates."
+    "Lu et al. (2022), algorithm 2: a second-order step in log(m/s) from the last two estimates."
     a, last = schedule.alphas_cumprod, z
     h = (a.sqrt() / (1 - a).sqrt()).log().diff()
     for i, t in enumerate(schedule.timesteps.to(z.device)):
@@ -146,8 +146,8 @@ def sample_dpmpp_2m(
 # %% ../nbs/05_diffusion.ipynb #dd2e25b6
 SAMPLERS = {'dpmpp_2m': sample_dpmpp_2m, 'ddim': sample_ddim, 'ddpm': sample_ddpm}
 
-def find_sampler(sampler): # a name, or a function -> (denoise, z, schedule, callback, generator) -> clean latents
+def find_sampler(sampler): # a name, or a function as `sample_ddpm`
     "A sampler by its name; functions come back as they are. `ValueError` for any other name."
     if callable(sampler): return sampler
-    if sampler not in SAMPLERS: raise ValueError(f"unknown sampler '{sampler}'; choose one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[sampler]
+    if sampler in SAMPLERS: return SAMPLERS[sampler]
+    raise ValueError(f"unknown sampler '{sampler}'; choose one of {', '.join(SAMPLERS)}")

@@ -21,8 +21,8 @@ from PIL import Image, ImageDraw
 from torch import distributed as dist, nn, Tensor
 from einops import rearrange
 from .autoencoder import Encoder, Decoder
-from .coords import (FULL, check_size, check_window, make_cell, make_coord, on_grid, resize, split_range, subwindow,
-                         to_image, to_model)
+from .coords import (FULL, check_size, check_window, make_cell, make_coord, on_grid, resize,
+                         split_range, subwindow, to_image, to_model)
 from .data import PictureInfo, atomic_write, note, progress
 from .liif import LIIF
 
@@ -32,18 +32,18 @@ class FirstStageConfig:
     "Encoder, decoder and LIIF; the defaults but `one_sided` are those published for generation."
     ch: int = 128                    # channels of the first level
     mult: tuple = (1, 2, 4)          # multiplier of each level; f = 2^(levels-1)
-    mult_d: tuple|None = None        # the decoder's, if they are not the encoder's; mult_d[0] * ch features leave it
+    mult_d: tuple|None = None        # the decoder's, if others; mult_d[0] * ch features leave it
     n_res: int = 2                   # ResBlocks a level
     z: int = 3                       # latent channels
-    latent: str = 'plain'            # 'plain', 'gaussian' (KL) or 'norm' (unit variance a channel, noise in training)
-    noise: float = .05               # standard deviation of the noise on a 'norm' latent in training
+    latent: str = 'plain'            # 'plain', 'gaussian' or 'norm' (unit variance, and noise)
+    noise: float = .05               # standard deviation of the noise on 'norm' latents in training
     hidden: tuple = (256,) * 4       # hidden widths of LIIF
-    one_sided: bool = False          # True: stride-2 convolutions pad on the right and at the bottom only, as published
+    one_sided: bool = False          # stride-2 convolutions pad right and bottom only, as published
 
     @property
     def f(self)->int: return 2 ** (len(self.mult) - 1)
 
-def check_factor(factor:int, f:int): # how many times smaller the LR input is, and a latent than its picture
+def check_factor(factor:int, f:int): # of an LR input, of a latent
     "`ValueError` unless an LR input enlarged by `factor` is a whole number of latent cells."
     if factor < f or factor % f: raise ValueError(f"factor must be a multiple of f, which is {f}, not {factor}")
 
@@ -71,7 +71,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 # %% ../nbs/04_field.ipynb #a6a7981b
 class FirstStage(nn.Module):
-    "An image made continuous: E to a latent, D to features, LIIF to colours (Kim & Kim 2024, section 3)."
+    "A continuous image: E to latent, D to features, LIIF to colours (Kim & Kim 2024, section 3)."
     def __init__(self, cfg:FirstStageConfig):
         super().__init__()
         if cfg.latent not in ('plain', 'gaussian', 'norm'):
@@ -91,8 +91,8 @@ class FirstStage(nn.Module):
         mean, logvar = z.chunk(2, 1)
         return mean, logvar.clamp(-30, 20)
 
-    def encode(self, x:Tensor)->Tensor: # (n,3,H,W) in [-1,1], H and W multiples of f -> (n,z,H/f,W/f)
-        "The latent: the mean, which is the mode of a Gaussian; in training a sample of it, or noise over it if 'norm'."
+    def encode(self, x:Tensor)->Tensor: # (n,3,H,W) in [-1,1], multiples of f -> (n,z,H/f,W/f)
+        "The latent: the mean; in training a sample of a Gaussian, or noise over a 'norm' latent."
         return self.sample(*self.posterior(x))
 
     def sample(self, mean:Tensor, logvar:Tensor|None)->Tensor: # of `posterior`
@@ -101,13 +101,13 @@ class FirstStage(nn.Module):
         if self.training and self.cfg.latent == 'norm': return mean + self.cfg.noise * torch.randn_like(mean)
         return mean
 
-    def forward(self, x:Tensor, coord:Tensor, cell:Tensor)->Tensor: # (n,3,H,W), (n,q,2), (n,q,2) -> (n,q,3) in [-1,1]
-        "Encode, decode, query."
+    def forward(self, x:Tensor, coord:Tensor, cell:Tensor)->Tensor: # (n,q,3)
+        "Encode (n,3,H,W), decode, query at (n,q,2) of both; colours in [-1,1]."
         return self.liif(self.decoder(self.encode(x)), coord, cell)
 
 # %% ../nbs/04_field.ipynb #e1e6fc99
-def downscale_pair(z:Tensor, image:Tensor, q:int)->tuple: # (n,z,h,h), (n,3,H,H) in [-1,1], queries of each
-    "Latents (n,z,k,k), h/2 <= k < h, and coord, cell (n,q,2) and rgb (n,q,3) of the pictures shrunk as much."
+def downscale_pair(z:Tensor, image:Tensor, q:int)->tuple: # (n,z,h,h), (n,3,H,H), queries of each
+    "Latents (n,z,k,k), h/2 <= k < h; coord, cell (n,q,2), rgb (n,q,3) of pictures shrunk as much."
     k = int(torch.randint(-(-z.shape[-1] // 2), z.shape[-1], ()))
     size = k * image.shape[-1] // z.shape[-1]
     small, pixels = resize(image, (size, size)), torch.randint(size**2, (q,), device=z.device)
@@ -115,17 +115,17 @@ def downscale_pair(z:Tensor, image:Tensor, q:int)->tuple: # (n,z,h,h), (n,3,H,H)
     return resize(z, (k, k)), coord, cell, rearrange(small, 'n c h w -> n (h w) c')[:, pixels]
 
 # %% ../nbs/04_field.ipynb #9b8c2aac
-def l1_loss(first:FirstStage, z:Tensor, coord:Tensor, cell:Tensor, rgb:Tensor)->Tensor: # z (n,z,h,w); rgb (n,q,3)
+def l1_loss(first:FirstStage, z:Tensor, coord:Tensor, cell:Tensor, rgb:Tensor)->Tensor:
     "Mean absolute difference between what latents predict at some points and the ground truth."
     return (first.liif(first.decoder(z), coord, cell).float() - rgb).abs().mean()
 
 @dataclass(frozen=True)
 class FirstStageLoss:
-    "L1 at random output sizes (Kim & Kim 2024, section 3), plus a little KL if the latent is Gaussian."
+    "L1 at random output sizes (Kim & Kim 2024, section 3), and a little KL for a Gaussian latent."
     kl: float = 1e-6          # weight of the KL term of a Gaussian latent
-    equivariance: float = 0.  # share of the batch whose latents are shrunk, and must decode to the shrunk picture
+    equivariance: float = 0.  # share whose shrunk latents must decode to the shrunk picture
 
-    def __call__(self, first:FirstStage, batch:dict)->Tensor: # image (n,3,h,w), coord and cell (n,q,2), rgb (n,q,3)
+    def __call__(self, first:FirstStage, batch:dict)->Tensor: # image, coord, cell, rgb
         mean, logvar = first.posterior(batch['image'])
         z, n = first.sample(mean, logvar), round(self.equivariance * len(mean))
         queries = [batch[k][n:] for k in ('coord', 'cell', 'rgb')]
@@ -137,17 +137,18 @@ class FirstStageLoss:
         return loss + self.kl * .5 * (mean**2 + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
 
 # %% ../nbs/04_field.ipynb #bfd9ba19
-def read_bicubic(x:Tensor, coord:Tensor)->Tensor: # (n,c,h,w), (n,H,W,2) in [-1,1], order (row, column) -> (n,c,H,W)
-    "A picture read as a bicubic function, at any points."
+def read_bicubic(x:Tensor, coord:Tensor)->Tensor: # (n,c,h,w), (n,H,W,2) -> (n,c,H,W)
+    "A picture read as a bicubic function, at any points (row, column) in [-1,1]."
     return F.grid_sample(x, coord.flip(-1), mode='bicubic', padding_mode='border', align_corners=False)
 
 def sample_bicubic(x:Tensor, size, window=FULL)->Tensor: # (n,c,h,w) -> (n,c,H,W)
     "Its value at every pixel centre of a window that is `size` large."
-    return read_bicubic(x, make_coord(size, window).to(x).view(*check_size(size), 2).expand(len(x), -1, -1, -1))
+    coord = make_coord(size, window).to(x).view(1, *check_size(size), 2)
+    return read_bicubic(x, coord.expand(len(x), -1, -1, -1))
 
 class Renderer(Protocol):
-    "Features to the pixels of a window; one that shrinks without aliasing by itself has `antialiases = True`."
-    def render(self, feat:Tensor, size, window=FULL)->Tensor: ... # (n,c,h,w) -> (n,3,H,W) in [-1,1] or beyond
+    "Features to pixels of a window; one that shrinks without aliasing has `antialiases = True`."
+    def render(self, feat:Tensor, size, window=FULL)->Tensor: ... # (n,c,h,w) -> (n,3,H,W)
 
 class Bicubic:
     "The renderer whose features are a picture itself, in the models' range."
@@ -155,7 +156,7 @@ class Bicubic:
 
 # %% ../nbs/04_field.ipynb #3485957d
 def output_size(own:tuple, size=None, scale=None, window=FULL)->tuple: # (h, w) -> (h, w) in pixels
-    "From (h, w), the long side alone, or a factor on the own size: at one `scale` all windows have the same pitch."
+    "From (h, w), the long side, or a factor on the own size, the same pitch for all windows."
     t, l, b, r = check_window(window)
     if size is not None and scale is not None: raise ValueError("give size or scale, not both")
     if isinstance(size, (tuple, list)): return check_size(size)
@@ -167,15 +168,15 @@ def output_size(own:tuple, size=None, scale=None, window=FULL)->tuple: # (h, w) 
     if not valid: raise ValueError(f"scale must be a number above zero, not {scale!r}")
     return max(1, round(h * scale)), max(1, round(w * scale))
 
-def check_pixels(size:tuple, limit:int|None, remedy:str, n:int=1)->tuple: # the size; `remedy`: what to do instead
+def check_pixels(size:tuple, limit:int|None, remedy:str, n:int=1)->tuple: # the size
     "`ValueError` for `n` pictures of more than `limit` pixels together; None: no limit."
     (h, w), many = size, f", {n} times," if n > 1 else ''
     if not limit or n * h * w <= limit: return size
     raise ValueError(f"{w} wide and {h} high{many} is over the limit of {limit:,} pixels at once; {remedy}")
 
 # %% ../nbs/04_field.ipynb #a319cf4f
-def antialiased(draw:Callable, own:tuple, size:tuple, window=FULL)->Tensor: # draw(size, window) -> (n,c,h,w); as `draw`
-    "Pixels of a window; where they are larger than those of a picture of its `own` size, filtered from several each."
+def antialiased(draw:Callable, own:tuple, size:tuple, window=FULL)->Tensor:
+    "What `draw(size, window)` gives; pixels larger than at the `own` size are filtered."
     axes = [(n, m, *window[k::2]) for k, (n, m) in enumerate(zip(own, size))]
     times = [max(1, math.ceil(n / on_grid(m, lo, hi)[0] - 1e-6)) for n, m, lo, hi in axes]
     if max(times) == 1: return draw(size, window)
@@ -189,10 +190,10 @@ def antialiased(draw:Callable, own:tuple, size:tuple, window=FULL)->Tensor: # dr
 
 # %% ../nbs/04_field.ipynb #dc8f5e02
 STRIP = 2**22  # pixels that are rendered at a time
-WRITERS, VIEWERS = {}, {}  # suffix -> function(field, path, size, window); name -> function(field, **kwargs)
+WRITERS, VIEWERS = {}, {}  # suffix -> as `register_writer`; name -> function(field, **kwargs)
 
-def register_writer(suffixes, write): # such as ('.tif', '.tiff'), function(field, path, size, window)
-    "From now on, `ImageField.save` writes files with these suffixes by `write`, which is given a field of one image."
+def register_writer(suffixes, write): # ('.tif', ...), function(field, path, size, window)
+    "From now on, `ImageField.save` writes files with these suffixes by `write`, a field at a time."
     WRITERS.update(dict.fromkeys(suffixes, write))
 
 SIDES = dict(JPEG=65500, MPO=65500, PDF=65500, WEBP=16383, AVIF=32768, GIF=65535, PCX=65535, SGI=65535, TGA=65535,
@@ -201,18 +202,18 @@ SIDES = dict(JPEG=65500, MPO=65500, PDF=65500, WEBP=16383, AVIF=32768, GIF=65535
 # %% ../nbs/04_field.ipynb #f1b37946
 @lru_cache
 def can_write(kind:str)->bool: # a format of Pillow
-    "Does it take a picture in colour, of any size? Some want other modes, or libraries that are not there."
+    "Does it take a picture in colour? Some want other modes, or libraries that are not there."
     try: Image.new('RGB', (1, 1)).save(io.BytesIO(), kind)
     except Exception: return False
     return kind != 'ICNS'  # has sizes of its own
 
 def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is known
-    "The path, if such a picture can be written there; `ValueError` for a wrong folder or format, or beyond its limits."
+    "The path, if such a picture can be written there; `ValueError` for a folder, format or size."
     path = Path(path)
     suffix, known = path.suffix.lower(), dict.fromkeys(['.png', '.jpg', '.webp', '.tif', *WRITERS])
     kind = Image.registered_extensions().get(suffix, '')
-    if suffix not in WRITERS and not can_write(kind):
-        raise ValueError(f"cannot tell an image format from '{path.name}'; use one of {', '.join(known)}")
+    if suffix not in WRITERS and not can_write(kind): raise ValueError(
+        f"cannot tell an image format from '{path.name}'; use one of {', '.join(known)}")
     if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
     if path.is_dir(): raise ValueError(f"{path} is a folder; give the name of a file")
     if not os.access(path.parent, os.W_OK): raise ValueError(f"nothing may be written into the folder {path.parent}")
@@ -245,7 +246,7 @@ def pillow_options(info:PictureInfo)->dict: # of `Image.save`
     return dict(quality=95, subsampling='4:4:4') | {name: value for name, value in carried.items() if value}
 
 def write_pillow(field, path:Path, size:tuple, window:tuple)->Path:
-    "Write with Pillow, all or nothing, from one array of bytes; `ValueError` over the field's `max_pixels`."
+    "Write with Pillow, all or nothing, from one array; `ValueError` over the field's `max_pixels`."
     remedy = f"{path.suffix} is held in memory whole: use {', '.join(WRITERS)}, or raise ImageField.max_pixels"
     (h, w), info, opaque = check_pixels(size, field.max_pixels, remedy), field.info[0], not has_alpha(path)
     canvas = np.empty((h, w, info.channels(opaque)), np.uint8)
@@ -269,15 +270,15 @@ def thumbnails(field, most:int=512)->Image.Image: # pixels along the longer side
 
 # %% ../nbs/04_field.ipynb #a43baa5d
 class ImageField:
-    """A batch of images as continuous functions: features (n,c,h,w), and a renderer that reads them.
+    """A batch of images as continuous functions: features (n,c,h,w), and a renderer of them.
 
-    `size` is the field's own, (h, w) in pixels, what `scale=1` means; `correction` a smooth picture (n,3,h,w) in the
-    models' range that is added to what is rendered; `fast` a renderer that was trained to agree with the first. `lr`
-    are the pictures that the field downsamples to, if it was made to: what it shows up to its own size. `info` is what
-    each image carries, `PictureInfo`; a grey one stays grey, a transparent one is rendered on white.
+    `size` is the field's own, (h, w) in pixels, what `scale=1` means; `correction` a smooth picture
+    (n,3,h,w) in the models' range, added to what is rendered; `fast` a renderer that was trained to
+    agree with the first; `lr` what the field was made to downsample to, and shows at that size;
+    `info` the `PictureInfo` of each: a grey one stays grey, a transparent one is rendered on white.
     """
-    max_pixels = 2**26  # the most that `render` makes in one piece, 8,192 x 8,192, of all pictures of the batch
-    exact_pixels = 2**20  # the largest picture for which 'auto' is the exact renderer, 1,024 x 1,024
+    max_pixels = 2**26  # the most that `render` makes in one piece, 8,192 x 8,192
+    exact_pixels = 2**20  # up to 1,024 x 1,024, 'auto' is the exact renderer
 
     def __init__(self, feat:Tensor, renderer:Renderer, size, correction:Tensor|None=None, fast:Renderer|None=None):
         self.feat, self.renderer, self.fast, self.correction = feat, renderer, fast, correction
@@ -318,32 +319,31 @@ class ImageField:
         return part
 
     def bound(self, size:tuple)->'ImageField': # (h, w) in pixels
-        "The same field, with 'auto' decided for a picture of this size, so that its tiles share one renderer."
+        "The same field, 'auto' decided for a picture of this size, whose tiles share one renderer."
         if self.choice != 'auto': return self
         large = size[0] * size[1] > self.exact_pixels
         return self.with_renderer('exact' if self.fast is None or not large else 'fast')
 
-    def decode_rgb(self, size:tuple, window:tuple=FULL)->Tensor: # (n,3,h,w) in the models' range, not clamped
+    def decode_rgb(self, size:tuple, window:tuple=FULL)->Tensor: # (n,3,h,w), not clamped
         "What the renderer predicts at the pixels of a window, and the correction."
         renderer = self.fast if self.fast and self.bound(size).choice == 'fast' else self.renderer
         out = renderer.render(self.feat, size, window)
         return out if self.correction is None else out + sample_bicubic(self.correction, size, window)
 
-    def render(self, size=None, scale=None, window=FULL, renderer:str|None=None)->Tensor: # (n,3,h,w) in [0,1]
-        """Every pixel of a window, (top, left, bottom, right) in [0,1]; `size` is (h, w) or the long side in pixels.
+    def render(self, size=None, scale=None, window=FULL, renderer:str|None=None)->Tensor:
+        """A window, (top, left, bottom, right), as (n,3,h,w) in [0,1]; `size`: (h, w) or long side.
 
-        `scale` is a factor on the field's own size; `renderer` is 'exact', 'fast' or 'auto', exact up to 1,024 x 1,024
-        pixels and fast, where the field can be, above (None: as bound by `with_renderer`). `ValueError` for a size or
-        scale not above zero, a window outside [0,1], or more than `max_pixels`.
+        `scale` is a factor on the own size; `renderer` is 'exact', 'fast' or 'auto': fast above
+        1,024 x 1,024 pixels if it can be (None: as `with_renderer` has it). `ValueError` for a size
+        or scale not above zero, a window outside [0,1], or more than `max_pixels`.
         """
         if renderer is not None: return self.with_renderer(renderer).render(size, scale, window)
-        size = self.output_size(size, scale, window)
-        window = check_window(window)
+        size, window = self.output_size(size, scale, window), check_window(window)
         rgb, alpha = self.colours(size, window), self.alpha(size, window)
         return rgb if alpha is None else rgb * alpha + 1 - alpha
 
     def colours(self, size:tuple, window:tuple)->Tensor: # (n,3,h,w) in [0,1]
-        "What is rendered, or read from `lr` up to the field's own size; a hue in a grey image is taken out."
+        "What is rendered, or read from `lr` up to the own size; grey images lose their hues."
         remedy = 'render fewer pictures or windows, or raise ImageField.max_pixels'
         check_pixels(size, self.max_pixels, remedy, len(self))
         whole = [on_grid(m, *window[k::2])[0] for k, m in enumerate(size)]
@@ -356,15 +356,15 @@ class ImageField:
             if info.grey: rgb[k] = rgb[k].mean(0, keepdim=True)
         return rgb
 
-    def alpha(self, size:tuple, window:tuple)->Tensor|None: # (n,1,h,w) in [0,1]; None: all are opaque
+    def alpha(self, size:tuple, window:tuple)->Tensor|None: # (n,1,h,w); None: all opaque
         "Bicubic interpolation of what the images carry."
         if not any(info.alpha is not None for info in self.info): return None
         opaque = torch.ones(1, *self.size)
         own = torch.stack([opaque if info.alpha is None else info.alpha for info in self.info]).to(self.feat.device)
         return antialiased(partial(sample_bicubic, own), self.size, size, window).clamp(0, 1)
 
-    def layers(self, size:tuple, window=FULL, opaque:bool=False)->Tensor: # (n,c,h,w) in [0,1]; (h, w) in pixels
-        "All images as a file of the first holds it: grey or colour, and alpha; on white if it has to be opaque."
+    def layers(self, size:tuple, window=FULL, opaque:bool=False)->Tensor: # (n,c,h,w) in [0,1]
+        "All images as a file of the first holds it: grey or colour, and alpha; on white if opaque."
         info = self.info[0]
         rgb = self.render(size, window=window) if opaque or info.alpha is None else self.colours(size, window)
         x, alpha = rgb[:, :1] if info.grey else rgb, None if opaque else self.alpha(size, window)
@@ -376,7 +376,7 @@ class ImageField:
         return as_pil(to_bytes(one.layers(one.output_size(size, scale, window), check_window(window))[0]))
 
     def save(self, path, size=None, scale=None, window=FULL)->Path: # where it was written
-        "Write the first image to a file, all or nothing; the suffix chooses the format, the rest is as in `render`."
+        "Write the first image to a file, all or nothing, in the format of its suffix; as `render`."
         size = self.output_size(size, scale, window)
         path = check_picture_path(path, size)
         write = WRITERS.get(path.suffix.lower(), write_pillow)
@@ -385,21 +385,21 @@ class ImageField:
         return write(self[0].bound(size), path, size, check_window(window))
 
     def explore(self, **kwargs):
-        "A panel with a scale slider, beside bicubic enlargement; arguments as `arsr.apps.widgets.explore`."
+        "A panel with a scale slider, beside bicubic enlargement; as `arsr.apps.widgets.explore`."
         return VIEWERS['explore'](self, **kwargs)
 
     def zoom(self, *others, **kwargs):
-        "This field as a map to zoom into, with others in step; arguments as `arsr.apps.widgets.zoom`."
+        "This field as a map to zoom into, with others in step; as `arsr.apps.widgets.zoom`."
         return VIEWERS['zoom'](self, *others, **kwargs)
 
 # %% ../nbs/04_field.ipynb #b2c9cc32
-def to_multiple(x:Tensor, f:int)->Tensor: # (n,3,h,w) -> the same at the nearest size that is a multiple of f
-    "Encoders halve; a picture of 37 x 50 is first resampled to 36 x 48. Its field still has the size 37 x 50."
+def to_multiple(x:Tensor, f:int)->Tensor: # (n,3,h,w) -> at the nearest multiples of f
+    "Encoders halve; a picture of 37 x 50 is first resampled to 36 x 48. Its field keeps 37 x 50."
     h, w = (max(f, round(n / f) * f) for n in x.shape[-2:])
     return resize(x, (h, w)).clamp(0, 1)
 
 @torch.no_grad()
-def encode_field(first:FirstStage, x:Tensor, fast:Renderer|None=None)->ImageField: # x (n,3,h,w) in [0,1]
-    "The first stage alone: what goes in comes out, but at any size; `fast` was distilled from its LIIF."
+def encode_field(first:FirstStage, x:Tensor, fast:Renderer|None=None)->ImageField: # x in [0,1]
+    "The first stage alone: what goes in comes out, at any size; `fast` is distilled from its LIIF."
     z = first.encode(to_model(to_multiple(x, first.cfg.f)))
     return ImageField(first.decoder(z), first.liif, x.shape[-2:], fast=fast)

@@ -16,13 +16,13 @@ from einops import rearrange
 from .coords import FULL, cell_size, check_size, check_window, pixel_centres, split_range
 
 # %% ../nbs/03_liif.ipynb #36d73f5f
-SHIFTS = [(r, c) for r in (-1, 1) for c in (-1, 1)]  # half a cell up or down, half a cell left or right
-EPS = 1e-6  # a nudge that decides for both shifts alike when a point lies exactly on a cell's centre
+SHIFTS = [(r, c) for r in (-1, 1) for c in (-1, 1)]  # half a cell up or down, left or right
+EPS = 1e-6  # a nudge: both shifts decide alike for a point exactly on a cell's centre
 
-def nearest(x:Tensor, shift:int, n:int)->tuple: # (...) in [-1,1], -1, 0 or 1, cells -> (...) index, (...) offset
-    """Along one axis: the cell nearest to `x` shifted by half a cell, and the offset of `x` itself from its centre.
+def nearest(x:Tensor, shift:int, n:int)->tuple: # (...), -1, 0 or 1, cells -> index, offset
+    """Along one axis: the cell nearest to `x` shifted by half a cell, and `x` from its centre.
 
-    An offset of 2 is one whole cell. Shift, nudge and clamp are those of the published LIIF (Chen et al. 2021).
+    An offset of 2 is one whole cell. Shift, nudge and clamp are as published (Chen et al. 2021).
     """
     moved = (x + shift / n + EPS).clamp(-1 + EPS, 1 - EPS)
     index = ((moved + 1) / 2 * n).floor().long().clamp(max=n - 1)
@@ -42,32 +42,32 @@ def linears(net:nn.Sequential)->list:
 
 # %% ../nbs/03_liif.ipynb #5877eccf
 class LIIF(nn.Module):
-    """Local implicit image function (Chen et al. 2021), without feature unfolding (Kim & Kim 2024, section 3).
+    """LIIF (Chen et al. 2021), without feature unfolding (Kim & Kim 2024, section 3).
 
-    `forward` is the definition: four neighbours, one MLP, predictions blended by area. `render` is the same function
-    for a whole grid of pixels at a fraction of the cost.
+    `forward` is the definition: four neighbours, one MLP, predictions blended by area. `render` is
+    the same function for a whole grid of pixels at a fraction of the cost.
     """
-    def __init__(self, n_feat:int, n_out:int=3, hidden:tuple=(256,) * 4): # channels in and out, widths of hidden layers
+    def __init__(self, n_feat:int, n_out:int=3, hidden:tuple=(256,) * 4): # hidden: widths
         super().__init__()
         if not hidden: raise ValueError("hidden must name the width of one layer at least")
         self.n_feat, self.mlp = n_feat, mlp(n_feat + 4, n_out, tuple(hidden))
 
-    def forward(self, feat:Tensor, coord:Tensor, cell:Tensor)->Tensor: # (n,c,h,w), (n,q,2), (n,q,2) -> (n,q,n_out)
+    def forward(self, feat:Tensor, coord:Tensor, cell:Tensor)->Tensor: # (n,q,2) -> (n,q,n_out)
         "Predict the colour at `coord`, (row, column) in [-1,1], of pixels as large as `cell`."
         h, w = feat.shape[-2:]
         flat, scaled_cell = rearrange(feat, 'n c h w -> n (h w) c'), cell * cell.new_tensor([h, w])
         preds, areas = [], []
         for v_r, v_c in SHIFTS:
-            (row, rel_r), (col, rel_c) = nearest(coord[..., 0], v_r, h), nearest(coord[..., 1], v_c, w)
+            (row, r), (col, c) = nearest(coord[..., 0], v_r, h), nearest(coord[..., 1], v_c, w)
             near = flat.gather(1, (row * w + col)[..., None].expand(-1, -1, self.n_feat))
-            rel = torch.stack([rel_r, rel_c], -1)
+            rel = torch.stack([r, c], -1)
             preds.append(self.mlp(torch.cat([near, rel, scaled_cell], -1)))
             areas.append(rel.prod(-1, keepdim=True).abs() + 1e-9)
         total = sum(areas)
         return sum(pred * area / total for pred, area in zip(preds, reversed(areas)))
 
-    def render(self, feat:Tensor, size, window=FULL)->Tensor: # (n,c,h,w) -> (n,n_out,H,W) in [-1,1] or beyond
-        "`render_grid` of this function; under autocast its hidden layers compute in autocast's precision."
+    def render(self, feat:Tensor, size, window=FULL)->Tensor: # (n,c,h,w) -> (n,n_out,H,W)
+        "`render_grid` of this function, [-1,1] or beyond; hidden layers in autocast's precision."
         device = feat.device.type
         autocast = device != 'meta' and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else torch.float32
@@ -84,8 +84,8 @@ def _axis(n_out, n, lo, hi):
     x = pixel_centres(n_out, lo, hi)
     return tuple(torch.stack(t) for t in zip(*(nearest(x, v, n) for v in (-1, 1))))
 
-def blend_weights(rel_r:Tensor, rel_c:Tensor)->Tensor: # (2,rows), (2,cols) -> (2,2,rows,cols) by column and row shift
-    "Weights of four neighbours, from the offsets of both shifts; those of a pixel sum to one."
+def blend_weights(rel_r:Tensor, rel_c:Tensor)->Tensor: # (2,rows), (2,cols) -> (2,2,rows,cols)
+    "Weights of four neighbours by column and row shift, from their offsets; a pixel's sum to one."
     area = (rel_r.flip(0)[None, :, :, None] * rel_c.flip(0)[:, None, None]).abs() + 1e-9
     return area / area.sum((0, 1))
 
@@ -97,60 +97,60 @@ def _blend(x, weights):
 
 # %% ../nbs/03_liif.ipynb #e9e3e5df
 def _onednn(weight, bias, relu, rows):
-    "The function x -> x @ weight.T + bias, with ReLU or not, by oneDNN; raises where this PyTorch does not offer it."
+    "x -> x @ weight.T + bias, with ReLU or not, by oneDNN; raises where this PyTorch lacks it."
     if rows: weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     after = 'relu' if relu else 'none'
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], '')
 
 @cache
 def has_packed(dtype:torch.dtype)->bool:
-    "Does this PyTorch, on this CPU, have a linear layer with ReLU whose weights are laid out beforehand?"
-    x, weight, bias = torch.tensor([[1, -3]], dtype=dtype), torch.eye(2, dtype=dtype), torch.ones(2, dtype=dtype)
+    "Does this PyTorch, on this CPU, have a linear layer with ReLU and weights laid out beforehand?"
+    x, weight, bias = (t.to(dtype) for t in (torch.tensor([[1, -3]]), torch.eye(2), torch.ones(2)))
     try: return _onednn(weight, bias, relu=True, rows=2)(x).tolist() == [[2, 0]]
     except (AttributeError, RuntimeError): return False
 
-def fast_linear(weight:Tensor, bias:Tensor|None=None, relu:bool=True, rows:int=0): # function (n,in) -> (n,out)
-    "x -> x @ weight.T + bias, with ReLU, as fast as it can be had; `rows`: used often, with about so many vectors."
+def fast_linear(weight:Tensor, bias:Tensor|None=None, relu:bool=True, rows:int=0): # a function
+    "x -> x @ weight.T + bias, with ReLU, fast; `rows`: for many calls with about so many vectors."
     if weight.device.type == 'cpu' and has_packed(weight.dtype): return _onednn(weight, bias, relu, rows)
     return lambda x: F.linear(x, weight, bias).relu_() if relu else F.linear(x, weight, bias)
 
-def packed_linear(layer:nn.Linear, dtype:torch.dtype, rows:int, relu:bool=True): # function (n,in) -> (n,out)
-    "relu(layer(x)), or layer(x), in `dtype`, with weights laid out once for many calls with about `rows` vectors."
+def packed_linear(layer:nn.Linear, dtype:torch.dtype, rows:int, relu:bool=True): # a function
+    "relu(layer(x)), or layer(x), in `dtype`, laid out once for calls with about `rows` vectors."
     weight, bias = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
-    return fast_linear(weight, bias, relu, max(2, rows))  # for a single vector, oneDNN would add up in another order
+    return fast_linear(weight, bias, relu, max(2, rows))  # one is added up in another order
 
 # %% ../nbs/03_liif.ipynb #f120ad9d
 MAX_TABLE_CELLS = 95  # cells of a line in one table
 
-def gather_matrix(col:Tensor, rel:Tensor)->tuple: # (2,cols) each -> (2 cols, MAX_TABLE_CELLS + 1), slice of cells
-    "What to multiply a table of these cells with: a one for each pixel's cell, and in the last column its offset."
+def gather_matrix(col:Tensor, rel:Tensor)->tuple: # (2,cols) -> (2 cols, MAX_TABLE_CELLS + 1), slice
+    "What to multiply a table of these cells with: a one for each pixel's cell, last its offset."
     start, read = int(col.min()), rel.new_zeros(*rel.shape, MAX_TABLE_CELLS + 1)
     read.scatter_(2, (col - start)[..., None], 1)
     read[..., -1] = rel
     return read.flatten(0, 1), slice(start, start + MAX_TABLE_CELLS)
 
-def block_shape(size:tuple, cells:float, block:int)->tuple: # (h, w) of the output, cells side by side in it, pixels
-    "Rows and columns of a block of pixels: as wide as a table has cells for, and as high as it may be."
+def block_shape(size:tuple, cells:float, block:int)->tuple: # of the output, cells along it, pixels
+    "Rows and columns of a block of pixels: as wide as a table has cells for, as high as may be."
     h, w = size
     wide = min(w, block, max(1, int((MAX_TABLE_CELLS - 3) * w / cells)))
     return min(h, max(1, block // wide)), wide
 
 # %% ../nbs/03_liif.ipynb #41cb1056
 def precompute_first_layer(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tuple:
-    "Once for a window: the first layer at each cell of its lines, (n,lines,w,hidden), and `_axis` of rows, of columns."
+    "Once for a window: the first layer at cells of its lines, (n,lines,w,hidden); `_axis` twice."
     (H, W), (t, l, b, r), (h, w) = size, window, feat.shape[-2:]
     (row, rel_r), columns = _axis(H, h, t, b), _axis(W, w, l, r)
     top, bottom = int(row.min()), int(row.max()) + 1
     first, c = linears(liif.mlp)[0], liif.n_feat
-    feat = feat[:, :, top:bottom].float()  # what is kept in half precision is made whole where it is needed
+    feat = feat[:, :, top:bottom].float()  # half precision is made whole where it is needed
     cell, whole = feat.new_tensor(cell_size(size, window)) * feat.new_tensor([h, w]), first.weight.float()
     weight, bias = whole[:, :c], first.bias.float() + whole[:, c + 2:] @ cell
     lines = rearrange(feat, 'n c h w -> h n w c')
-    base = torch.stack([F.linear(line, weight, bias) for line in lines], 1)  # line by line: equal in every window
+    base = torch.stack([F.linear(line, weight, bias) for line in lines], 1)  # equal in every window
     return base, (row - top, rel_r), columns
 
 def _block(lines, table, read, layers, weights):
-    "Blended predictions before the last layer, (cols rows, d), from the cells (rows,2,d,cells) of some lines."
+    "Blended predictions before the last layer, (cols rows, d), from cells (rows,2,d,cells)."
     rows = table[:len(lines)]
     rows[..., :lines.shape[-1]] = lines
     x = fast_linear(rows.flatten(0, 2))(read).view(-1, rows.shape[2])
@@ -161,12 +161,12 @@ def _block(lines, table, read, layers, weights):
 # %% ../nbs/03_liif.ipynb #f71c8b47
 @torch.no_grad()
 def render_grid(liif:LIIF, feat:Tensor, size, window=FULL, block:int|None=None, dtype=torch.float32)->Tensor:
-    "`liif` of features (n,c,h,w) on a window's pixels, (n,n_out,H,W), exactly but for rounding, whatever the window."
+    "`liif` of features (n,c,h,w) on a window's pixels, (n,n_out,H,W), exactly but for rounding."
     (H, W), window = check_size(size), check_window(window)
     base, (row, rel_r), (col, rel_c) = precompute_first_layer(liif, feat, (H, W), window)
     first, *hidden, last = linears(liif.mlp)
     w_row, w_col = first.weight[:, liif.n_feat:liif.n_feat + 2].float().T
-    block = block or (2**13 // dtype.itemsize if feat.device.type == 'cpu' else 2**18)  # pixels at a time
+    block = block or (2**13 // dtype.itemsize if feat.device.type == 'cpu' else 2**18)  # pixels
     high, wide = block_shape((H, W), feat.shape[-1] * (window[3] - window[1]), block)
     layers = [packed_linear(layer, dtype, 4 * high * wide) for layer in hidden]
     to_rgb = packed_linear(last, torch.float32, high * wide, relu=False)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'BATCH_CELLS', 'DEFAULTS', 'PAPER', 'build_config', 'read_config', 'save_weights', 'load_weights',
            'load_if_exists', 'find_weights', 'seeded_generators', 'seeded_noise', 'matching_classes', 'sample_labels',
-           'register_part', 'build_parts', 'check_number', 'check_options', 'tiled_denoiser', 'cast_once',
-           'back_project', 'in_batches', 'find_device', 'ARSR']
+           'register_part', 'build_parts', 'check_number', 'check_options', 'tile_options', 'tiled_denoiser',
+           'cast_once', 'back_project', 'in_batches', 'find_device', 'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import json, math
@@ -24,20 +24,20 @@ from .coords import FULL, check_size, resize, split_range, subwindow, tiles, to_
 from .data import atomic_write, downsample, load_picture, progress
 from .diffusion import find_sampler, noise_like, spaced_schedule
 from .field import FirstStage, FirstStageConfig, ImageField, check_factor, encode_field, sample_bicubic
-from .portraits import attribute_rows, find_option
+from .portraits import attribute_rows, find_classes, find_option
 from .train import check_finite, fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, cfg_denoiser, tiled_apply
 
 # %% ../nbs/09_pipeline.ipynb #5e7cb4ff
-def build_config(cls, entries:dict): # a dataclass, and its entry in config.json -> an instance of it
-    "A configuration from JSON: dataclasses in dataclasses, tuples for lists. `TypeError` for unknown names."
+def build_config(cls, entries:dict): # a dataclass, and its entry in config.json
+    "A dataclass from JSON: dataclasses in it too, tuples for lists. `TypeError` for unknown names."
     types = {f.name: f.type for f in fields(cls)}
     def value(name, x):
         if is_dataclass(types.get(name)): return build_config(types[name], x)
         return tuple(x) if isinstance(x, list) else x
     return cls(**{name: value(name, x) for name, x in entries.items()})
 
-def read_config(folder:Path, build): # a folder with a config.json, and a function of its content -> its result
+def read_config(folder:Path, build): # a folder with a config.json, a function of its content
     "Build from config.json; `ValueError` if it is no JSON, or does not describe a model."
     path = folder/'config.json'
     try: return build(json.loads(path.read_text()))
@@ -47,7 +47,7 @@ def read_config(folder:Path, build): # a folder with a config.json, and a functi
 
 # %% ../nbs/09_pipeline.ipynb #2b1c3f88
 def save_weights(module:nn.Module, path:Path):
-    "Half-precision safetensors, readable by everybody who may read the folder. `ValueError` for a NaN or infinity."
+    "Half-precision safetensors, for all who may read the folder; `ValueError` if not finite."
     def half(x): return (x.half() if x.is_floating_point() else x).contiguous()
     tensors = {k: half(x) for k, x in module.state_dict().items()}
     check_finite(tensors, path)
@@ -55,11 +55,11 @@ def save_weights(module:nn.Module, path:Path):
     atomic_write(path, lambda part: part.write_bytes(content))
 
 def load_weights(module:nn.Module, path:Path):
-    "Fill a module from a safetensors file; `ValueError` if it is missing, damaged, or made for another shape."
+    "Fill a module from a safetensors file; `ValueError` if missing, damaged, or of another shape."
     if not path.is_file(): raise ValueError(f"missing weights file: {path}")
     try: tensors = load_file(path)
-    except Exception as e:
-        raise ValueError(f"{path} is not a complete safetensors file ({e}); fetch or train it again") from None
+    except Exception as e: raise ValueError(
+        f"{path} is not a complete safetensors file ({e}); fetch or train it again") from None
     def shapes(state): return {(k, x.shape) for k, x in state.items()}
     wrong = sorted({k for k, _ in shapes(module.state_dict()) ^ shapes(tensors)})
     if wrong: raise ValueError(f"{path} does not fit its config.json: {len(wrong)} tensors differ in name or shape, "
@@ -74,7 +74,7 @@ def load_if_exists(module:nn.Module, path:Path)->nn.Module: # `module`
 # %% ../nbs/09_pipeline.ipynb #95994413
 WEIGHTS = Path(str(resources.files('arsr')))/'weights'
 
-def find_weights(name, **hub)->Path: # a name, and options of the hub's client -> folder with config.json and weights
+def find_weights(name, **hub)->Path: # a name, options of the hub's client -> a folder
     "The folder that a name means: weights that ship, a folder, or a hub id 'owner/name'."
     for folder in (WEIGHTS/str(name), Path(name)):
         if (folder/'config.json').is_file(): return folder
@@ -91,42 +91,36 @@ def _snapshot(repo_id, **hub):
         raise ValueError(f"'{repo_id}' is no folder here and could not be fetched from the hub: {reason}") from None
 
 # %% ../nbs/09_pipeline.ipynb #449002c6
-def seeded_generators(n:int, seed:int|None=None, generator:torch.Generator|None=None): # as `noise_like` takes them
-    "One for each of n pictures, number k of seed + k (None: any), or `generator` for all. `ValueError` for both."
+def seeded_generators(n:int, seed:int|None=None, generator:torch.Generator|None=None):
+    "One for each of n pictures, seed + k (None: any), or `generator`. `ValueError` for both."
     if generator and seed is not None: raise ValueError("give seed or generator, not both")
     if generator: return generator
     if seed is None: seed = int(torch.randint(2**31, ()))
     return [torch.Generator().manual_seed(seed + k) for k in range(n)]
 
-def seeded_noise(shape:tuple, seed:int|None=None, generator:torch.Generator|None=None)->Tensor: # (n,c,h,w) from N(0,I)
-    "Noise for n pictures, so that the fourth of seed 0 is the first of seed 3. `ValueError` for seed and generator."
+def seeded_noise(shape:tuple, seed:int|None=None, generator:torch.Generator|None=None)->Tensor:
+    "Noise for n pictures: the fourth of seed 0 is the first of seed 3. `ValueError` for both."
     return noise_like(torch.empty(shape), seeded_generators(shape[0], seed, generator))
 
-def matching_classes(
-    meta:dict, # categories, and the attributes of each
-    category:str|None, # one that has to match, such as 'Food & Drink' or 'food-fruit'; None: any
-    wanted:dict, # attribute -> option; a class must have them all
-)->list: # a bool for each class
-    "Which classes are meant? `ValueError` with the nearest names where none is."
-    names, options = meta['categories'], meta.get('attributes', {})
+def matching_classes(meta:dict, category:str|None, wanted:dict)->list: # attribute -> option -> bools
+    "Which classes are of a category (None: any) and have all wishes? `ValueError` where none is."
+    names = meta.get('categories', [])
     meant = [name for name in names if category is None or category in name.split(' / ')]
     known = ', '.join(dict.fromkeys(name.split(' / ')[0] for name in names))
-    if not meant: raise ValueError(f"unknown category '{category}'; choose one of {known}")
-    for name, option in wanted.items():
-        all_options = [options.get(kind, {}) for kind in meant]
-        if not any(all_options): raise ValueError(f"the weights '{meta['name']}' know no attributes such as {name}")
-        find_option(dict.fromkeys(key for some in all_options for key in some), name, 'attribute')
-        find_option(dict.fromkeys(key for some in all_options for key in some.get(name, ())), option, name)
-        meant = [kind for kind in meant if option in options[kind].get(name, ())]
+    if category and not meant: raise ValueError(f"unknown category '{category}'; choose one of {known}")
+    options = {name: meta.get('attributes', {}).get(name, {}) for name in meant}
+    if wanted and not any(options.values()): raise ValueError(
+        f"the weights '{meta['name']}' know no attributes such as {next(iter(wanted))}")
+    meant = find_classes(options, wanted)
     return [name in meant for name in names]
 
 # %% ../nbs/09_pipeline.ipynb #169d2427
 def sample_labels(
-    meta:dict, n:int, # categories, such as 'Food & Drink / food-fruit', and shares: how frequent each is; labels
-    seed:int|None=None, generator:torch.Generator|None=None, # label k is that of seed + k; or as `seeded_noise`
+    meta:dict, n:int, # categories, such as 'Food & Drink / food-fruit', and shares of each; labels
+    seed:int|None=None, generator:torch.Generator|None=None, # as `seeded_noise`
     category:str|None=None, wanted:dict|None=None, # as for `matching_classes`
 )->Tensor: # (n,), and with attributes wanted (n,1+k), their rows beside the class
-    "Classes, sampled as often as they occur in the data. `ValueError` for an unknown category or attribute."
+    "Classes, sampled as often as in the data. `ValueError` for an unknown category or attribute."
     weights = torch.tensor(meta['shares']) * torch.tensor(matching_classes(meta, category, wanted or {}))
     if generator: label = torch.multinomial(weights.to(generator.device), n, replacement=True, generator=generator)
     else: label = torch.cat([torch.multinomial(weights, 1, generator=g) for g in seeded_generators(n, seed)])
@@ -139,7 +133,7 @@ def sample_labels(
 PARTS = {}  # what a model may consist of, and how each part is built from its entry in config.json
 
 def register_part(name:str, build): # entry in config.json -> nn.Module with a `cfg`
-    "Let models have a part of this name: that of its entry, of its file of weights, and of its attribute."
+    "Let models have a part of this name: of its entry, its file of weights, and its attribute."
     PARTS[name] = build
 
 def build_parts(config:dict)->tuple: # all of config.json -> the parts by name, and the rest, `meta`
@@ -154,13 +148,13 @@ for _name in ('generator', 'upscaler'):
 
 # %% ../nbs/09_pipeline.ipynb #optdef01
 BATCH_CELLS = 2**16  # of latents that are sampled at once: 64 pictures of 32 x 32, or 16 of 64 x 64
-DEFAULTS = {  # options that neither the call nor the weights say; refine and restore: where there is such a part
+DEFAULTS = {  # of neither the call nor the weights; refine and restore: where there is such a part
     'generate': dict(steps=10, sampler='dpmpp_2m', guidance=2.),
     'upscale': dict(steps=2, sampler='dpmpp_2m', refine=None, latent_weight=1., restore=None, back_project=True)}
-PAPER = dict(refine=False, restore=0., back_project=False)  # `upscale(refine=False)`: the method of the paper alone
+PAPER = dict(refine=False, restore=0., back_project=False)  # the method of the paper alone
 
 def check_number(name:str, value, low=-math.inf, high=math.inf, kind=Real):
-    "`ValueError` in one line unless `value` is a finite number, or a whole one (`Integral`), from `low` to `high`."
+    "`ValueError` unless `value` is a finite number, or a whole one (`Integral`), in the range."
     if isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high: return
     span = f" between {low} and {high}" if high < math.inf else f" of at least {low}" if low > -math.inf else ''
     raise ValueError(f"{name} must be a {'whole ' * (kind is Integral)}number{span}, not {value!r}")
@@ -177,7 +171,11 @@ def check_options(options:dict, T:int): # T: timesteps of the training
         if not isinstance(given, bool): raise ValueError(f"{name} must be True or False, not {given!r}")
 
 # %% ../nbs/09_pipeline.ipynb #tiledden1
-def tiled_denoiser(net:Denoiser, cond:Tensor): # (n,c,h,w) encoded LR inputs -> (z_t, t) -> estimate of the clean latent
+def tile_options(z:Tensor)->dict: # (n,c,h,w) -> of `tiled_apply`; attention is quadratic in a window
+    large = z[0, 0].numel() > 2**16
+    return dict(zip(('window', 'overlap', 'batch'), (32, 4, 16) if large else (64, 16, 4)))
+
+def tiled_denoiser(net:Denoiser, cond:Tensor): # encoded LR inputs -> a denoiser
     "A denoiser with its condition, for samplers; in windows where latents are large."
     def denoise(z_t, t):
         def predict(z, c): return net(z, t[:1].expand(len(z)), c)
@@ -196,18 +194,19 @@ def cast_once(net:nn.Module):
 # %% ../nbs/09_pipeline.ipynb #311134b6
 def back_project(
     field:ImageField, lr:Tensor, # and the (n,3,h,w) LR inputs in [0,1] that it was predicted from
-    factor:int=4, rounds:int=3, # so often rendered that many times larger, downsampled, and compared
+    factor:int=4, rounds:int=3, # so often rendered so much larger, downsampled, and compared
     tile:int=256, # pixels of `lr` a side that are treated together
 )->ImageField: # the same field plus a smooth correction
-    "Correct a field until it downsamples to its LR input (iterative back-projection, Irani and Peleg 1991)."
+    "Correct a field until it downsamples to its LR input (back-projection, Irani and Peleg 1991)."
     (h, w), margin = lr.shape[-2:], 6 * rounds  # a round reaches less than six pixels
     start = torch.zeros_like(lr) if field.correction is None else field.correction
-    fixed = field[:]
+    fixed, large = field[:], field.bound((factor * h, factor * w)).choice == 'fast'
+    renderer:Any = field.fast if large else field.renderer  # the one that such a size is shown with
     fixed.correction, fixed.lr = torch.empty_like(lr), lr
     for t, l, b, r in progress(tiles((h, w), tile), 'back-projecting'):
         ys, xs = slice(max(0, t - margin), min(h, b + margin)), slice(max(0, l - margin), min(w, r + margin))
         size, window = (factor * (ys.stop - ys.start), factor * (xs.stop - xs.start)), subwindow(FULL, (h, w), ys, xs)
-        with fast_arithmetic(lr.device.type): rgb = field.renderer.render(field.feat, size, window)
+        with fast_arithmetic(lr.device.type): rgb = renderer.render(field.feat, size, window)
         change = start[..., ys, xs]
         for _ in range(rounds):
             downsampled = downsample(to_image(rgb + sample_bicubic(change, size)), factor)
@@ -216,8 +215,8 @@ def back_project(
     return fixed
 
 # %% ../nbs/09_pipeline.ipynb #bysize01
-def in_batches(images, make)->Any: # as `upscale`; (m,3,h,w) in [0,1] -> a field of m * n pictures -> field or fields
-    "Apply `make` to pictures of one size at a time; where sizes differ, a list of fields, one for each image."
+def in_batches(images, make)->Any: # (m,3,h,w) -> a field of m * n pictures
+    "Apply `make` to pictures of one size at a time; a list of fields where sizes differ."
     several = isinstance(images, (list, tuple)) or getattr(images, 'ndim', 0) == 4
     loaded = [load_picture(x) for x in (images if several else [images])]
     if not loaded: raise ValueError("the list of images is empty; give one at least")
@@ -236,7 +235,7 @@ def find_device()->str:
 
 # %% ../nbs/09_pipeline.ipynb #7dcb5dcc
 class ARSR(nn.Module, ModelHubMixin):
-    """First stage and denoisers as one model (Kim & Kim 2024, figure 3): fields from noise, or from LR inputs.
+    """First stage and denoisers in one (Kim & Kim 2024, figure 3): fields from noise or LR inputs.
 
     Options that are None are those of the weights (`config.json`, `meta.defaults`), or of `DEFAULTS`. Whatever is wrong
     with them is a `ValueError` of one line.
@@ -247,9 +246,9 @@ class ARSR(nn.Module, ModelHubMixin):
     distilled:Any
 
     def __init__(self,
-        first:FirstStage, # encoder, decoder and LIIF; modules are taken as they are, but for their evaluation mode
-        generator:Denoiser|None=None, upscaler:Denoiser|None=None, # by category or not; conditioned on the LR input
-        meta:dict|None=None, # name, size (of generated pictures), factor, defaults; categories and their shares
+        first:FirstStage, # encoder, decoder and LIIF; modules are put into evaluation mode
+        generator:Denoiser|None=None, upscaler:Denoiser|None=None, # of LR inputs
+        meta:dict|None=None, # name, size (generated), factor, defaults; categories, shares
         **parts:nn.Module|None, # what else is registered in `PARTS`
     ):
         super().__init__()
@@ -276,16 +275,16 @@ class ARSR(nn.Module, ModelHubMixin):
     def _apply(self, fn, recurse=True): # behind `to`, `half`, `cuda`, ...
         buffers = [(module, name, x) for module in self.modules() for name, x in module.named_buffers(recurse=False)]
         super()._apply(fn, recurse)
-        for module, name, x in buffers: setattr(module, name, x.to(self.device))  # schedules, statistics: still float32
+        for module, name, x in buffers: setattr(module, name, x.to(self.device))  # float32
         return self
 
     @classmethod
     def from_pretrained(cls, # type: ignore[override]
         name='portraits', # 'portraits', 'emoji', 'photo', a folder, or a hub id 'owner/name'
-        device=None, dtype:torch.dtype|None=None, # 'cpu', 'cuda', 'mps', ... (None: a GPU if there is one); float32
-        revision:str|None=None, cache_dir=None, token=None, local_files_only:bool=False, # of the hub's client
+        device=None, dtype:torch.dtype|None=None, # None: a GPU if there is one; float32
+        revision:str|None=None, cache_dir=None, token=None, local_files_only:bool=False, # hub
     )->'ARSR': # frozen
-        "Load a model. `ValueError` for an unknown name, weights of another shape or a damaged file."
+        "Load a model. `ValueError` for an unknown name, weights of another shape or damaged."
         hub = dict(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = find_weights(name, **hub)
         parts, meta = read_config(folder, build_parts)
@@ -294,7 +293,7 @@ class ARSR(nn.Module, ModelHubMixin):
         return model.to(memory_format=torch.channels_last) # type: ignore[call-overload]
 
     def save_pretrained(self, folder, **_)->Path: # type: ignore[override]
-        "Write config.json and half-precision weights, each file all or nothing; `push_to_hub` writes no model card."
+        "Write config.json and half-precision weights, each all or nothing; `push_to_hub`: no card."
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for k, module in self.parts.items(): save_weights(module, folder/f'{k}.safetensors')
@@ -307,7 +306,7 @@ class ARSR(nn.Module, ModelHubMixin):
         if name in self.parts: return self.parts[name]
         raise ValueError(f"the weights '{self.meta['name']}' cannot {task}: they have no {name}")
 
-    def options(self, task:str, **given)->dict: # 'generate' or 'upscale', its options (None: not given) -> all of them
+    def options(self, task:str, **given)->dict: # 'generate' or 'upscale', options given
         "What is given, and the defaults for the rest."
         options = DEFAULTS[task] | self.meta.get('defaults', {}).get(task, {})
         T = len(self._part('generator' if task == 'generate' else 'upscaler', task).alphas_cumprod)
@@ -328,7 +327,7 @@ class ARSR(nn.Module, ModelHubMixin):
         half = self.dtype in (torch.float16, torch.bfloat16)
         with torch.no_grad(), torch.autocast(self.device.type, self.dtype) if half else nullcontext(): yield
 
-    def _sample(self, net:Denoiser, denoise, noise:Tensor, options:dict, generator, callback)->Tensor: # (n,c,h,w)
+    def _sample(self, net:Denoiser, denoise, noise:Tensor, options:dict, generator, callback)->Tensor:
         "Noise to latents as `decode` takes them."
         schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
         bar = progress(range(options['steps']), 'denoising')
@@ -342,23 +341,23 @@ class ARSR(nn.Module, ModelHubMixin):
         return z.float() * net.scaling_factor
 
     def _merged(self)->Denoiser:
-        "The distilled generator, merged anew only where the weights of either network are others than before."
+        "The distilled generator, merged anew only where weights of either network have changed."
         nets = self.generator, self.distilled
         state = [(x.data_ptr(), x._version) for net in nets for x in net.state_dict().values()]
         if self._merging[0] != state: self._merging = state, self.distilled.merge(self.generator)
         return self._merging[1]
 
     def generate(self,
-        n:int=1, size=None, # pictures; their own size in pixels, (h, w) or one number, None: that of the training
+        n:int=1, size=None, # pictures; their own size, (h, w) or one number; None: as in training
         seed:int|None=None, # picture k is that of seed + k
         steps:int|None=None, sampler=None, # evaluations of 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
-        category:str|None=None, # such as 'Food & Drink' or 'food-fruit', of meta['categories']; None: by chance
+        category:str|None=None, # such as 'Food & Drink' or 'food-fruit'; None: by chance
         guidance:float|None=None, # 1: as trained; above: more typical of the category
-        distilled:bool=False, # take the few steps of the distilled generator, which has its own sampler and guidance
+        distilled:bool=False, # the few steps of the distilled generator, its sampler and guidance
         generator:torch.Generator|None=None, callback=None, # in place of a seed; called with (step, x0 for `decode`)
-        family:str|None=None, **wanted:str, # the category of portraits; what they should have, such as hair='fonze'
+        family:str|None=None, **wanted:str, # of portraits; what they should have: hair='fonze'
     )->ImageField: # n pictures
-        "New pictures from noise, `BATCH_CELLS` latent cells at once; `attributes` says what may be wanted."
+        "New pictures from noise, `BATCH_CELLS` cells at once; `attributes`: what may be wanted."
         net, given = self._part('generator', 'generate'), dict(steps=steps, sampler=sampler, guidance=guidance)
         check_number('n', n, 1, kind=Integral)
         h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
@@ -382,7 +381,7 @@ class ARSR(nn.Module, ModelHubMixin):
             z = torch.cat([sample(part) for part in split_range(n, max(1, BATCH_CELLS // (h * w)))])
             return self.decode(z, (h * self.first.cfg.f, w * self.first.cfg.f))
 
-    def attributes(self, family:str|None=None)->dict: # a category; attribute -> option -> share, or that for each
+    def attributes(self, family:str|None=None)->dict: # a category; attribute -> option -> share
         "What `generate` may be asked for, and how often each option occurs in the data."
         known = self.meta.get('attributes', {})
         return known if family is None else known[find_option(known, family, 'family')]
@@ -392,11 +391,11 @@ class ARSR(nn.Module, ModelHubMixin):
         seed:int|None=None, n:int=1, # prediction k of the n for each input is that of seed + k
         steps:int|None=None, sampler=None, # evaluations of 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
         generator:torch.Generator|None=None, callback=None, # in place of a seed; called with (step, x0 for `decode`)
-        refine:bool|None=None, # let a refiner read the latents; False: the paper's path, and nothing else unless given
-        latent_weight:float|None=None, # of the sampled latents in the refiner; 0: regression, nothing is sampled
-        restore:float|str|None=None, # share of the restorer's change to the input, from 0 to 1, or 'auto': as predicted
+        refine:bool|None=None, # let a refiner read the latents; False: the paper's path
+        latent_weight:float|None=None, # of sampled latents in the refiner; 0: regression
+        restore:float|str|None=None, # share of the restorer's change, from 0 to 1, or 'auto'
         back_project:bool|None=None, # correct the field until it downsamples to the input
-    )->ImageField: # n pictures for each input, of its size; where sizes differ, a list of fields, one for each input
+    )->ImageField: # n pictures for each input; a list of fields, one each, where sizes differ
         "LR inputs as fields. Where nothing is sampled, seed, steps and sampler change nothing."
         self._part('upscaler', 'upscale')
         check_number('n', n, 1, kind=Integral)
@@ -423,8 +422,8 @@ class ARSR(nn.Module, ModelHubMixin):
             field = refiner.to_field(z, cond * net.scaling_factor, lr, weight, fast)
         return back_project(field, lr, self.meta['factor']) if options['back_project'] else field
 
-    def condition(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> (n,c,h*factor/f,w*factor/f), unit variance
-        "What the upscaler is conditioned on: LR inputs, enlarged and encoded; faces all to the size `meta['aligned']`."
+    def condition(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> (n,c,h*factor/f,w*factor/f)
+        "The upscaler's condition: LR inputs, enlarged (faces to `meta['aligned']`) and encoded."
         factor, f, aligned = self.meta['factor'], self.first.cfg.f, self.meta.get('aligned')
         mode, scale = self.meta.get('enlarge', 'bicubic'), aligned / max(lr.shape[-2:]) if aligned else factor
         def encode(x):
@@ -434,17 +433,17 @@ class ARSR(nn.Module, ModelHubMixin):
             if aligned: z = encode(lr)
             else:  # convolutions pad with zeros: repeat the border, so that these are far away
                 around, cut = F.pad(lr, (4,) * 4, mode='replicate'), 4 * factor // f
-                z = tiled_apply(encode, around, window=64, overlap=16, batch=4, grow=factor // f, what='encoding')
+                z = tiled_apply(encode, around, **tile_options(around), grow=factor // f, what='encoding')
                 z = z[..., cut:-cut, cut:-cut]
         return z.float() / self.upscaler.scaling_factor
 
-    def decode(self, z:Tensor, size)->ImageField: # (n,c,h,w) latents as the encoder makes them, what `scale=1` means
+    def decode(self, z:Tensor, size)->ImageField: # latents as encoded, what `scale=1` means
         "Latents to a field."
         with self._inference(), fast_arithmetic(self.device.type):
-            feat = tiled_apply(self.first.decoder, z, window=64, overlap=16, batch=4, what='decoding')
+            feat = tiled_apply(self.first.decoder, z, **tile_options(z), what='decoding')
         return ImageField(feat, self.first.liif, size, fast=self.parts.get('fast'))
 
     def encode(self, image)->ImageField: # image or images as in `upscale`
-        "The first stage alone: pictures made continuous, a list of fields where their sizes differ."
+        "The first stage alone: pictures made continuous, a list where their sizes differ."
         with self._inference():
             return in_batches(image, lambda x: encode_field(self.first, x.to(self.device), self.parts.get('fast')))

@@ -6,7 +6,7 @@
 __all__ = ['NONE', 'BACKGROUNDS', 'LONG_HAIR', 'FIRST_FIVE', 'PAIRS', 'SPLITS', 'portrait_families', 'find_option', 'family_spec',
            'part_choices', 'chance', 'pick', 'matches', 'draw_parts', 'draw_colors', 'insert_parts', 'insert_colors',
            'Portrait', 'render_portrait', 'combination', 'has_pair', 'belongs', 'draw_portrait', 'Portraits',
-           'part_shares', 'meeting_share', 'color_shares', 'attribute_options', 'check_attributes', 'attribute_rows',
+           'part_shares', 'meeting_share', 'color_shares', 'attribute_options', 'find_classes', 'attribute_rows',
            'portrait_rows', 'most_attributes', 'portrait_label']
 
 # %% ../nbs/01a_portraits.ipynb #3814ca04
@@ -28,61 +28,42 @@ def portrait_families()->dict: # name -> side, layout, parts, colors, and who ma
     return json.loads(lzma.decompress(packed))
 
 # %% ../nbs/01a_portraits.ipynb #03a840a9
-def find_option(
-    options, # the names there are
-    name:str, # the name asked for
-    what:str, # what it is a name of, for the message
-)->str: # the name
+def find_option(options, name:str, what:str)->str: # known names, one asked for, of what
     "`name`, if it is among the options; else a `ValueError` with the three nearest."
     if name in options: return name
     near = difflib.get_close_matches(str(name), options, n=3, cutoff=0)
     raise ValueError(f"unknown {what} '{name}'; the nearest are {', '.join(near)}")
 
-def family_spec(
-    family:str, # 'toon-head', 'micah', 'adventurer' or 'personas'
-)->dict: # side, layout, parts, colors, ...
+def family_spec(family:str)->dict: # 'toon-head', 'micah', ... -> side, layout, parts, colors, ...
     "What a family consists of; `ValueError` for an unknown one."
     return portrait_families()[find_option(portrait_families(), family, 'family')]
 
 # %% ../nbs/01a_portraits.ipynb #f8f48176
 NONE = 'none'  # the option of a part that is not there
 
-def part_choices(
-    family:str, # name
-)->dict: # part -> its options, `NONE` among them if it may be missing
+def part_choices(family:str)->dict: # part -> its options, `NONE` among them if it may be missing
     "The parts of a family among which there is something to choose."
     options = {name: [*part['options'], *[NONE] * (part['probability'] < 1)]
                for name, part in family_spec(family)['parts'].items()}
     return {name: names for name, names in options.items() if len(names) > 1}
 
 # %% ../nbs/01a_portraits.ipynb #5e660216
-def chance(
-    *key, # whatever names the question
-)->float: # in [0,1)
+def chance(*key)->float: # whatever names the question -> in [0,1)
     "A number that looks random and is the same for the same key, for ever: it is a hash."
     digest = hashlib.sha256('/'.join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:6], 'big') / 2**48
 
 # %% ../nbs/01a_portraits.ipynb #7141a7dd
-def pick(
-    options:list, # among these
-    *key, # whatever names the question
-): # one of them
+def pick(options:list, *key): # options, whatever names the question -> one of them
     "One of the options, each as likely as any other."
     return options[int(chance(*key) * len(options))]
 
 # %% ../nbs/01a_portraits.ipynb #2105f268
-def matches(
-    parts:dict, # part -> option
-    wanted:dict, # part -> options
-)->bool:
+def matches(parts:dict, wanted:dict)->bool: # part -> option, part -> options
     "Does every wanted part have one of the wanted options?"
     return all(parts[name] in options for name, options in wanted.items())
 
-def draw_parts(
-    family:str, # name
-    *key, # names this draw
-)->dict: # part -> option, or `NONE`
+def draw_parts(family:str, *key)->dict: # `key` names the draw: part -> option, or `NONE`
     "Draw lots for the parts of a portrait, with the probabilities of its family."
     spec, parts = family_spec(family), {}
     for name, part in spec['parts'].items():
@@ -95,11 +76,7 @@ def draw_parts(
 # %% ../nbs/01a_portraits.ipynb #33cc29d2
 BACKGROUNDS = ['b6e3f4', 'c0aede', 'd1d4f9', 'ffd5dc', 'ffdfbf', 'ffffff']
 
-def draw_colors(
-    family:str, # name
-    parts:dict, # part -> option
-    *key, # names this draw
-)->dict: # name -> six hexadecimal digits
+def draw_colors(family:str, parts:dict, *key)->dict: # part -> option: name -> digits
     "Draw lots for the colours of a portrait."
     spec, colors = family_spec(family), {'background': pick(BACKGROUNDS, *key, 'background')}
     for name, palette in spec['colors'].items():
@@ -110,10 +87,7 @@ def draw_colors(
     return colors
 
 # %% ../nbs/01a_portraits.ipynb #74560782
-def insert_parts(
-    family:str, # name
-    parts:dict, # part -> option
-)->str: # SVG with places for colours
+def insert_parts(family:str, parts:dict)->str: # part -> option -> SVG with places for colours
     "The layout of a family with its parts in place."
     spec = family_spec(family)
     def fragment(slot):
@@ -122,10 +96,7 @@ def insert_parts(
     once = re.sub(r'\{(\w+)\}', fragment, spec['layout'])
     return re.sub(r'\{(\w+)\}', fragment, once)
 
-def insert_colors(
-    svg:str, # SVG with places for colours
-    colors:dict, # name -> hexadecimal digits
-)->str: # SVG
+def insert_colors(svg:str, colors:dict)->str: # SVG, name -> hexadecimal digits -> SVG
     "A drawing with its colours in place."
     def color(slot): return '#' + colors[slot[1]]
     return re.sub(r'\{(\w+)\}', color, svg)
@@ -157,21 +128,14 @@ class Portrait:
                 f'{rect}{body}</svg>')
 
 # %% ../nbs/01a_portraits.ipynb #ab68a7b2
-def render_portrait(
-    portrait:Portrait, # what to draw
-    size, # (h, w) in pixels
-    window=FULL, # top, left, bottom, right in [0,1]
-)->Tensor: # (3,h,w) in [0,1]
+def render_portrait(portrait:Portrait, size, window=FULL)->Tensor: # (h, w) -> (3,h,w) in [0,1]
     "A window of a portrait, rendered at the very size."
     scale = 128 / family_spec(portrait.family)['side']
     inner = portrait.svg.partition('>')[2].removesuffix('</svg>')
     return render_svg(f'<g fill="none" transform="scale({scale})">{inner}</g>', size, window)
 
 # %% ../nbs/01a_portraits.ipynb #0ced311c
-def combination(
-    family:str, # name
-    parts:dict, # part -> option
-)->str: # e.g. 'personas: body=small, eyes=wink, ...'
+def combination(family:str, parts:dict)->str: # 'personas: body=small, eyes=wink, ...'
     "The name of a combination of parts, whatever its colours."
     names = [f'{name}={parts[name]}' for name in sorted(part_choices(family))]
     return f"{family}: {', '.join(names)}"
@@ -190,32 +154,21 @@ PAIRS = {  # of each family, two pairs that never meet in training
                  {'eyes': ['wink'], 'mouth': ['bigSmile']}],
 }
 
-def has_pair(
-    family:str, # name
-    parts:dict, # part -> option
-)->bool:
+def has_pair(family:str, parts:dict)->bool: # part -> option
     "Do two parts meet that never meet in training?"
     return any(matches(parts, pair) for pair in PAIRS[family])
 
 # %% ../nbs/01a_portraits.ipynb #8103d28a
 SPLITS = ['train', 'valid', 'pairs', 'all']
 
-def belongs(
-    family:str, # name
-    parts:dict, # part -> option
-    split:str, # one of SPLITS
-)->bool:
+def belongs(family:str, parts:dict, split:str)->bool: # part -> option, one of SPLITS
     "Training, validation and forbidden pairs have no combination in common; 'all' is everything."
     if split == 'all': return True
     if has_pair(family, parts): return split == 'pairs'
     return split == ('valid' if held_out(combination(family, parts)) else 'train')
 
 # %% ../nbs/01a_portraits.ipynb #5615ec36
-def draw_portrait(
-    family:str, # name
-    split:str, # one of SPLITS
-    *key, # names this portrait
-)->Portrait:
+def draw_portrait(family:str, split:str, *key)->Portrait: # one of SPLITS; `key` names it
     "The first portrait of a split that the lots of `key` give."
     trials = (draw_parts(family, family, *key, trial) for trial in count())
     parts = next(parts for parts in trials if belongs(family, parts, split))
@@ -225,11 +178,7 @@ def draw_portrait(
 class Portraits:
     "Portraits without end: number k is the same on every machine."
     mirrored = False  # they face one way
-    def __init__(self,
-        split:str='train', # 'train', 'valid', 'pairs' (that never meet in training) or 'all'
-        family:str|None=None, # one family only
-        seed:int=0, # another seed, other portraits
-    ):
+    def __init__(self, split:str='train', family:str|None=None, seed:int=0): # one of SPLITS; only one
         self.families, self.seed = [*portrait_families()], seed
         self.split = find_option(SPLITS, split, 'split')
         self.drawn = [find_option(self.families, family, 'family')] if family else self.families
@@ -254,10 +203,7 @@ class Portraits:
         return render_portrait(self.portrait(k), size, window)
 
 # %% ../nbs/01a_portraits.ipynb #b7a4e98c
-def part_shares(
-    family:str, # name
-    name:str, # of a part
-)->dict: # option -> probability
+def part_shares(family:str, name:str)->dict: # of a part: option -> probability
     "How often each option of a part occurs."
     spec = family_spec(family)
     part, present = spec['parts'][name], spec['parts'][name]['probability']
@@ -266,10 +212,7 @@ def part_shares(
     shares = {option: present / len(part['options']) for option in part['options']}
     return shares | ({NONE: 1 - present} if present < 1 else {})
 
-def meeting_share(
-    family:str, # name
-    wanted:dict, # part -> options
-)->float: # probability
+def meeting_share(family:str, wanted:dict)->float: # part -> options -> probability
     "How often parts meet that are independent of each other."
     share = 1.
     for name, options in wanted.items():
@@ -278,23 +221,17 @@ def meeting_share(
     return share
 
 # %% ../nbs/01a_portraits.ipynb #82b367fd
-def color_shares(
-    family:str, # name
-    name:str, # of a colour
-)->dict: # hexadecimal digits -> probability, where the colour is seen
+def color_shares(family:str, name:str)->dict: # digits -> probability, where it is seen
     "How often each colour of a palette occurs."
     spec = family_spec(family)
     palette, other = spec['colors'][name], spec.get('differ', {}).get(name)
-    shares = dict.fromkeys(palette, 0.)
-    taken = spec['colors'][other] if other else [None]
+    shares, taken = dict.fromkeys(palette, 0.), spec['colors'][other] if other else [None]
     for color in taken:
         left = [c for c in palette if c != color]
         for c in left: shares[c] += 1 / len(left) / len(taken)
     return shares
 
-def attribute_options(
-    family:str, # name
-)->dict: # attribute -> {option: probability}
+def attribute_options(family:str)->dict: # attribute -> {option: probability}
     "What a portrait of a family may have, and how often it does."
     parts = {name: part_shares(family, name) for name in part_choices(family)}
     palettes = family_spec(family)['colors']
@@ -302,21 +239,17 @@ def attribute_options(
     return parts | colors | {'background': dict.fromkeys(BACKGROUNDS, 1 / len(BACKGROUNDS))}
 
 # %% ../nbs/01a_portraits.ipynb #8f450cc8
-def check_attributes(
-    family:str, # name
-    wanted:dict, # attribute -> option
-)->dict: # the same
-    "`ValueError` with the nearest names for an attribute or an option that a family does not have."
-    options = attribute_options(family)
+def find_classes(options:dict, wanted:dict)->list: # class -> attribute -> options; attribute: option
+    "`ValueError` with the nearest names for an attribute or an option that none has."
+    meant = [*options]
     for name, option in wanted.items():
-        find_option(options, name, f'attribute of {family}')
-        find_option(options[name], option, f'{name} of {family}')
-    return wanted
+        find_option({key for kind in meant for key in options[kind]}, name, 'attribute')
+        find_option({key for kind in meant for key in options[kind].get(name, ())}, option, name)
+        meant = [kind for kind in meant if option in options[kind].get(name, ())]
+    return meant
 
 # %% ../nbs/01a_portraits.ipynb #2d564e57
-def attribute_rows(
-    options:dict, # class -> attribute -> options, as many as there are
-)->dict: # (class, attribute, option) -> row
+def attribute_rows(options:dict)->dict: # class -> attribute -> options: name -> row
     "Rows of an embedding for all options, from 1 in their order; 0 means 'not given'."
     names = ((kind, name, option) for kind, attributes in options.items()
              for name, choices in attributes.items() for option in choices)
@@ -328,13 +261,11 @@ def portrait_rows()->dict: # as `attribute_rows`
     return attribute_rows({family: attribute_options(family) for family in portrait_families()})
 
 @cache
-def most_attributes()->int: return max(len(attribute_options(family)) for family in portrait_families())
+def most_attributes()->int: return max(map(len, map(attribute_options, portrait_families())))
 
-def portrait_label(
-    portrait:Portrait, # whose attributes are given
-)->Tensor: # (1+k,) integers, k the largest number of attributes of a family
+def portrait_label(portrait:Portrait)->Tensor: # (1+k,) integers, k the most attributes of a family
     "The place of the family, and the row of each attribute that is seen."
     families = [*portrait_families()]
-    names = [(portrait.family, *pair) for pair in portrait.attributes.items() if pair[0] != 'family']
+    names = [(portrait.family, *p) for p in portrait.attributes.items() if p[0] != 'family']
     rows = [portrait_rows().get(name, 0) for name in names]
     return torch.tensor([families.index(portrait.family), *rows, *[0] * (most_attributes() - len(rows))])

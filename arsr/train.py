@@ -32,11 +32,11 @@ def cpuinfo()->str:
     return path.read_text() if path.exists() else ''
 
 def hardware()->dict:
-    "Number format, memory layout and loading processes for this machine: bf16 where the hardware has it."
+    "Number format (bf16 where there is), memory layout and loading processes for this machine."
     if not torch.cuda.is_available():
         precision = 'bf16' if 'avx512_bf16' in cpuinfo() else 'no'
         return dict(mixed_precision=precision, layout=torch.contiguous_format, workers=0)
-    workers = min(4, (os.cpu_count() or 1) - 1) if sys.platform == 'linux' else 0  # elsewhere each copies the data
+    workers = min(4, (os.cpu_count() or 1) - 1) if sys.platform == 'linux' else 0  # no copies
     precision = 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
     return dict(mixed_precision=precision, layout=torch.channels_last, workers=workers)
 
@@ -74,16 +74,16 @@ class EMA(AveragedModel):
             else: average.copy_(value)
 
 # %% ../nbs/08_train.ipynb #90031a99
-def learning_rate(progress:float, step:int, warmup:int=200)->float: # share of the training, steps so far -> factor
+def learning_rate(progress:float, step:int, warmup:int=200)->float: # a factor
     "Up linearly for `warmup` steps, down on a cosine to zero as the budget is used up."
     return min(1, (step + 1) / warmup) * .5 * (1 + math.cos(math.pi * min(progress, 1)))
 
 class Budget:
-    "Minutes of this call, minutes (`plan`) or steps of the whole training: whichever runs out first."
+    "Minutes of this call, minutes (`plan`) or steps of all training: whichever runs out first."
     def __init__(self, state:dict, minutes:float|None=None, plan:float|None=None, steps:int|None=None, now=time.time):
         for name, limit in dict(minutes=minutes, plan=plan, steps=steps).items():
             if limit is not None and not limit > 0: raise ValueError(f"{name} must be above zero, not {limit}")
-        self.state, self.minutes, self.steps, self.now = state, minutes, steps, now  # state: step and seconds so far
+        self.state, self.minutes, self.steps, self.now = state, minutes, steps, now
         self.start, self.before = now(), state['seconds']
         self.plan = plan or (self.before / 60 + minutes if minutes and not steps else None)
 
@@ -107,15 +107,15 @@ def check_finite(tensors:dict, path:Path): # name -> tensor; the file that they 
     wrong = [name for name, x in tensors.items() if not x.isfinite().all()]
     if wrong: raise ValueError(f"{path} is not written: {len(wrong)} tensors are not finite, the first is '{wrong[0]}'")
 
-def read_state(path:Path)->dict: # step, seconds, loss; skipped, scaler and inputs where there are any
+def read_state(path:Path)->dict: # step, seconds, loss, skipped, scaler, inputs
     "How far the training of a checkpoint has come; `ValueError` for a damaged file."
     try:
         with safe_open(path, 'pt') as f: return json.loads(f.metadata()['state'])
-    except Exception as e:
-        raise ValueError(f"{path} is not a complete checkpoint ({e}); delete it to start this stage again") from None
+    except Exception as e: raise ValueError(
+        f"{path} is not a complete checkpoint ({e}); delete it to start this stage again") from None
 
 def check_inputs(out:Path, inputs:dict): # name -> hash
-    "`ValueError` if the training in `out` was begun with other inputs, as far as its checkpoint says."
+    "`ValueError` if the training in `out` was begun with other inputs, as its checkpoint says."
     path = out/'checkpoint.safetensors'
     before = read_state(path).get('inputs', inputs) if path.exists() else inputs
     changed = ', '.join(name for name in before | inputs if before.get(name) != inputs.get(name))
@@ -124,7 +124,7 @@ def check_inputs(out:Path, inputs:dict): # name -> hash
 
 # %% ../nbs/08_train.ipynb #4d4fec15
 def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer, state:dict, preview=None):
-    "Write all that a training needs to go on, all or nothing; state: step, seconds, loss; preview: as for `fit`."
+    "Write all that a training needs to go on, all or nothing; state and preview as for `fit`."
     out.mkdir(parents=True, exist_ok=True)
     tensors, metadata = nn.ModuleDict(dict(model=model, ema=ema.module)).state_dict(), {'state': json.dumps(state)}
     for i, slots in opt.state_dict()['state'].items():
@@ -135,8 +135,8 @@ def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimize
     except SafetensorError as e: raise OSError(f"{path} could not be written, the one before it stays: {e}") from None
     if preview: preview(ema.module, state['step'])
 
-def load_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer)->dict: # the state; others are filled
-    "Restore what `save_checkpoint` saved, if anything; `ValueError` for a damaged file or one of another model."
+def load_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer)->dict:
+    "The state of `save_checkpoint`, all else filled; `ValueError` if damaged or of another model."
     path, slots = out/'checkpoint.safetensors', {}
     if not path.exists(): return dict(step=0, seconds=0., loss=None)
     state, tensors = read_state(path), load_file(path)
@@ -150,15 +150,15 @@ def load_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimize
     return state
 
 # %% ../nbs/08_train.ipynb #dd39c4d4
-def low_resolution(x:Tensor, factor:int=4)->Tensor: # (n,3,h,w) in [0,1] -> the same, downsampled and resized back
-    "What the encoder sees as the condition of super-resolution: the LR image at the size of the HR image."
+def low_resolution(x:Tensor, factor:int=4)->Tensor: # (n,3,h,w) in [0,1] -> the same
+    "What the encoder sees in super-resolution: the LR image, enlarged to the size of the HR image."
     return resize(downsample(x, factor), x.shape[-2:]).clamp(0, 1)
 
 @torch.no_grad()
 def encode_renders(
-    first:FirstStage, renders:Renders, path, # trained; pictures; a file, gone on with where an earlier call stopped
-    view=None, batch:int=8, # (m,3,h,w), i -> what the encoder sees of picture i; few, so that they stay in the cache
-)->Tensor: # (n,m,z,h,w) half precision, mapped into memory; m = 2 with the mirror image, 1 if it is none of the source
+    first:FirstStage, renders:Renders, path, # a file, gone on with where an earlier call stopped
+    view=None, batch:int=8, # (m,3,h,w), i -> what is seen of picture i; few stay in the cache
+)->Tensor: # (n,m,z,h,w) half precision, in a file; m = 2 with the mirror image, else 1
     "Encode every picture, and its mirror image, once, before the diffusion model is trained."
     device, side = next(first.parameters()).device, renders.base // first.cfg.f
     shape = (1 + renders.mirrored, first.cfg.z, side, side)
@@ -170,25 +170,25 @@ def encode_renders(
         for k, x in enumerate(progress(loader, 'encoding')):
             x = torch.stack([x, x.flip(-1)], 1)[:, :shape[0]].to(device) / 255
             if view: x = torch.stack([view(pictures, done + k * batch + j) for j, pictures in enumerate(x)])
-            x = to_model(x.flatten(0, 1)).to(memory_format=torch.channels_last)  # faster where no gradient is needed
+            x = to_model(x.flatten(0, 1)).to(memory_format=torch.channels_last)
             with fast_arithmetic(device.type): z = first.encode(x)
             file.write(z.half().cpu().numpy().tobytes())
     return torch.from_file(str(path), size=len(renders) * math.prod(shape), dtype=torch.half).view(-1, *shape)
 
 # %% ../nbs/08_train.ipynb #e0eb5663
 class Latents(SeededDataset):
-    "Cached z, and perhaps cond, (n,m,c,h,w) over a factor; labels of the source, and ground truth at some points."
+    "Cached z, perhaps cond, (n,m,c,h,w) over a factor; labels, and ground truth at some points."
     def __init__(self, renders:Renders, cache:dict, scaling_factor:float=1., labels:bool=False, queries:int=0):
         super().__init__()
         self.renders, self.cache, self.scaling_factor, self.queries = renders, cache, scaling_factor, queries
         self.labels = labels
 
-    def sample(self, rng)->dict: # z, and cond (c,h,w), label (...), coord, cell (q,2) and rgb (q,3) where wanted
+    def sample(self, rng)->dict: # z; cond (c,h,w), label, coord, cell (q,2), rgb (q,3) where wanted
         i, mirror = self.renders.pick(rng), int(rng.integers(1 + self.renders.mirrored))
         item = {name: z[i, mirror].float() / self.scaling_factor for name, z in self.cache.items()}
         if self.labels: item['label'] = torch.as_tensor(self.renders.source.label(i))
         if self.queries: item |= random_queries(self.renders.any_size(i, rng), FULL, self.queries, rng)
-        if self.queries and mirror: item['coord'][:, 1] *= -1  # the mirror image is queried at mirrored points
+        if self.queries and mirror: item['coord'][:, 1] *= -1  # as the image is
         return item
 
 # %% ../nbs/08_train.ipynb #8b5a0fd7
@@ -206,14 +206,14 @@ class Settings:
 # %% ../nbs/08_train.ipynb #5f1ne0c1
 @cache
 def peak_rate(device:str)->float: # floating-point operations a second
-    "What this machine can do: a large matrix product in the number format of training, the best of a few."
-    side, generator = 8192 if 'cuda' in device else 1024, torch.Generator(device)  # not the training's generator
+    "What this machine can do: a large matrix product in the format of training, the best of a few."
+    side, generator = 8192 if 'cuda' in device else 1024, torch.Generator(device)  # not training's
     a, b = torch.randn(2, side, side, device=device, dtype=autocast_dtype(), generator=generator)
     def product(): return (a @ b).sum().item()  # a number is asked for, so a GPU is waited for
     return 2 * side**3 / min(timeit.repeat(product, number=1))
 
 class FlopCounter(TorchDispatchMode):
-    "Adds up operations as they are carried out, by PyTorch's rules and two for what they pass over on a CPU."
+    "Adds up operations as they are carried out, by PyTorch's rules and two more for a CPU."
     def __init__(self):
         from torch.utils.flop_counter import flop_registry  # late: it imports Triton
         super().__init__()
@@ -228,14 +228,14 @@ class FlopCounter(TorchDispatchMode):
         if rule: self.total += rule(*args, **(kwargs or {}), out_val=result)
         return result
 
-def count_flops(work)->tuple: # the result of `work`, and the floating-point operations it took, there and back
+def count_flops(work)->tuple: # its result, and the floating-point operations it took
     with FlopCounter() as counter: result = work()
     return result, counter.total
 
 # %% ../nbs/08_train.ipynb #becf5320
 class Report:
     "A plain line now and then: the mean loss and the speed since the last."
-    def __init__(self, batch:int, every:float=30, show=print, peak:float=1e9): # samples a step, seconds; FLOP a second
+    def __init__(self, batch:int, every:float=30, show=print, peak:float=1e9): # FLOP a second
         self.batch, self.every, self.show, self.peak = batch, every, show, peak
         self.work, self.losses, self.last = None, [], time.time()
 
@@ -266,7 +266,7 @@ class Report:
 
 # %% ../nbs/08_train.ipynb #becf531e
 class NotebookReport(Report):
-    "A bar with the line, and a live plot of the loss; both move every two seconds, and more often at first."
+    "A bar with the line, and a live plot of the loss; both move every two seconds, at first more."
     def __init__(self, *args):
         super().__init__(*args)
         from fastprogress.fastprogress import master_bar
@@ -286,12 +286,12 @@ class NotebookReport(Report):
 
 # %% ../nbs/08_train.ipynb #e6943bb2
 def accelerator(): # accelerate.Accelerator
-    "The processes and the device that the launcher gave us, with the number format of the hardware."
+    "The processes and the device that the launcher gave us, in the hardware's number format."
     from accelerate import Accelerator
     return Accelerator(mixed_precision=hardware()['mixed_precision'])
 
 class Objective(nn.Module):
-    "A model and its loss as one module, so that several processes average the gradients of whatever the loss calls."
+    "A model and its loss as one module, so that processes average the gradients of all it calls."
     def __init__(self, model:nn.Module, loss):
         super().__init__()
         self.model, self.loss = model, loss
@@ -299,7 +299,7 @@ class Objective(nn.Module):
     def forward(self, batch): return self.loss(self.model, batch)
 
 def shared_clock(acc): # of `accelerator` -> a clock
-    "The time of the first process, on all of them: they must stop at the same step, and agree on the learning rate."
+    "The time of the first process, for all: they must agree on last step and learning rate."
     if acc.num_processes == 1: return time.time
     from accelerate.utils import broadcast
     return lambda: broadcast(torch.tensor(time.time(), dtype=torch.float64, device=acc.device)).item()
@@ -310,7 +310,7 @@ def optimizer(model:nn.Module, settings:Settings)->torch.optim.AdamW:
     return torch.optim.AdamW(model.parameters(), settings.lr, betas=(.9, .99), weight_decay=decay, fused=True)
 
 def batches(data, settings:Settings, step:int, processes:int)->torch.utils.data.DataLoader:
-    "The batches from number `step` on; each process takes its share of every batch. `ValueError` if it cannot."
+    "The batches from number `step` on, of which each process takes its share; `ValueError` if not."
     if settings.batch % processes:
         raise ValueError(f"{processes} processes cannot share a batch of {settings.batch}; start as many as divide it")
     samples, workers = range(step * settings.batch, 2**40), hardware()['workers']
@@ -318,7 +318,7 @@ def batches(data, settings:Settings, step:int, processes:int)->torch.utils.data.
         data, settings.batch // processes, sampler=samples, generator=torch.Generator(), num_workers=workers)
 
 SAVE_EVERY = 300  # seconds between two checkpoints
-PATIENCE = 20  # steps in a row that may be skipped: an fp16 scaler that starts at 2^16 needs up to 16
+PATIENCE = 20  # steps in a row that may be skipped: an fp16 scaler, from 2^16, needs up to 16
 
 def prepare(acc, model:nn.Module, loss, settings:Settings)->tuple: # objective, optimizer, average
     model.train().to(memory_format=hardware()['layout'])  # type: ignore[call-overload]
@@ -337,7 +337,7 @@ def check_patience(state:dict, out:Path):
 
 # %% ../nbs/08_train.ipynb #9c10141c
 def take_step(acc, objective:Objective, opt, batch, settings:Settings, state:dict, progress:float)->Tensor|None:
-    "One step, with noise and a learning rate of its own: the loss, or None where something is not finite."
+    "One step, with its own noise and learning rate: the loss, or None if something is not finite."
     attempt, buffers = state['step'] + state['skipped'], [x.clone() for x in objective.buffers()]
     torch.manual_seed((settings.seed * 2**32 + attempt) * acc.num_processes + acc.process_index)
     rate = settings.lr * learning_rate(progress, state['step'], settings.warmup)
@@ -346,22 +346,22 @@ def take_step(acc, objective:Objective, opt, batch, settings:Settings, state:dic
     norm, loss = acc.clip_grad_norm_(objective.parameters(), settings.clip), acc.reduce(value.detach(), 'mean')
     finite = bool((norm + loss).isfinite())  # on all processes, or on none
     for group in opt.param_groups: group['lr'] = rate
-    if finite or acc.scaler: opt.step()  # a scaler skips the step itself, and scales less from now on
+    if finite or acc.scaler: opt.step()  # a scaler skips by itself, and then scales less
     opt.zero_grad()
     if acc.scaler: state['scaler'] = acc.scaler.state_dict()
     state['in_a_row'] = 0 if finite else state['in_a_row'] + 1
     if finite: return loss
-    for x, before in zip(objective.buffers(), buffers): x.copy_(before)  # nothing but the count has changed
+    for x, before in zip(objective.buffers(), buffers): x.copy_(before)  # only the count changes
     state['skipped'] += 1
     return None
 
 # %% ../nbs/08_train.ipynb #068e8f0e
 def fit(
-    model:nn.Module, loss, data, out, settings:Settings=Settings(), # (model, batch) -> scalar; samples; a folder
-    minutes:float|None=None, plan:float|None=None, steps:int|None=None, # of this call; of all, ending at rate zero
-    every:float=30, preview=None, # seconds between lines; called with (averaged model, step) at each checkpoint
-    inputs:dict|None=None)->dict: # what it is made from, for `check_inputs` -> step, seconds, loss, skipped
-    "Train to averaged weights until time or steps are used up, or Ctrl-C; go on from `out` if it holds a checkpoint."
+    model:nn.Module, loss, data, out, settings:Settings=Settings(), # loss(model, batch); a folder
+    minutes:float|None=None, plan:float|None=None, steps:int|None=None, # of this call; of all
+    every:float=30, preview=None, # seconds between lines; called with (averaged model, step)
+    inputs:dict|None=None)->dict: # for `check_inputs` -> step, seconds, loss, skipped
+    "Train to averaged weights until the budget is used up, or Ctrl-C; goes on from `out`."
     out, acc = Path(out), accelerator()
     objective, opt, ema = prepare(acc, model, loss, settings)
     state, saved = count_on(acc, load_checkpoint(out, model, ema, opt), inputs), time.time()

@@ -10,6 +10,7 @@ __all__ = ['time_features', 'TimeResBlock', 'zero', 'UNetConfig', 'AttnResBlock'
 # %% ../nbs/06_unet.ipynb #b9fe4e68
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
@@ -27,7 +28,7 @@ def time_features(t:Tensor, c:int)->Tensor: # (n,) timesteps -> (n,c)
 
 # %% ../nbs/06_unet.ipynb #7b16bd7b
 class TimeResBlock(nn.Module):
-    "GroupNorm, SiLU, conv; plus the timestep embedding; GroupNorm, SiLU, dropout, conv (zero at first); beside a skip."
+    "GroupNorm, SiLU, conv; timestep; GroupNorm, SiLU, dropout, conv (zero at first); and a skip."
     def __init__(self, c_in:int, c_out:int, c_time:int, dropout:float=0.):
         super().__init__()
         self.in_layers = nn.Sequential(norm(c_in), nn.SiLU(), conv3(c_in, c_out))
@@ -53,7 +54,7 @@ class UNetConfig:
     attn: tuple = (3,)               # levels with self-attention; the middle always has it
     patch: int = 1                   # latents are cut into patch x patch tokens at the input
     classes: int = 0                 # categories it is conditioned on; one more means 'unknown'
-    attributes: int = 0              # options of attributes it is conditioned on; row 0 means 'not given'
+    attributes: int = 0              # options of attributes it is conditioned on; row 0: none
     dropout: float = 0.
     eps: float = 1e-6                # of GroupNorm; published: 1e-5
 
@@ -82,8 +83,8 @@ class Up(nn.Module):
 
 # %% ../nbs/06_unet.ipynb #f90fcd88
 def unet_layers(cfg:UNetConfig)->tuple: # ModuleLists: down, middle, up
-    "The layers between the first and the last convolution; each block on the way up takes a skip beside its input."
-    def block(c_in, c_out, attend): return AttnResBlock(c_in, c_out, 4 * cfg.ch, attend, cfg.dropout)
+    "The layers between first and last convolution; on the way up blocks take a skip as well."
+    def block(a, b, attend): return AttnResBlock(a, b, 4 * cfg.ch, attend, cfg.dropout)
     widths, c, skips = [cfg.ch * m for m in cfg.mult], cfg.ch, [cfg.ch]
     down, up = nn.ModuleList(), nn.ModuleList()
     for level, width in enumerate(widths):
@@ -128,8 +129,8 @@ class UNet(nn.Module):
         if label.ndim == 1: return emb + self.label_embed(label)
         return emb + self.label_embed(label[:, 0]) + self.attribute_embed(label[:, 1:]).sum(1)
 
-    def forward(self, x:Tensor, t:Tensor, label:Tensor|None=None)->Tensor: # (n,c_in,h,w), as `embed` -> (n,c_out,h,w)
-        "Any size will do; a label of None is 'unknown'."
+    def forward(self, x:Tensor, t:Tensor, label:Tensor|None=None)->Tensor: # -> (n,c_out,h,w)
+        "x is (n,c_in,h,w), of any size; a label of None is 'unknown'."
         p, (h, w) = self.cfg.patch, x.shape[-2:]
         unit = p * 2**(len(self.cfg.mult) - 1)
         x = F.pad(x, (0, -w % unit, 0, -h % unit), mode='replicate')
@@ -156,44 +157,44 @@ class DenoiserConfig:
 
 # %% ../nbs/06_unet.ipynb #8121eb53
 class Denoiser(nn.Module):
-    "A network, its schedule and its prediction type; for the first stage's latents divided by `scaling_factor`."
+    "A network, its schedule and its prediction type; for latents divided by `scaling_factor`."
     alphas_cumprod:Tensor # (T,)
     scaling_factor:Tensor # ()
 
     def __init__(self, cfg:DenoiserConfig):
         super().__init__()
-        if cfg.prediction_type not in ('eps', 'x0', 'v'):
-            raise ValueError(f"prediction_type must be 'eps', 'x0' or 'v', not '{cfg.prediction_type}'")
-        self.cfg = cfg
+        if cfg.prediction_type not in ('eps', 'x0', 'v'): raise ValueError(
+            f"prediction_type must be 'eps', 'x0' or 'v', not '{cfg.prediction_type}'")
+        self.cfg, cosine = cfg, cfg.schedule == 'cosine'
         self.unet = UNet(cfg.z * (2 if cfg.conditional else 1), cfg.z, cfg.unet)
-        alphas_cumprod = cosine_schedule() if cfg.schedule == 'cosine' else linear_schedule(*cfg.betas)
-        self.register_buffer('alphas_cumprod', alphas_cumprod, persistent=False)
+        schedule = cosine_schedule() if cosine else linear_schedule(*cfg.betas)
+        self.register_buffer('alphas_cumprod', schedule, persistent=False)
         self.register_buffer('scaling_factor', torch.ones(()))
 
-    def predict(self, z_t:Tensor, t:Tensor, cond:Tensor|None=None, label:Tensor|None=None)->Tensor: # (n,z,h,w)
-        "The network's own prediction, eps, x0 or v; `cond` (n,z,h,w) is the encoded LR input in the units of z_t."
+    def predict(self, z_t:Tensor, t:Tensor, cond:Tensor|None=None, label:Tensor|None=None)->Tensor:
+        "The network's own prediction; `cond` (n,z,h,w) is the encoded LR input in units of z_t."
         return self.unet(z_t if cond is None else torch.cat([z_t, cond], 1), t, label)
 
-    def forward(self, z_t, t, cond=None, label=None)->Tensor: # (n,z,h,w) estimate of the clean latent
-        "The clean latent that the network's prediction implies."
+    def forward(self, z_t, t, cond=None, label=None)->Tensor: # (n,z,h,w)
+        "The estimate of the clean latent that the network's prediction implies."
         out = self.predict(z_t, t, cond, label).float()
         return to_x0(self.cfg.prediction_type, out, z_t, *alpha_sigma(self.alphas_cumprod, t))
 
 # %% ../nbs/06_unet.ipynb #fdb51ea8
 @dataclass(frozen=True)
 class DenoisingLoss:
-    "Squared error of the network's own prediction at a random timestep (Kim & Kim 2024, section 3)."
+    "Squared error of the network's prediction at a random timestep (Kim & Kim 2024, section 3)."
     drop:float = .1  # share of labels replaced by 'unknown', for classifier-free guidance
-    high:float = 0.  # share of examples at the noisiest eighth of the timesteps, where labels are obeyed or not
+    high:float = 0.  # share at the noisiest eighth of the timesteps, where labels are obeyed or not
 
-    def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # z, cond (n,z,h,w), label (n,) where known -> scalar
+    def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # z, cond (n,z,h,w), label (n,)
         inputs, eps = training_inputs(denoiser, batch, self.drop, self.high)
         m, s = alpha_sigma(denoiser.alphas_cumprod, inputs[1])
         target = make_target(denoiser.cfg.prediction_type, batch['z'], eps, m, s)
         return F.mse_loss(denoiser.predict(*inputs).float(), target)
 
-def training_inputs(denoiser:Denoiser, batch:dict, drop:float, high:float=0.)->tuple: # (z_t, t, cond, label), and eps
-    "Inputs of a denoiser in training, at random timesteps, and the noise in them, (n,z,h,w)."
+def training_inputs(denoiser:Denoiser, batch:dict, drop:float, high:float=0.)->tuple:
+    "Inputs of a denoiser in training, (z_t, t, cond, label), at random timesteps, and their noise."
     z, label = batch['z'], drop_labels(batch.get('label'), denoiser.cfg.unet.classes, drop)
     T = len(denoiser.alphas_cumprod)
     t, eps = torch.randint(T, (len(z),), device=z.device), torch.randn_like(z)
@@ -201,23 +202,24 @@ def training_inputs(denoiser:Denoiser, batch:dict, drop:float, high:float=0.)->t
     return (q_sample(z, t, eps, denoiser.alphas_cumprod), t, batch.get('cond'), label), eps
 
 # %% ../nbs/06_unet.ipynb #cbd7b732
-def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None: # (n,) or (n,1+k), class and attributes
-    "Replace a share of the labels by `unknown`; of attributes, any subset stays: all, none, or some in between."
+def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None: # (n,) or (n,1+k)
+    "A share of the labels becomes `unknown`; of attributes any subset stays: all, none, or some."
     if label is None: return None
     kept = torch.rand(len(label), device=label.device) >= share
     if label.ndim == 1: return torch.where(kept, label, unknown)
-    odds = torch.rand(len(label), 1, device=label.device) * 1.5 - .25  # a sixth gives all, a sixth nothing
+    odds = torch.rand(len(label), 1, device=label.device) * 1.5 - .25  # a sixth: all; a sixth: none
     given = torch.rand(label[:, 1:].shape, device=label.device) < odds
-    return torch.where(kept[:, None], torch.cat([label[:, :1], label[:, 1:] * given], 1), unknown_like(label, unknown))
+    fewer = torch.cat([label[:, :1], label[:, 1:] * given], 1)
+    return torch.where(kept[:, None], fewer, unknown_like(label, unknown))
 
-def unknown_like(label:Tensor, unknown:int)->Tensor: # as `label`: (n,), or (n,1+k) with no attribute given
-    "The labels that say nothing."
+def unknown_like(label:Tensor, unknown:int)->Tensor: # as `label`, (n,) or (n,1+k)
+    "The labels that say nothing: no class, no attribute."
     if label.ndim == 1: return torch.full_like(label, unknown)
     return F.pad(torch.full_like(label[:, :1], unknown), (0, label.shape[1] - 1))
 
 # %% ../nbs/06_unet.ipynb #34fe8ccb
-def cfg_denoiser(denoiser:Denoiser, label:Tensor, scale:float=2.): # (n,) categories -> (z_t, t) -> clean latent
-    "Classifier-free guidance (Ho and Salimans 2022), both evaluations in one batch; nothing to do without classes."
+def cfg_denoiser(denoiser:Denoiser, label:Tensor, scale:float=2.): # (n,) -> a denoiser
+    "Classifier-free guidance (Ho and Salimans 2022), both evaluations in one batch."
     if not denoiser.cfg.unet.classes: return denoiser
     def conditioned(z_t, t): return denoiser(z_t, t, label=label)
     def extrapolated(z_t, t):
@@ -229,13 +231,13 @@ def cfg_denoiser(denoiser:Denoiser, label:Tensor, scale:float=2.): # (n,) catego
 # %% ../nbs/06_unet.ipynb #e8212666
 @dataclass(frozen=True)
 class AutoguidanceLoss:
-    "Squared distance to autoguidance (Karras et al. 2024), which extrapolates from a weak model through a strong one."
+    "Squared distance to autoguidance (Karras et al. 2024): from a weak model through a strong one."
     strong:Denoiser       # the model's own state at the start, frozen
     weak:Denoiser         # an early checkpoint, frozen
     scale:float = 2.5     # 1: the strong model alone
     drop:float = .1       # share of labels replaced by 'unknown'
 
-    def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # the student, a batch as for `DenoisingLoss` -> scalar
+    def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # batch as for `DenoisingLoss`
         inputs, _ = training_inputs(denoiser, batch, self.drop)
         with torch.no_grad():
             weak, strong = self.weak.predict(*inputs).float(), self.strong.predict(*inputs).float()
@@ -248,8 +250,8 @@ def _starts(n:int, window:int, overlap:int)->list:
     count = math.ceil((n - overlap) / (window - overlap))
     return [round(i * (n - window) / (count - 1)) for i in range(count)]
 
-def blend_weights(n:int, window:int, overlap:int, grow:int=1, device=None)->list: # (start, (grow*window,)) each
-    "Where windows start along one side, and the weights of their outputs, which sum to one in every output cell."
+def blend_weights(n:int, window:int, overlap:int, grow:int=1, device=None)->list:
+    "Windows along a side: start, and weights (grow*window,) of outputs, one in sum in every cell."
     starts, side = _starts(n, window, overlap), grow * min(n, window)
     up = torch.arange(1., side + 1)
     ramp, weights = torch.minimum(up, up.flip(0)), torch.zeros(len(starts), grow * n, device=device)
@@ -265,21 +267,20 @@ def tiled_apply(
     grow:int=1, # output cells for each input cell
     what:str='', # shown beside the progress bar
 )->Tensor: # (n,k,grow*h,grow*w)
-    """Apply `f` to overlapping windows of large maps and blend its outputs; small maps go through whole.
+    """Apply `f` to overlapping windows of large maps and blend its outputs; small maps stay whole.
 
-    Memory is that of `batch` windows, whatever the size. `ValueError` unless windows are larger than their overlap.
+    Memory is that of `batch` windows, whatever the size. `ValueError` if windows are all overlap.
     """
     if not 0 <= overlap < window: raise ValueError(f"windows of {window} cells cannot overlap by {overlap}")
     n, _, h, w = maps[0].shape
     most = batch if max(h, w) > window else max(1, batch * window**2 // (h * w))  # maps at once
     if n > most:
-        pieces = zip(*(x.split(most) for x in maps))
-        return torch.cat([tiled_apply(f, *p, window=window, overlap=overlap, batch=batch, grow=grow, what=what)
-                          for p in pieces])
+        again = partial(tiled_apply, f, window=window, overlap=overlap, batch=batch, grow=grow, what=what)
+        return torch.cat([again(*pieces) for pieces in zip(*(x.split(most) for x in maps))])
     if max(h, w) <= window: return f(*maps)
     def cut(x, top, left, g=1): return x[..., g * top:g * (top + window), g * left:g * (left + window)]
-    windows = list(product(*(blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))))
-    out, per = torch.empty(0), max(1, batch // n)
+    sides = (blend_weights(n, window, overlap, grow, maps[0].device) for n in (h, w))
+    windows, out, per = list(product(*sides)), torch.empty(0), max(1, batch // n)
     for group in progress([windows[i:i + per] for i in range(0, len(windows), per)], what):
         parts = f(*(torch.cat([cut(x, top, left) for (top, _), (left, _) in group]) for x in maps))
         if not len(out): out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w, dtype=torch.float32)

@@ -9,7 +9,7 @@ import arsr.lab.baselines, arsr.train
 from arsr.lab.baselines import (
     BASELINES, IDMConfig, Implicit, ImplicitDiffusion, Lanczos, LIIFConfig, LIIFRegression, LowCrops,
     PixelSampler, SampledField, WindowPairs, common_noise, interpolated, level_sizes, load_baseline, pixel_loss,
-    regression_loss, sample_lanczos, save_baseline, train_baseline, window_axis)
+    regression_loss, save_baseline, train_baseline, window_axis)
 from arsr.coords import make_cell, make_coord, pixel_centres, resize, to_image, to_model
 from arsr.data import Renders, downsample
 from arsr.diffusion import sample_dpmpp_2m
@@ -98,15 +98,15 @@ def test_too_large_refused(fields, refuses, monkeypatch):
 def test_a_lanczos_window_is_a_cut_of_the_whole(crop, k):
     (h, w), (t, l, b, r), window = crop
     x = torch.rand(1, 2, h, w)
-    part = sample_lanczos(x, (k * (b - t), k * (r - l)), window)
-    assert_close(part, sample_lanczos(x, (k * h, k * w))[..., k*t:k*b, k*l:k*r], atol=2e-4, rtol=0)
+    part = Lanczos().render(x, (k * (b - t), k * (r - l)), window)
+    assert_close(part, Lanczos().render(x, (k * h, k * w))[..., k*t:k*b, k*l:k*r], atol=2e-4, rtol=0)
 
 def test_lanczos_is_the_windowed_sinc():
     row = torch.rand(1, 1, 1, 16)
     at = (torch.arange(64) + .5) / 4 - .5
     def kernel(d): return torch.where(d.abs() < 3, torch.sinc(d) * torch.sinc(d / 3), torch.zeros(()))
     weights = kernel(at[:, None] - torch.arange(16))
-    assert_close(sample_lanczos(row, (1, 64))[0, 0, 0], (weights / weights.sum(1, keepdim=True)) @ row[0, 0, 0],
+    assert_close(Lanczos().render(row, (1, 64))[0, 0, 0], (weights / weights.sum(1, keepdim=True)) @ row[0, 0, 0],
                  atol=1e-5, rtol=0)
 
 def test_bicubic_is_that_of_the_fields():

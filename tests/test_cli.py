@@ -128,7 +128,8 @@ def test_families_and_attributes(run, composed):
     assert not np.array_equal(np.array(plain.to_pil()), np.array(field.to_pil()))
 
 @pytest.mark.parametrize('wish, words', [('hair', 'must be NAME=OPTION'), ('seed=5', "unknown attribute 'seed'"),
-                                         ('hair=lang', "unknown hair 'lang'")])
+                                         ('hair=lang', "unknown hair 'lang'; the nearest are long"),
+                                         ('n=5', "unknown attribute 'n'")])
 def test_wrong_wishes_are_one_line(run, place, composed, wish, words):
     code, out, err = run('generate', '--weights', composed, '-o', 'new', '--set', wish)
     assert (code, out, err.count('\n')) == (2, '', 1) and words in err and not (place/'new').exists()
@@ -210,7 +211,7 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (UP[:-1] + ['a.jpg', '--depth', '16'], "--depth 16 needs a .png or a .tif to write, not 'a.jpg'"),
     (['upscale', 'cat.png', '--depth', '16', '--weights', 'nothing', '-o', 'a.webp'], 'needs a .png or a .tif'),
     (UP + ['--frame', '1'], 'cat.png has no frame 1: the first is 0, the last 0'),
-    (GEN + ['--set', 'hair=long'], "the weights 'toy' know no attributes to --set"),
+    (GEN + ['--set', 'hair=long'], "the weights 'toy' know no attributes such as hair"),
     (UP[:-1] + ['a.gif', '--size', '1x70000'], 'a .gif file holds at most 65,535 pixels a side'),
     (UP[:-1] + ['a.jpg', '--size', '1x70000'], 'at most 65,500'),
     (UP[:-1] + ['a.webp', '--size', '20000x1'], 'at most 16,383'),

@@ -1,6 +1,6 @@
 "The fast renderer: its grid form is its readable form, it is continuous, and a field uses it where it should."
 import numpy as np, torch
-import arsr.beyond.streaming
+import arsr.beyond.streaming, arsr.train, pytest
 from hypothesis import given, strategies as st
 from PIL import Image
 from torch.testing import assert_close
@@ -58,13 +58,15 @@ def test_a_field_uses_it_when_bound_to_it():
     assert_close(field[1].render(scale=2, renderer='fast'), fast[1:2])
     assert_close(bound[1:].render(scale=2), fast[1:])
 
-def test_a_large_field_keeps_no_grid_and_renders_alike(monkeypatch):
+@pytest.mark.parametrize('half, atol', [('no', 1e-5), ('bf16', .02)])
+def test_a_large_field_keeps_no_grid_and_renders_alike(monkeypatch, half, atol):
+    monkeypatch.setattr(arsr.train, 'hardware', lambda: dict(mixed_precision=half))
     field, query = make_field(fast=make()).with_renderer('fast'), dict(size=(31, 22), window=(.2, .3, .75, .7))
     kept = field.render(**query)
     assert field.fast.kept is not None
     monkeypatch.setattr(FastRenderer, 'kept_cells', 100)
     free = make_field(fast=make()).with_renderer('fast')
-    assert_close(free.render(**query), kept, atol=1e-5, rtol=0)
+    assert_close(free.render(**query), kept, atol=atol, rtol=0)
     assert free.fast.kept is None
 
 def test_the_grid_is_prepared_once_and_anew_after_a_change(monkeypatch):

@@ -243,6 +243,79 @@ def test_never_onto_the_input(plain, tmp_path, capsys, names):
     code, _, err = run(capsys, 'upscale', names[0], '-o', names[1], '--overwrite')
     assert code == 2 and 'is an input' in err and same('self.png')
 
+# frames
+
+@pytest.fixture
+def animated(plain):
+    "Three frames in each format, 80, 120 and 40 ms long, and a grey picture of one."
+    rng = np.random.default_rng(1)
+    frames = [Image.fromarray(np.roll(np.kron(rng.integers(0, 256, (2, 3, 3), dtype=np.uint8), np.ones((4, 4, 1),
+              np.uint8)), k, 1)) for k in range(3)]
+    for name in ('a.gif', 'a.webp', 'a.png', 'a.tif'):
+        options = dict(duration=[80, 120, 40], loop=2, lossless=True) if name != 'a.tif' else {}
+        frames[0].save(name, save_all=True, append_images=frames[1:], **options)
+
+def frames_of(path):
+    im = Image.open(path)
+    found = []
+    for k in range(im.n_frames):
+        im.seek(k)
+        found.append((np.asarray(im.convert('RGBA')).astype(int), im.info.get('duration')))
+    return found, im.info.get('loop')
+
+@pytest.mark.parametrize('source, target', [('a.gif', 'b.gif'), ('a.webp', 'b.webp'), ('a.png', 'b.png'),
+                                            ('a.tif', 'b.tif'), ('a.gif', 'b.png'), ('a.png', 'b.tif')])
+def test_every_frame_is_enlarged_as_if_alone(animated, plain, capsys, source, target):
+    plain.loaded.clear()
+    code, out, err = run(capsys, 'upscale', source, '-o', target, '--scale', '2')
+    assert (code, out, err) == (0, f'{target} 24 wide, 16 high, 3 frames\n', '') and len(plain.loaded) == 1
+    found, loop = frames_of(target)
+    pages = target.endswith('.tif')
+    assert [t for _, t in found] == [None if pages else t for t in (80, 120, 40)] and loop == (None if pages else 2)
+    for k, (pixels, _) in enumerate(found):
+        assert run(capsys, 'upscale', source, '-o', f'{k}-{target}', '--scale', '2', '--frame', str(k))[0] == 0
+        [(alone, _)], _ = frames_of(f'{k}-{target}')
+        assert alone.shape == (16, 24, 4)  # Pillow's palettes and compression have losses
+        assert abs(alone - pixels).mean() < (4 if target.endswith('f') and not pages or 'webp' in target else 1e-9)
+    assert abs(found[0][0] - found[1][0]).mean() > 10
+
+def test_frames_of_a_pipe(animated, plain, monkeypatch, capsys):
+    class Given: buffer = io.BufferedReader(io.FileIO('a.webp'))
+    monkeypatch.setattr(sys, 'stdin', Given)
+    assert run(capsys, 'upscale', '-', '-o', 'b.png', '--scale', '1')[0] == 0 and Image.open('b.png').n_frames == 3
+
+@pytest.mark.parametrize('source, target', [('a.gif', 'b.jpg'), ('a.tif', 'b.png'), ('a.webp', '-')])
+def test_frames_that_a_file_cannot_hold_are_counted(animated, plain, capfdbinary, source, target):
+    assert main(['upscale', source, '-o', target, '--scale', '1']) == 0
+    assert capfdbinary.readouterr().err == f'arsr: {source} has 3 frames; the first is taken\n'.encode()
+
+def test_transparent_frames_do_not_shine_through(plain, capsys):
+    frames = [Image.new('RGBA', (12, 8)) for _ in range(2)]
+    for k, frame in enumerate(frames): frame.paste((255, 0, 0, 255), (6 * k, 0, 6 * k + 6, 8))
+    frames[0].save('a.gif', save_all=True, append_images=frames[1:], duration=50, disposal=2)
+    for name in ('b.gif', 'b.png', 'b.webp', 'b.tif'):
+        assert run(capsys, 'upscale', 'a.gif', '-o', name, '--scale', '1')[0] == 0
+        alpha = [pixels[..., 3] for pixels, _ in frames_of(name)[0]]
+        for k, a in enumerate(alpha): assert (a[:, 6 * k:6 * k + 6] == 255).all() and (a.mean() < 130)
+
+def test_too_many_frames(animated, plain, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(ImageField, 'max_pixels', 1000)
+    code, out, err = run(capsys, 'upscale', 'a.gif', '-o', 'b.gif', '--scale', '2')
+    assert (code, out) == (2, '') and '24 wide and 16 high, 3 times, is over the limit of 1,000' in err
+    assert '--frame K' in err and err.count('\n') == 1 and not [p for p in tmp_path.iterdir() if 'b.gif' in p.name]
+    assert run(capsys, 'upscale', 'a.gif', '-o', 'b.gif', '--scale', '2', '--force')[0] == 0
+    assert run(capsys, 'upscale', 'a.tif', '-o', 'b.tif', '--scale', '2')[0] == 0  # one page at a time
+
+def test_pages_keep_sixteen_bits_and_their_own_sizes(plain, capsys):
+    from tifffile import TiffWriter
+    with TiffWriter('a.tif') as tiff:
+        for h, w in ((8, 12), (6, 5)): tiff.write(np.full((h, w), 4660, np.uint16))
+    assert run(capsys, 'upscale', 'a.tif', '-o', 'b.tif', '--scale', '2')[0] == 0
+    im = Image.open('b.tif')
+    assert (im.n_frames, im.mode, im.size) == (2, 'I;16', (24, 16))
+    im.seek(1)
+    assert im.size == (10, 12) and abs(int(np.asarray(im)[3, 3]) - 4660) <= 1
+
 # shapes
 
 def test_fit_and_crop():

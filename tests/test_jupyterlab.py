@@ -1,6 +1,7 @@
 "The widgets in a real JupyterLab and a real browser, with wheel, mouse and keys. Skipped where there is no Chromium."
 import io, json, os, re, shutil, socket, sys, time, urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 import nbformat, numpy as np, psutil, pytest, torch
 from PIL import Image
 from arsr import ImageField
@@ -11,6 +12,7 @@ playwright = pytest.importorskip('playwright.sync_api', reason='playwright is no
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
          '--disable-background-networking', '--disable-component-update', '--disable-sync']
+ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 180  # seconds that any one step may take on a busy machine
 
 FIELD = """
@@ -27,6 +29,12 @@ PANELS = {  # a notebook each
     'compare': "compare(field, field[1], size=256)", 'anatomy': "liif_anatomy(field, size=256)",
     'diversity': "diversity(field, size=200)", 'denoising': "denoising(pipe, steps=2, guidance=1., category='micah')",
     'mixer': "portrait_mixer(pipe, 3, 5, mix=0., steps=2, size=128)", 'field': "field"}
+
+def test_make_lab_opens_the_first_tutorial():
+    "The one that stands first in the sidebar."
+    opened = re.search(r'default_url=/lab/tree/(\S+)', (ROOT/'Makefile').read_text())[1]
+    assert opened == re.search(r'- (tutorials/\S+)', (ROOT/'_quarto.yml').read_text())[1]
+    assert (ROOT/'nbs'/opened).is_file()
 
 def code(name): # of the notebook's cell
     return (FIELD.format(needs_weights='pipe' in PANELS[name]) + PANELS[name]).strip()

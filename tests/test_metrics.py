@@ -11,9 +11,9 @@ from arsr.coords import resize
 from arsr.data import load_image
 from arsr.field import ImageField, encode_field, sample_bicubic
 from arsr.liif import MAX_TABLE_CELLS, LIIF, render_grid
-from arsr.lab.metrics import (MS_WEIGHTS, EffLite, diversity, efflite, fd_efflite, fid, frechet, interval, lpips,
-                              lr_consistency, macs,
-                          measured, ms_ssim, nearest, patch_fd, psnr, random_patches, self_ssim, ssim, to_luma)
+from arsr.lab.metrics import (
+    MS_WEIGHTS, EffLite, diversity, efflite, fd_efflite, fid, frechet, interval, lpips, lr_consistency, macs, measured,
+    ms_ssim, nearest, patch_fd, precision_recall, psnr, random_patches, self_ssim, ssim, to_luma)
 
 MB = 2**20
 
@@ -226,7 +226,50 @@ def test_interval_says_what_it_rests_on(refuses):
     assert (out['n'], out['m'], out['fd']) == (20, 37, frechet(a, b))
     assert out['low'] < out['fd'] < out['high'] and out['high'] - out['fd'] == pytest.approx(2.262 * out['se'])
     assert out == interval(a, b) != interval(a, b, seed=1)
-    with refuses('at least 20', 'not 19'): interval(a[:19], b)
+    with refuses('at least 20', '(19, 3)'): interval(a[:19], b)
+
+def one_by_one(real, fake, k):
+    "Precision and recall, literally: a ball around every point, and every point of the other set looked for in each."
+    def reach(points, i): # to the k-th nearest other point
+        return sorted(float(np.linalg.norm(points[i] - points[j])) for j in range(len(points)) if j != i)[k - 1]
+    def share(points, centres):
+        balls = [(c, reach(centres, i)) for i, c in enumerate(centres)]
+        return sum(any(np.linalg.norm(p - c) <= r for c, r in balls) for p in points) / len(points)
+    real, fake = real.double().numpy(), fake.double().numpy()
+    return dict(precision=share(fake, real), recall=share(real, fake))
+
+@pytest.mark.parametrize('k', [1, 3, 7])
+def test_precision_and_recall_one_by_one(k):
+    rng = torch.Generator().manual_seed(k)
+    real, fake = torch.randn(60, 5, generator=rng), .8 * torch.randn(45, 5, generator=rng) + .4
+    found = precision_recall(real, fake, k)
+    assert found == pytest.approx(one_by_one(real, fake, k)) and 0 < found['recall'] != found['precision'] < 1
+    assert precision_recall(fake, real, k) == dict(precision=found['recall'], recall=found['precision'])
+
+def test_precision_and_recall_do_not_depend_on_the_parts_they_are_made_in():
+    "More points than are compared at a time, in another order, and moved."
+    rng = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(1203, 3, generator=rng), torch.randn(1100, 3, generator=rng) + 1
+    found, order = precision_recall(real, fake), torch.randperm(1203, generator=rng)
+    assert precision_recall(real[order], fake.flip(0)) == found
+    distances = torch.cdist(fake.double(), real.double())
+    reach = torch.cdist(real.double(), real.double()).sort(1).values[:, 3]
+    assert found['precision'] == pytest.approx((distances <= reach).any(1).double().mean().item(), abs=2e-3)
+
+def test_precision_is_lost_by_blur_and_recall_by_copies(sets):
+    x, y = (efflite().embed(part) for part in sets)
+    assert precision_recall(x, x) == dict(precision=1, recall=1)
+    assert precision_recall(x, x + 100) == dict(precision=0, recall=0)
+    copies = x[:1].expand(24, -1)  # one real picture, again and again: balls of no size, which hold that one
+    assert precision_recall(x, copies) == dict(precision=1, recall=1 / 24)
+    soft = efflite().embed(soften(sets[1], 6))
+    assert precision_recall(x, soft)['precision'] < precision_recall(x, y)['precision']
+
+def test_precision_and_recall_refuse_what_has_no_neighbours(refuses):
+    with refuses('at least 4', '(3, 5)'): precision_recall(torch.rand(3, 5), torch.rand(9, 5))
+    with refuses('at least 4', '(3, 5)'): precision_recall(torch.rand(9, 5), torch.rand(3, 5))
+    with refuses('(9, 5)', '(9, 4)'): precision_recall(torch.rand(9, 5), torch.rand(9, 4))
+    with refuses('k must be at least 1, not 0'): precision_recall(torch.rand(9, 5), torch.rand(9, 5), 0)
 
 def test_fd_vanishes_for_equal_sets_and_grows(sets):
     x, _ = sets

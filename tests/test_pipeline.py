@@ -12,7 +12,8 @@ from arsr.data import downsample
 from arsr.diffusion import cosine_schedule, sample_ddim, sample_ddpm, sample_dpmpp_2m, spaced_schedule
 from arsr.field import FirstStage, FirstStageConfig, ImageField
 from arsr.lab.metrics import psnr
-from arsr.pipeline import back_project, build_config, load_weights, sample_labels, save_weights, seeded_noise
+from arsr.pipeline import (back_project, build_config, load_weights, sample_labels, save_weights, seeded_noise,
+                           tile_options)
 from arsr.unet import Denoiser, DenoiserConfig, UNetConfig
 
 CATEGORIES = ['Animals', 'Food', 'Symbols']
@@ -632,3 +633,19 @@ def test_faces_are_enlarged_to_one_size_for_the_condition():
     assert_close(pipe.condition(lr), expected.float(), atol=1e-3, rtol=1e-3)
     assert pipe.condition(torch.rand(1, 3, 3, 3)).shape == expected.shape
     assert pipe.upscale(lr[0], seed=0).size == (4, 4)
+
+# large pictures
+
+def test_only_large_latents_go_in_windows_as_small_as_in_training():
+    assert tile_options(torch.empty(1, 1, 256, 256)) == dict(window=64, overlap=16, batch=4)
+    assert tile_options(torch.empty(3, 8, 257, 256)) == dict(window=32, overlap=4, batch=16)
+
+@pytest.mark.parametrize('limit, shown', [(2**20, 'exact'), (100, 'fast')])
+def test_back_projection_corrects_what_is_shown_at_the_size(monkeypatch, limit, shown):
+    class Flat:
+        def __init__(self, value): self.value = value
+        def render(self, feat, size, window=None): return torch.full((1, 3, *size), self.value)
+    monkeypatch.setattr(ImageField, 'exact_pixels', limit)
+    field, lr = ImageField(torch.zeros(1, 1, 6, 6), Flat(-.5), (6, 6), fast=Flat(.3)), torch.rand(1, 3, 6, 6) / 2 + .2
+    x = back_project(field, lr, rounds=8).with_renderer(shown).render(scale=4)
+    assert (downsample(x, 4) - lr).abs().mean() < .01

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from arsr import ARSR
 from arsr.data import held_out
 from arsr.pipeline import WEIGHTS
-from arsr.portraits import (NONE, PAIRS, Portraits, attribute_options, check_attributes, combination, draw_parts,
+from arsr.portraits import (NONE, PAIRS, Portraits, attribute_options, combination, draw_parts, find_classes,
                             has_pair, insert_parts, matches, meeting_share, part_choices, portrait_families,
                             render_portrait)
 
@@ -121,11 +121,15 @@ def test_the_background_fills_the_picture(family):
 def test_refusals_are_one_line(refuses):
     with refuses('mica', 'micah'): Portraits(family='mica')
     with refuses('test', 'train'): Portraits('test')
-    with refuses('hat', 'hair'): check_attributes('micah', {'hat': 'fedora'})
-    with refuses('fonz', 'fonze'): check_attributes('micah', {'hair': 'fonz'})
     with refuses('unknown family'): attribute_options('anybody')
-    wanted = {'hair': 'fonze', 'background': 'ffffff'}
-    assert check_attributes('micah', wanted) == wanted
+
+def test_wishes_leave_the_classes_that_have_all_of_them(refuses):
+    options = {family: attribute_options(family) for family in FAMILIES}
+    assert find_classes(options, {}) == [*FAMILIES] and find_classes(options, {'background': 'ffffff'}) == [*FAMILIES]
+    assert find_classes(options, {'hair': 'fonze', 'background': 'ffffff'}) == ['micah']
+    with refuses("unknown attribute 'hat'; the nearest are hair, "): find_classes(options, {'hat': 'fedora'})
+    with refuses("unknown hair 'fonz'; the nearest are fonze, "): find_classes(options, {'hair': 'fonz'})
+    with refuses("unknown attribute 'beard'"): find_classes(options, {'hair': 'fonze', 'beard': 'fullBeard'})
 
 # the weights that ship
 
@@ -139,9 +143,14 @@ def test_the_weights_generate_each_family(refuses):
 def test_the_home_page_says_what_the_card_says():
     results = json.loads((WEIGHTS/'portraits'/'results.json').read_text())
     home = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
-    found = results['generation, FD-EffLite2 at 128 px']
-    assert f"FD-EffLite2 {found['new, held-out']['fd']:.0f} (n = {found['new, held-out']['n']}" in home
-    assert f"have {found['held-out, held-out']['fd']:.0f}." in home
+    found = results['generation'].values()
+    def cells(*keys): return ' | '.join(', '.join(f'{x[k]:.2f}'.lstrip('0') for k in keys) for x in found)
+    for start, row in {
+            'FD-EffLite2 to held-out ones': ' | '.join(f"{x['fd']:.0f}" for x in found),
+            'two sets of held-out ones': ' | '.join(f"{x['held-out fd']:.0f}" for x in found),
+            'precision, recall': cells('precision', 'recall'),
+            'of held-out ones': cells('held-out precision', 'held-out recall')}.items():
+        assert f'| {start} | {row} |' in home
     rows = results['first stage, held-out portraits, PSNR']
     mean = sum(rows[f'{family}, 128 px']['field'] for family in FAMILIES) / len(FAMILIES)
     assert f'reaches {mean:.1f} dB at 128 px' in home
@@ -159,3 +168,15 @@ def test_the_home_page_says_how_small_faces_are_enlarged():
         cells = cells.replace('| 0.', '| .')
         assert row.endswith(cells), (row, cells)
     assert f"FD of {results['truth']['fd']:.0f}." in home
+
+def test_the_home_page_says_what_alignment_and_composition_say():
+    home = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
+    errors = json.loads((WEIGHTS/'portraits'/'alignment-generator.json').read_text())
+    lower = [a < .999 * b for a, b in zip(errors['align'], errors['control'])]  # less than .1% is no difference
+    assert f'decoded prediction at {sum(lower)} of {len(lower)} noise levels' in home
+    path = Path(__file__).parent.parent/'nbs'/'results'/'portraits'/'composition.json'
+    found = json.loads(path.read_text())
+    new, true = (found['figures'][name]['whole'] for name in ('generated', 'true, as drawn'))
+    assert f'{new:.0%} of new portraits have all their parts' in home and f'(of true ones {true:.0%})' in home
+    seen = [row['obeyed'] for row in found['obedience'] if not row['forbidden']]
+    assert f'have both in {sum(seen) / len(seen):.0%} of the pictures' in home

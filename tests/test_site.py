@@ -1,6 +1,6 @@
 "Every page of the site in a real browser: two widths, light and dark. Skipped where there is no Chromium."
-import functools, http.server, importlib.util, io, re, shutil, subprocess, sys, threading
-from contextlib import contextmanager
+import functools, http.server, importlib.util, io, json, re, shutil, subprocess, sys, threading
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np, pytest, torch
 
@@ -125,6 +125,13 @@ def test_links_and_sizes(site):
                 broken.append(f'{page.relative_to(DOCS)}: {href}')
     assert not broken
 
+def test_verdicts_are_computed():
+    "On the page of the benchmark no claim is said to hold, or not to, by hand: each is looked up in its table."
+    cells = json.loads((ROOT/'nbs'/'tutorials'/'benchmark.ipynb').read_text(encoding='utf-8'))['cells']
+    source = '\n'.join(''.join(c['source']) for c in cells)
+    assert not re.findall(r'\*\*(?:Holds|Does not hold)', source)
+    assert len(re.findall(r'\*\*\{says\(', source)) > 8
+
 def test_a_missing_page(site):
     "It is found at any depth, so its links start where the site stands."
     assert '<base href="/arsr/">' in (DOCS/'404.html').read_text()
@@ -137,6 +144,21 @@ def test_search(site, browser, query, first):
         page.locator('a.search-result').first.wait_for()
         hrefs = [a.get_attribute('href') for a in page.locator('a.search-result').all()[:5]]
         assert any(first in href for href in hrefs), hrefs
+
+def test_trials_are_sorted(site, browser):
+    "By a click on the head of a column, and the other way by a key; numbers as numbers."
+    with opened(browser, site + 'tutorials/tried.html') as (page, _):
+        table = page.locator('main table')
+        def column(k): return table.evaluate('(t, k) => [...t.tBodies[0].rows].map(r => r.cells[k].textContent)', k)
+        kept = table.get_by_role('button', name='kept')
+        kept.click()
+        assert column(4) == sorted(column(4), key=lambda s: (s[0] not in '.0123456789', s))
+        assert kept.locator('xpath=..').get_attribute('aria-sort') == 'ascending'
+        page.keyboard.press('Enter')
+        assert column(4)[0] == 'yes'
+        table.get_by_role('button', name='before').click()
+        numbers = [float(s.split()[0].replace(',', '')) for s in column(2) if s[0] in '.0123456789']
+        assert numbers == sorted(numbers) and len(numbers) > 40
 
 def test_the_scheme_is_switched_and_kept(site, browser):
     with opened(browser, site) as (page, _):
@@ -154,6 +176,11 @@ def test_the_sidebar_on_a_phone(site, browser):
         for entry in page.locator('#quarto-sidebar a.sidebar-link').all()[:4]: entry.click(trial=True)
 
 # ---- the live page
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    "The browser computes in float32, and so does what it is compared with, also where a processor has bf16."
+    monkeypatch.setattr('arsr.pipeline.fast_arithmetic', lambda device: nullcontext())
 
 def noise(seed:int, shape:tuple)->torch.Tensor:
     "The noise of .ci/web/live/sampler.js."
@@ -180,6 +207,16 @@ def test_noise_and_schedule_of_both_sides(site, browser):
     assert ours['t'] == [spaced_schedule(alphas, n).timesteps.tolist() for n in (1, 4, 10, 50)]
 
 def has_model(): return (DOCS/'live'/'model'/'model.json').is_file()
+
+def test_the_first_tab_loads_little(site):
+    "What a portrait from noise needs, and no encoder or upscaler."
+    if not has_model(): pytest.skip('the networks could not be exported: onnx and onnxscript are not installed')
+    files = json.loads((DOCS/'live'/'model'/'model.json').read_text())['files']
+    worker = (DOCS/'live'/'worker.js').read_text()
+    loaded = re.search(r'await load\((.*?)\)', worker)[1]  # the first is that of `generate`
+    names = re.findall(r"'(\w+)'", loaded)
+    assert 'generator' in names and not {'encoder', 'upscaler'} & {*names}
+    assert sum(files[f'{name}.onnx']['bytes'] for name in names) < 20e6
 
 def drawn(page, seed:int, family:str):
     "Draw a portrait, and wait for its first view, decoded exactly."

@@ -17,3 +17,29 @@
   document.addEventListener('toggle', update, true)
   for (const toggle of document.querySelectorAll('.quarto-color-scheme-toggle')) toggle.setAttribute('aria-label', 'Dark or light')
 })()
+
+// A table of nine rows and more is sorted by a click on the head of a column, and the other way by the next.
+;(() => {
+  const value = cell => {
+    const text = cell.textContent.trim(), number = /^[+-]?(\d[\d,]*(\.\d+)?|\.\d+)/.exec(text)
+    return number ? +number[0].replaceAll(',', '') : text.toLowerCase()
+  }
+  const order = (a, b) => typeof a === typeof b ? (a > b) - (a < b) : typeof a === 'number' ? -1 : 1
+  for (const table of document.querySelectorAll('main table:not(details table)')) {
+    const body = table.tBodies[0], heads = [...table.querySelectorAll('thead th')]
+    if (!body || body.rows.length < 9) continue
+    heads.forEach((head, column) => {
+      if (!head.textContent.trim()) return
+      const button = document.createElement('button')
+      button.className = 'sort'
+      button.append(...head.childNodes)
+      head.append(button)
+      button.addEventListener('click', () => {
+        const sign = head.getAttribute('aria-sort') === 'ascending' ? -1 : 1
+        heads.forEach(each => each.removeAttribute('aria-sort'))
+        head.setAttribute('aria-sort', sign > 0 ? 'ascending' : 'descending')
+        body.append(...[...body.rows].sort((a, b) => sign * order(value(a.cells[column]), value(b.cells[column]))))
+      })
+    })
+  }
+})()

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['CLASSIC_TIFF', 'XML', 'TileSource', 'strips', 'write_png', 'halvings', 'levels', 'write_tiff', 'write_tiles',
-           'tiles_folder', 'write_dzi', 'save_png', 'save_tiff', 'save_dzi']
+           'tiles_folder', 'write_dzi', 'save_png', 'save_tiff', 'save_dzi', 'holds_frames', 'write_animation',
+           'save_frames']
 
 # %% ../../nbs/beyond/02_streaming.ipynb #97a5b856
 import os, re, secrets, shutil, struct, zlib
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 import numpy as np
 from PIL import Image
 from ..coords import FULL, subwindow, tiles
-from ..data import progress, atomic_write
-from ..field import ImageField, as_pil, pillow_options, register_writer, to_bytes
+from ..data import PictureInfo, atomic_write, progress
+from ..field import ImageField, as_pil, check_pixels, pillow_options, register_writer, to_bytes
 
 # %% ../../nbs/beyond/02_streaming.ipynb #641495d2
 class TileSource:
@@ -109,23 +111,27 @@ def _tiff_options(p:TileSource, tile:int)->dict: # of `TiffWriter.write`, for al
                 extrasamples=['unassalpha'] if p.channels % 2 == 0 else None)
 
 # %% ../../nbs/beyond/02_streaming.ipynb #20741073
-def write_tiff(path, pyramid:list, tile:int=512):
-    "Write levels of `TileSource` as a tiled, compressed, pyramidal TIFF; a BigTIFF above `CLASSIC_TIFF` bytes."
+def write_tiff(path, pyramid:list, tile:int=512, pages=()): # levels of `TileSource`; those of more pages
+    "Write a tiled, compressed, pyramidal TIFF; a BigTIFF above `CLASSIC_TIFF` bytes."
     from tifffile import TiffWriter
-    (H, W), top, per_level = pyramid[0].size, pyramid[0], [tiles(p.size, tile) for p in pyramid]
+    (H, W), top = pyramid[0].size, pyramid[0]
+    large = top.channels * top.depth // 8 * H * W * top.info.frames > CLASSIC_TIFF
+    with TiffWriter(path, bigtiff=large) as tiff:
+        for page in chain([pyramid], pages): _write_page(tiff, page, tile)
+
+def _write_page(tiff, pyramid:list, tile:int): # a `TiffWriter`
+    per_level = [tiles(p.size, tile) for p in pyramid]
     done = iter(progress(range(sum(map(len, per_level))), 'writing'))
     def padded(p, places):
         for t, l, b, r in places:
             next(done)
             x = np.pad(p(t, l, b, r), [(0, tile - (b - t)), (0, tile - (r - l)), (0, 0)], mode='edge')
             yield x[..., 0] if p.channels == 1 else x
-    options:dict[str, Any] = _tiff_options(top, tile)
-    large = top.channels * top.depth // 8 * H * W > CLASSIC_TIFF
-    with TiffWriter(path, bigtiff=large) as tiff:
-        for depth, (p, places) in enumerate(zip(pyramid, per_level)):
-            below = dict(subifds=0, subfiletype=1) if depth else _about_tiff(p.info) | dict(subifds=len(pyramid) - 1)
-            shape = p.size if p.channels == 1 else (*p.size, p.channels)
-            tiff.write(padded(p, places), shape=shape, **options | below)
+    options:dict[str, Any] = _tiff_options(pyramid[0], tile)
+    for depth, (p, places) in enumerate(zip(pyramid, per_level)):
+        below = dict(subifds=0, subfiletype=1) if depth else _about_tiff(p.info) | dict(subifds=len(pyramid) - 1)
+        shape = p.size if p.channels == 1 else (*p.size, p.channels)
+        tiff.write(padded(p, places), shape=shape, **options | below)
     next(done, None)
 
 # %% ../../nbs/beyond/02_streaming.ipynb #c9ecd3bd
@@ -181,3 +187,32 @@ def save_dzi(field:ImageField, path:Path, size:tuple, window:tuple)->Path:
 register_writer(['.png'], save_png)
 register_writer(['.tif', '.tiff'], save_tiff)
 register_writer(['.dzi'], save_dzi)
+
+# %% ../../nbs/beyond/02_streaming.ipynb #5e11f002
+def holds_frames(path, info:PictureInfo)->bool:
+    "Can the file hold all frames of a picture? Pages have no durations, and are no animation."
+    animations = () if info.timing is None else ('.gif', '.webp', '.png')
+    return Path(path).suffix.lower() in ('.tif', '.tiff', *animations)
+
+def write_animation(path, frames): # iterator of `TileSource`, of one size
+    "Write a GIF, WebP or APNG with Pillow: durations and loop as they were. `ValueError` over the `max_pixels`."
+    pictures, infos, gif = [], [], path.suffix.lower() == '.gif'
+    for p in frames:
+        check_pixels(p.size, p.field.max_pixels, '--frame K takes one frame, --force lifts it', p.info.frames)
+        pixels = np.concatenate([p(*strip) for strip in strips(p.size)])
+        if gif and p.info.alpha is not None: pixels[..., -1] = pixels[..., -1] // 128 * 255
+        pictures.append(as_pil(pixels).convert('RGBA' if p.channels % 2 == 0 else 'RGB'))
+        infos.append(p.info)
+    first = infos[0].timing
+    durations = [i.timing.get('duration', 0) for i in infos[first.get('default_image', 0):]]
+    options = pillow_options(infos[0]) | ({} if gif else dict(loop=1)) | first | dict(duration=durations)
+    if 'RGBA' in [p.mode for p in pictures]: options |= dict(disposal=2) if gif else dict(kmin=1, kmax=1)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], **options)
+
+def save_frames(path, frames)->Path: # iterator of fields, (h, w) and window
+    "Write an animation or several pages, all or nothing; frames are asked for one by one."
+    if (path := Path(path)).suffix.lower() in ('.tif', '.tiff'):
+        pages = (levels(field, size, window, 512) for field, size, window in frames)
+        return atomic_write(path, lambda part: write_tiff(part, next(pages), pages=pages))
+    sources = (TileSource(field, size, window, depth=8) for field, size, window in frames)
+    return atomic_write(path, lambda part: write_animation(part, sources))

@@ -101,9 +101,8 @@ def efforts(b:Bench, kind:str)->dict: # method -> minutes of training, and param
         stages = ['first', 'decoder, before', 'decoder'] + ['upscaler latent', 'upscaler align'] * sampled
         if refined: stages += [f'upscaler {k}' for k in ('refine, before', 'finish, before', 'refine', 'finish')]
         else: stages.append('generator finish')
-        parts = [pipe.first.encoder, pipe.refiner] if refined else [pipe.first]
-        count = count_parameters(*parts, *[pipe.upscaler] * sampled)
-        out[name] = dict(minutes=round(sum(minutes.get(k, 0) for k in stages), 1), parameters=count)
+        parts = ([pipe.first.encoder, pipe.refiner] if refined else [pipe.first]) + [pipe.upscaler] * sampled
+        out[name] = dict(minutes=round(sum(minutes.get(k, 0) for k in stages), 1), parameters=count_parameters(*parts))
     return out
 
 # %% ../../nbs/lab/07_bench.ipynb #f549f635

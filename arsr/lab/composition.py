@@ -15,9 +15,8 @@ from torch import nn, Tensor
 from ..autoencoder import conv3, norm
 from ..data import SeededDataset, held_out
 from ..pipeline import ARSR, WEIGHTS, load_weights
-from arsr.portraits import (
-    NONE, PAIRS, Portraits, attribute_options, combination, has_pair, meeting_share, part_choices, portrait_families,
-    portrait_rows)
+from ..portraits import (NONE, PAIRS, Portraits, attribute_options, combination, has_pair, meeting_share, part_choices,
+                            portrait_families, portrait_rows)
 
 # %% ../../nbs/lab/08_composition.ipynb #4dcaf53f
 @cache
@@ -87,11 +86,8 @@ def option_places(family:str)->dict: # attribute -> option -> its place among th
     return places
 
 @torch.no_grad()
-def read_portraits(
-    net:AttributeClassifier, # trained
-    pictures:Tensor, # (n,3,64,64) in [0,1]
-)->list: # a `Reading` of each
-    "Family, attributes and confidence of each picture."
+def read_portraits(net:AttributeClassifier, pictures:Tensor)->list: # (n,3,64,64) in [0,1] -> a `Reading` of each
+    "Family, attributes and confidence of each picture, by a trained classifier."
     families = [*portrait_families()]
     def read(p): # (rows,) probabilities
         family, answers, certain = families[int(p[:len(families)].argmax())], {}, {}
@@ -118,11 +114,8 @@ def part_distance(readings:list)->float: # from 0 to 1
             distances.append(sum(abs(counts[option] - share) for option, share in options[name].items()) / 2)
     return sum(distances) / len(distances)
 
-def composition_figures(
-    readings:list, # of pictures
-    bar:float, # the confidence that most true portraits reach
-)->dict: # shares, and the distance of frequencies
-    "Whole, as frequent, new, forbidden: of the pictures whose parts are all recognised."
+def composition_figures(readings:list, bar:float)->dict: # of pictures, and the confidence of most true portraits
+    "Shares that are whole, new, forbidden, and distance of frequencies: of pictures whose parts are all recognised."
     whole = [r for r in readings if r.confidence >= bar]
     pairs = [sum(meeting_share(r.family, pair) for pair in PAIRS[r.family]) for r in whole]
     return dict(
@@ -160,20 +153,14 @@ def load_classifier()->AttributeClassifier: # frozen
     load_weights(net, WEIGHTS/'portraits'/'classifier.safetensors')
     return net.eval().requires_grad_(False)
 
-def true_portraits(
-    split:str, n:int, # 'valid', 'pairs', ...; how many
-    seed:int=7, # other portraits than the classifier was trained on
-)->tuple: # pictures (n,3,64,64) in [0,1], and the attributes of each
-    "Portraits as the classifier sees them."
+def true_portraits(split:str, n:int, seed:int=7)->tuple: # pictures (n,3,64,64) in [0,1], and attributes of each
+    "Portraits as the classifier sees them, and by default others than those it was trained on."
     source, side = Portraits(split, seed=seed), AttributeClassifier.side
     return torch.stack([source.view(k, (side, side)) for k in range(n)]), [source.attributes(k) for k in range(n)]
 
 # %% ../../nbs/lab/08_composition.ipynb #8ad44980
-def measure_composition(
-    pipe:ARSR, net:AttributeClassifier, # a generator of portraits, and who reads them
-    n:int=512, seed:int=0, # pictures; the first seed
-)->dict: # accuracy, bar, figures of sets of pictures, rows of `obedience`
-    "All that this lesson asks, of generated portraits and of true ones."
+def measure_composition(pipe:ARSR, net:AttributeClassifier, n:int=512, seed:int=0)->dict: # n pictures, the first seed
+    "All that this lesson asks, of generated portraits and true ones: accuracy, bar, figures of sets, `obedience`."
     truth = {split: true_portraits(split, n) for split in ('valid', 'pairs', 'train', 'all')}
     read = {split: read_portraits(net, x) for split, (x, _) in truth.items()}
     bar = float(torch.tensor([r.confidence for r in read['valid']]).quantile(.05))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MS_WEIGHTS', 'to_luma', 'psnr', 'sharpness', 'ssim', 'ms_ssim', 'EffLite', 'efflite', 'fd_efflite', 'frechet',
-           'interval', 'random_patches', 'patch_fd', 'self_ssim', 'shrunk_psnr', 'lr_consistency', 'diversity',
-           'nearest', 'measured', 'macs', 'lpips', 'fid', 'first_stage_psnr']
+           'interval', 'precision_recall', 'random_patches', 'patch_fd', 'self_ssim', 'shrunk_psnr', 'lr_consistency',
+           'diversity', 'nearest', 'measured', 'macs', 'lpips', 'fid', 'first_stage_psnr']
 
 # %% ../../nbs/lab/01_metrics.ipynb #8a510d7e
 import ctypes, gc, sys, threading, time
@@ -146,11 +146,14 @@ def _root(x:Tensor)->Tensor: # (n,d) features -> (k,d) with k at most d, a root 
     x = (x - x.mean(0)) / (len(x) - 1)**.5
     return torch.linalg.qr(x, mode='r').R if len(x) > x.shape[1] else x
 
+def _check_sets(a:Tensor, b:Tensor, least:int):
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < least:
+        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ValueError(f"two sets of at least {least} features are needed, (n,d) and (m,d), not {shapes}")
+
 def frechet(a:Tensor, b:Tensor)->float: # (n,d) and (m,d) features; n and m at least 2, also fewer than d
     "Fréchet distance of Gaussians with the means and covariances of `a` and `b`, in float64, without a matrix root."
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-        raise ValueError(f"two sets of at least two features are needed, (n,d) and (m,d), not {shapes}")
+    _check_sets(a, b, 2)
     a, b = a.double().cpu(), b.double().cpu()
     ra, rb = _root(a), _root(b)
     spread = ra.square().sum() + rb.square().sum() - 2 * torch.linalg.svdvals(ra @ rb.T).sum()
@@ -158,14 +161,27 @@ def frechet(a:Tensor, b:Tensor)->float: # (n,d) and (m,d) features; n and m at l
 
 def interval(a:Tensor, b:Tensor, seed:int=0)->dict: # (n,d) and (m,d) features, at least 20 of each; of the ten parts
     "Fréchet distance fd by the jackknife: se, its standard error; low, high, 95%; bias, what finite n adds; n and m."
-    least = min(len(a), len(b))
-    if least < 20: raise ValueError(f"an interval needs at least 20 features a set, not {least}")
+    _check_sets(a, b, 20)
     def part(x): return torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device) % 10
     ga, gb, fd = part(a), part(b), frechet(a, b)
     less = torch.tensor([frechet(a[ga != k], b[gb != k]) for k in range(10)], dtype=torch.float64)
     se = (.9 * (less - less.mean()).square().sum()).sqrt().item()
     wide = 2.262 * se  # Student's t with nine degrees of freedom
     return dict(fd=fd, se=se, low=fd - wide, high=fd + wide, bias=9 * (less.mean().item() - fd), n=len(a), m=len(b))
+
+# %% ../../nbs/lab/01_metrics.ipynb #4deb0bd2
+def _share_inside(x:Tensor, centres:Tensor, k:int)->float: # (n,d) and (m,d) features -> from 0 to 1
+    "Share of `x` in the balls around `centres`, each of which reaches to its k-th nearest other centre."
+    def distances(part): return torch.cdist(part, centres, compute_mode='donot_use_mm_for_euclid_dist')
+    radius = torch.cat([distances(part).kthvalue(k + 1).values for part in centres.split(500)])  # nearest is itself
+    inside = [(distances(part) <= radius).any(1) for part in x.split(500)]
+    return torch.cat(inside).double().mean().item()
+
+def precision_recall(real:Tensor, fake:Tensor, k:int=3)->dict: # (n,d) and (m,d) features, more than k of each
+    "Precision, the share of `fake` among the real ones, and recall, of `real` among the fake (Kynkäänniemi 2019)."
+    if k < 1: raise ValueError(f"k must be at least 1, not {k}")
+    _check_sets(real, fake, k + 1)
+    return dict(precision=_share_inside(fake, real, k), recall=_share_inside(real, fake, k))
 
 # %% ../../nbs/lab/01_metrics.ipynb #123d5483
 def random_patches(pictures, patch:int, n:int, seed:int=0): # sequence of (3,h,w) -> yields n of (3,patch,patch)

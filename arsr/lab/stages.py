@@ -36,18 +36,17 @@ from .metrics import efflite
 from .recipes import FAST, PRESETS, Preset, find_preset, for_data
 from ..pipeline import ARSR, PARTS, cast_once, load_if_exists, load_weights, save_weights
 from ..portraits import attribute_options
-from arsr.train import (
-    Latents, Settings, accelerator, check_inputs, encode_renders, fast_arithmetic, fit, low_resolution, machine,
-    precision)
+from ..train import (Latents, Settings, accelerator, check_inputs, encode_renders, fast_arithmetic, fit, low_resolution,
+                        machine, precision)
 from ..unet import AutoguidanceLoss, Denoiser, DenoisingLoss, cfg_denoiser
 
 # %% ../../nbs/lab/05_stages.ipynb #st000007
-def cached(path:Path, make, save=save_file, load=load_file): # how its content is made, written and read -> its content
+def cached(path:Path, make)->dict: # how its tensors are made -> the tensors
     "Load what an earlier run left at `path`, or make it and leave it there."
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, lambda part: save(make(), part))
-    return load(path)
+        atomic_write(path, lambda part: save_file(make(), part))
+    return load_file(path)
 
 def open_pictures(preset:Preset, data:str, split:str='train'):
     "What a preset sees of a source."
