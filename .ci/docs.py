@@ -114,15 +114,6 @@ def local_links(text, here, site):
     text = text.replace(site, '../' * len(here.parent.parts))
     return LINK.sub(r'\1\2.ipynb', BADGE.sub(r'[Open in Colab](\1){.colab}', text))
 
-def natural_width(nb):
-    "A picture of twice the resolution is shown as wide as its figure was drawn."
-    for output in (o for cell in nb.cells for o in cell.get('outputs', [])):
-        for kind in ('image/png', 'image/jpeg'):
-            width = output.get('metadata', {}).get(kind, {}).get('width')
-            if not width or kind not in output['data']: continue
-            data = ''.join(output['data'][kind]).replace('\n', '')
-            output['data'] = {'text/html': f'<img src="data:{kind};base64,{data}" width="{width}" alt="">'}
-
 def process():
     "Every notebook through nbdev into _proc/, pictures and styles beside them."
     shutil.rmtree(PROC, ignore_errors=True)
@@ -137,7 +128,6 @@ def process():
         extract(nb, page_of(src), PROC/'figures')
         split_title(nb)
         Lesson()(nb)
-        natural_width(nb)
         dst = PROC/page_of(src).with_suffix('.ipynb')
         dst.parent.mkdir(parents=True, exist_ok=True)
         write_nb(nb, dst)

@@ -6,6 +6,7 @@ from PIL import Image
 # ---- pictures of a notebook's cells
 
 KINDS = {'image/png': 'png', 'image/jpeg': 'jpg'}
+BROAD = 600  # pixels: a figure that wide is not shrunk to a phone, where nothing in it could be read
 NAMED = set('title titles label labels xlabel ylabel set_title set_xlabel set_ylabel show suptitle'.split())
 
 def plain(text):
@@ -54,6 +55,11 @@ def alt_text(cells, k):
     if not text or not words: return text or words or 'Result of the code above'
     return f"{text}{'' if text[-1] in '.?!' else '.'} Labels: {words}"
 
+def shown_size(out, kind, data):
+    "Width and height of a picture as it was drawn; one of twice the resolution has twice as many pixels."
+    said = out.get('metadata', {}).get(kind, {})
+    return (said['width'], said['height']) if 'width' in said else Image.open(io.BytesIO(data)).size
+
 def extract(nb, page, folder):
     "Pictures in outputs become files in `folder`, and the outputs refer to them; `page` is relative to the site."
     cells, up, n = nb['cells'], '../' * len(page.parent.parts), 0
@@ -66,8 +72,8 @@ def extract(nb, page, folder):
             data = base64.b64decode(''.join(data) if isinstance(data, list) else data)
             name = f"{'-'.join(page.with_suffix('').parts)}-{n}.{KINDS[kind]}"
             (folder/name).write_bytes(data)
-            (w, h), alt, n = Image.open(io.BytesIO(data)).size, html.escape(alt_text(cells, k)), n + 1
-            size = f'width="{w}" height="{h}" loading="lazy"'
+            (w, h), alt, n = shown_size(out, kind, data), html.escape(alt_text(cells, k)), n + 1
+            size = f'width="{w}" height="{h}" loading="lazy"' + ' class="broad"' * (w >= BROAD)
             out['data'] = {'text/html': f'<img src="{up}{folder.name}/{name}" {size} alt="{alt}">'}
 
 # ---- pages as they are built
@@ -98,6 +104,12 @@ def size_image(match, page):
     w, h = drawn_size(path) if path.suffix == '.svg' else Image.open(path).size
     return tag.replace('<img', f'<img width="{w}" height="{h}"' + ' loading="lazy"' * ('loading=' not in tag), 1)
 
+def box_table(match):
+    "A table in a box that scrolls; one with sentences in its cells keeps room for them on a phone."
+    cells = re.findall(r'<td[^>]*>(.*?)</td>', match[0], re.S)
+    prose = any(len(re.sub('<[^>]+>', '', cell)) > 100 for cell in cells)
+    return f'<div class="wide{" prose" * prose}">{match[0]}</div>'
+
 OUTSIDE = re.compile(r'@import\s+(?:url\()?["\']?https://[^;]*;')
 
 def finish(docs, root): # root: where the site stands on its server, such as /arsr/
@@ -106,7 +118,7 @@ def finish(docs, root): # root: where the site stands on its server, such as /ar
         text, up = page.read_text(encoding='utf-8'), os.path.relpath(docs, page.parent)
         text = re.sub(r'(<a [^>]*?href=")([^":#]*)#([^"]+)"', lambda m, page=page: mend_link(m, page), text)
         text = re.sub(r'<img [^>]*>', lambda m, page=page: size_image(m, page), text)
-        text = text.replace('<table', '<div class="wide"><table').replace('</table>', '</table></div>')
+        text = re.sub(r'<table.*?</table>', box_table, text, flags=re.S)
         if page.name == '404.html': text = text.replace('<head>', f'<head><base href="{root}">', 1)
         text = text.replace('</head>', f'<script src="{up}/site.js" defer></script></head>', 1)
         text = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', text)

@@ -83,8 +83,7 @@ class Decoder(nn.Module):
         super().__init__()
         chs = [ch * m for m in reversed(mult)]
         layers:list[nn.Module] = [nn.Conv2d(z, z, 1), conv3(z, chs[0]), middle(chs[0])]
-        for a, b in zip([chs[0], *chs], chs):
-            layers += [ResBlock(a if r == 0 else b, b) for r in range(n_res + 1)]
+        for a, b in zip([chs[0], *chs], chs): layers += [ResBlock(a if r == 0 else b, b) for r in range(n_res + 1)]
         self.layers, self.n_feat = nn.Sequential(*layers), chs[-1]
 
     def forward(self, z:Tensor)->Tensor: # (n,z,h,w) -> (n,ch*mult[0],h,w)

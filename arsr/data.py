@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'KEPT_TAGS', 'SUFFIXES', 'PUBLIC', 'SOURCES', 'PictureInfo', 'note', 'one_line', 'reading', 'tone_curve',
-           'read_profile', 'srgb_profile', 'to_srgb', 'register_heic', 'fill_transparent', 'clamp_pixels',
+           'read_profile', 'srgb_profile', 'to_srgb', 'register_heic', 'note_first', 'fill_transparent', 'clamp_pixels',
            'load_picture', 'load_image', 'load_frames', 'view', 'render_svg', 'drawing_group', 'held_out', 'in_split',
            'Drawings', 'GroupSampler', 'is_picture', 'picture_names', 'Images', 'square_view', 'NativeCrops',
            'public_folders', 'public_set', 'hub_images', 'Shards', 'open_source', 'downsample', 'pixels_inside',
@@ -15,7 +15,7 @@ __all__ = ['MAX_BYTES', 'KEPT_TAGS', 'SUFFIXES', 'PUBLIC', 'SOURCES', 'PictureIn
 import hashlib, io, json, logging, lzma, math, mmap, os, pkgutil, re, secrets, struct, sys, tarfile
 import time, warnings, zipfile
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
@@ -158,12 +158,15 @@ def _low_bytes(file, frame:int)->Image.Image:
     "A picture with 16 bits a channel, decoded as if the bytes of each were swapped."
     def swapped(args):
         if isinstance(args, tuple): return swapped(args[0]), *args[1:]
+        if args == 'LA;16B': return 'RGBA'  # Pillow knows no other order: all four bytes are read
         return args[:-1] + {'B': 'L', 'L': 'B', 'N': 'B' if sys.byteorder == 'little' else 'L'}[args[-1]]
     im = Image.open(file)
     im.seek(frame)
+    mode, grey = im.mode, 'LA;16B' in str(im.tile)  # which some versions of Pillow open as RGBA
     im.tile = [tile._replace(args=swapped(tile.args)) for tile in im.tile]
+    if grey: im._mode = 'RGBA'
     im.load()
-    return im
+    return Image.merge(mode, [im.getchannel(c) for c in 'G' * (len(mode) - 1) + 'A']) if grey else im
 
 def _read_tiff(file, frame:int)->np.ndarray: # (h,w) or (h,w,c)
     "Kinds of TIFF that Pillow cannot read: floats in colour, and 16 bits in separate planes."
@@ -198,7 +201,7 @@ def _decode(file, frame:int)->tuple[Any, Any, int]: # path or open file
     if planes == 2 and max(im.tag_v2.get(258, [8])) > 8: return _read_tiff(file, frame), None, frames
     with _quiet() if im.format == 'TIFF' else nullcontext():
         im.load()
-        wide = re.search("RGB[AX]?;16[BLN]", raw) and 'transparency' not in im.info
+        wide = re.search("(RGB[AX]?|LA);16[BLN]", raw) and 'transparency' not in im.info
         return im, _low_bytes(file, frame) if wide else None, frames
 
 # %% ../nbs/01_data.ipynb #2f23698a
@@ -275,11 +278,14 @@ def _open_image(image, frame:int)->tuple: # as `_seekable` -> as `_decode`
     opened.load()
     return opened, None, 1
 
+def note_first(name:str, frames:int):
+    if frames > 1: note(f"{name} has {frames} frames; the first is taken")
+
 def _read_picture(image, keep_profile:bool, frame:int|None)->tuple: # as `_from_array`
     "A picture decoded, and of its `PictureInfo`; a one-line `ValueError` if it is missing or none."
     with reading(image) as name: im, low, frames = _open_image(image, frame or 0)
     if im is None: raise ValueError(f"{name} has no frame {frame}: the first is 0, the last {frames - 1}")
-    if frames > 1 and frame is None: note(f"{name} has {frames} frames; the first is taken")
+    if frame is None: note_first(name, frames)
     with reading(image):
         if not isinstance(im, Image.Image): return _from_array(im), dict(depth=16, frames=frames)
         upright, low = _upright(im), low and _upright(low)
@@ -301,8 +307,7 @@ def _from_array(a)->Tensor: # (c,h,w) floats, c: 1, 3 or 4
         x = rearrange(x, 'h w c -> c h w')
     if x.ndim != 3 or x.shape[0] not in channels or x.numel() == 0:
         raise ValueError(f"an image array must be (h,w), (h,w,3) or (3,h,w), not {shape}")
-    whole = {torch.uint8: 255, torch.uint16: 65535}.get(x.dtype, 1)
-    return x.contiguous().to(torch.float32, copy=True).div_(whole)
+    return x.contiguous().to(torch.float32, copy=True).div_({torch.uint8: 255, torch.uint16: 65535}.get(x.dtype, 1))
 
 # %% ../nbs/01_data.ipynb #a817054f
 def fill_transparent(rgb:Tensor, alpha:Tensor)->Tensor: # (3,h,w), (1,h,w) in [0,1] -> (3,h,w)
@@ -347,11 +352,14 @@ def load_image(image)->Tensor: # as `load_picture` -> (3,h,w) float32 in [0,1]
     rgb, info = load_picture(image)
     return rgb if info.alpha is None else rgb * info.alpha + 1 - info.alpha
 
-def load_frames(image, keep_profile:bool=False): # path, URL, open file, bytes -> as `load_picture`
-    "All frames of an animation, or pages of a file, one by one; a pipe or URL is read once."
+def load_frames(image, keep_profile:bool=False, wanted=None): # path, URL, open file, bytes -> as `load_picture`
+    "All frames of an animation, or pages of a file (unless `wanted(info)`: one, with a note); a pipe is read once."
     with reading(image) as name: opened = _seekable(image)
     if isinstance(opened, io.BytesIO): opened.name = name
     x, info = load_picture(opened, keep_profile, 0)
+    if wanted and not wanted(info):
+        note_first(name, info.frames)
+        info = replace(info, frames=1)
     yield x, info
     for k in range(1, info.frames): yield load_picture(opened, keep_profile, k)
 
@@ -537,8 +545,7 @@ class Shards(Images):
     def __init__(self, path, split:str='all', share:float=.05): # folder; 'train', 'valid' or 'all'
         self.path, self.zip, self.places = Path(path), None, {}
         for shard in sorted(self.path.glob('*.tar')):
-            with tarfile.open(shard) as tar:
-                pictures = [m for m in tar if m.isfile() and is_picture(m.name)]
+            with tarfile.open(shard) as tar: pictures = [m for m in tar if m.isfile() and is_picture(m.name)]
             self.places |= {f'{shard.name}/{m.name}': (shard, m.offset_data, m.size) for m in pictures}
         self.choose([n for n in self.places if in_split(Path(n).stem.split('@')[0], split, share)])
         if not self.names: raise ValueError(f"no images in tar files for split '{split}' in {path}")
@@ -597,14 +604,14 @@ def random_queries(truth:Tensor, window, n:int, rng, edges:float=0.)->dict:
 
 # %% ../nbs/01_data.ipynb #d9ce268c
 def atomic_write(path, write)->Path:
-    "Write a file, all or nothing; `write` gets the name of one beside it, of the same suffix."
-    path = Path(path)
+    "Write a file or what a link leads to, all or nothing; `write` gets a name beside it, of the same suffix."
+    given, path = Path(path), Path(os.path.realpath(path))
     part = path.with_name(f'.{secrets.token_hex(6)}.part{path.suffix}')
     try:
         write(part)
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
-    return path
+    return given
 
 # %% ../nbs/01_data.ipynb #384a506e
 def in_notebook()->bool:

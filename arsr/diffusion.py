@@ -74,6 +74,7 @@ def check_steps(steps:int, T:int):
     "`ValueError` unless that many of T timesteps can be visited."
     if not 1 <= steps <= T: raise ValueError(f"steps must be between 1 and {T}, not {steps}")
 
+# %% ../nbs/05_diffusion.ipynb #4e6128db
 def spaced_schedule(alphas_cumprod:Tensor, steps:int)->Schedule: # as `uniform_schedule`
     "Short steps first, for few network evaluations."
     check_steps(steps, len(alphas_cumprod))

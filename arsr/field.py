@@ -215,15 +215,17 @@ def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is k
     if suffix not in WRITERS and not can_write(kind): raise ValueError(
         f"cannot tell an image format from '{path.name}'; use one of {', '.join(known)}")
     if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
-    if path.is_dir(): raise ValueError(f"{path} is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; give the name of a file")
     if not os.access(path.parent, os.W_OK): raise ValueError(f"nothing may be written into the folder {path.parent}")
     if size is None or max(size) <= SIDES.get(kind, max(size)): return path
     most = f"a {suffix} file holds at most {SIDES[kind]:,} pixels a side"
     raise ValueError(f"{most}, and not {size[1]} wide and {size[0]} high; use {', '.join(WRITERS)}")
 
+# %% ../nbs/04_field.ipynb #29bedf51
 def has_alpha(path:Path)->bool:
     "Can files of this format be transparent?"
-    return path.suffix.lower() in ('.png', '.webp', '.tif', '.tiff', '.avif', '.gif', '.tga', '.ico', '.jp2', '.heic')
+    return path.suffix.lower() in '.png .apng .webp .tif .tiff .avif .gif .tga .ico .jp2 .j2k .heic .heif .dds'.split()
 
 def to_bytes(x:Tensor, depth:int=8)->np.ndarray: # (c,h,w) in [0,1], bits -> (h,w,c)
     "A picture as files hold it."

@@ -9,7 +9,7 @@ __all__ = ['WEIGHTS', 'PARTS', 'BATCH_CELLS', 'DEFAULTS', 'PAPER', 'build_config
            'cast_once', 'back_project', 'in_batches', 'find_device', 'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
-import json, math
+import filecmp, json, math, shutil
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
@@ -85,7 +85,7 @@ def find_weights(name, **hub)->Path: # a name, options of the hub's client -> a 
 def _snapshot(repo_id, **hub):
     "Weights fetched from the hub, or found in its cache."
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(repo_id, allow_patterns=['*.json', '*.safetensors'], **hub))
+    try: return Path(snapshot_download(repo_id, allow_patterns=['*.json', '*.safetensors', '*.md', '*.webp'], **hub))
     except (OSError, ValueError) as e:  # of the network, of the name
         reason = str(e).splitlines()[0]
         raise ValueError(f"'{repo_id}' is no folder here and could not be fetched from the hub: {reason}") from None
@@ -234,7 +234,7 @@ def find_device()->str:
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 # %% ../nbs/09_pipeline.ipynb #7dcb5dcc
-class ARSR(nn.Module, ModelHubMixin):
+class ARSR(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusion', 'super-resolution']):
     """First stage and denoisers in one (Kim & Kim 2024, figure 3): fields from noise or LR inputs.
 
     Options that are None are those of the weights (`config.json`, `meta.defaults`), or of `DEFAULTS`. Whatever is wrong
@@ -258,6 +258,7 @@ class ARSR(nn.Module, ModelHubMixin):
         if unknown: raise ValueError(f"there is no part called {unknown}; there are {', '.join(PARTS)}")
         if upscaler: check_factor(self.meta['factor'], first.cfg.f)
         for name in PARTS: self.register_module(name, given.get(name))
+        self.folder:Path|None = None  # where the weights were read
         self._merging:Any = None, None  # what `_merged` remembers; in a tuple, it is no part
         self.eval()
 
@@ -290,15 +291,22 @@ class ARSR(nn.Module, ModelHubMixin):
         parts, meta = read_config(folder, build_parts)
         for k, module in parts.items(): load_weights(module, folder/f'{k}.safetensors')
         model = cls(**parts, meta=meta).requires_grad_(False).to(device=device or find_device(), dtype=dtype)
+        model.folder = folder
         return model.to(memory_format=torch.channels_last) # type: ignore[call-overload]
 
     def save_pretrained(self, folder, **_)->Path: # type: ignore[override]
-        "Write config.json and half-precision weights, each all or nothing; `push_to_hub`: no card."
+        "Write config.json and half-precision weights, each all or nothing; and a card if there is none."
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for k, module in self.parts.items(): save_weights(module, folder/f'{k}.safetensors')
+        files = [f'{k}.safetensors' for k in self.parts]
+        for name, module in zip(files, self.parts.values()): save_weights(module, folder/name)
         config = {'meta': self.meta, **{k: asdict(module.cfg) for k, module in self.parts.items()}}
         atomic_write(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
+        own = self.folder or folder
+        same = not own.samefile(folder) and filecmp.cmpfiles(own, folder, files, shallow=False)[0] == files
+        for name in ('results.json', 'preview.webp', 'README.md') if same else ():  # the card of what was measured
+            if (own/name).exists(): shutil.copy(own/name, folder)
+        if not (folder/'README.md').exists(): self.generate_model_card().save(folder/'README.md')
         return folder
 
     def _part(self, name:str, task:str)->Any:
@@ -355,13 +363,13 @@ class ARSR(nn.Module, ModelHubMixin):
         guidance:float|None=None, # 1: as trained; above: more typical of the category
         distilled:bool=False, # the few steps of the distilled generator, its sampler and guidance
         generator:torch.Generator|None=None, callback=None, # in place of a seed; called with (step, x0 for `decode`)
-        family:str|None=None, **wanted:str, # of portraits; what they should have: hair='fonze'
+        family:str|None=None, wishes:dict|None=None, **wanted:str, # of portraits; what they should have: hair='fonze'
     )->ImageField: # n pictures
         "New pictures from noise, `BATCH_CELLS` cells at once; `attributes`: what may be wanted."
         net, given = self._part('generator', 'generate'), dict(steps=steps, sampler=sampler, guidance=guidance)
         check_number('n', n, 1, kind=Integral)
         h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
-        category = category or family
+        category, wanted = category or family, wanted | (wishes or {})
         if (category or wanted) and not net.cfg.unet.classes:
             raise ValueError(f"the weights '{self.meta['name']}' know no categories")
         if distilled:

@@ -24,8 +24,7 @@ from .data import held_out, render_svg
 @cache
 def portrait_families()->dict: # name -> side, layout, parts, colors, and who made it
     "The families of portraits: strings of SVG with placeholders, and lists of what goes there."
-    packed = (resources.files('arsr')/'assets/portraits.json.xz').read_bytes()
-    return json.loads(lzma.decompress(packed))
+    return json.loads(lzma.decompress((resources.files('arsr')/'assets/portraits.json.xz').read_bytes()))
 
 # %% ../nbs/01a_portraits.ipynb #03a840a9
 def find_option(options, name:str, what:str)->str: # known names, one asked for, of what
@@ -124,8 +123,7 @@ class Portrait:
         s = family_spec(self.family)['side']
         rect = f'<rect width="{s}" height="{s}" fill="#{self.colors["background"]}"/>'
         body = insert_colors(insert_parts(self.family, self.parts), self.colors)
-        return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {s} {s}" fill="none">'
-                f'{rect}{body}</svg>')
+        return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {s} {s}" fill="none">{rect}{body}</svg>'
 
 # %% ../nbs/01a_portraits.ipynb #ab68a7b2
 def render_portrait(portrait:Portrait, size, window=FULL)->Tensor: # (h, w) -> (3,h,w) in [0,1]
@@ -137,17 +135,14 @@ def render_portrait(portrait:Portrait, size, window=FULL)->Tensor: # (h, w) -> (
 # %% ../nbs/01a_portraits.ipynb #0ced311c
 def combination(family:str, parts:dict)->str: # 'personas: body=small, eyes=wink, ...'
     "The name of a combination of parts, whatever its colours."
-    names = [f'{name}={parts[name]}' for name in sorted(part_choices(family))]
-    return f"{family}: {', '.join(names)}"
+    return f"{family}: {', '.join(f'{name}={parts[name]}' for name in sorted(part_choices(family)))}"
 
 # %% ../nbs/01a_portraits.ipynb #846808a3
 LONG_HAIR = [f'long{n:02}' for n in range(1, 27)]
 FIRST_FIVE = [f'variant{n:02}' for n in range(1, 6)]
 PAIRS = {  # of each family, two pairs that never meet in training
-    'toon-head': [{'hair': ['bun'], 'beard': ['fullBeard']},
-                  {'eyes': ['wink'], 'mouth': ['agape']}],
-    'micah': [{'hair': ['pixie'], 'glasses': ['round']},
-              {'eyes': ['smiling'], 'mouth': ['laughing']}],
+    'toon-head': [{'hair': ['bun'], 'beard': ['fullBeard']}, {'eyes': ['wink'], 'mouth': ['agape']}],
+    'micah': [{'hair': ['pixie'], 'glasses': ['round']}, {'eyes': ['smiling'], 'mouth': ['laughing']}],
     'adventurer': [{'hair': LONG_HAIR, 'glasses': ['variant01', 'variant02']},
                    {'eyes': FIRST_FIVE, 'mouth': FIRST_FIVE}],
     'personas': [{'hair': ['curly', 'curlyBun', 'curlyHighTop'], 'eyes': ['glasses']},
@@ -158,7 +153,6 @@ def has_pair(family:str, parts:dict)->bool: # part -> option
     "Do two parts meet that never meet in training?"
     return any(matches(parts, pair) for pair in PAIRS[family])
 
-# %% ../nbs/01a_portraits.ipynb #8103d28a
 SPLITS = ['train', 'valid', 'pairs', 'all']
 
 def belongs(family:str, parts:dict, split:str)->bool: # part -> option, one of SPLITS

@@ -279,7 +279,7 @@ def tiled_apply(
         return torch.cat([again(*pieces) for pieces in zip(*(x.split(most) for x in maps))])
     if max(h, w) <= window: return f(*maps)
     def cut(x, top, left, g=1): return x[..., g * top:g * (top + window), g * left:g * (left + window)]
-    sides = (blend_weights(n, window, overlap, grow, maps[0].device) for n in (h, w))
+    sides = (blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))
     windows, out, per = list(product(*sides)), torch.empty(0), max(1, batch // n)
     for group in progress([windows[i:i + per] for i in range(0, len(windows), per)], what):
         parts = f(*(torch.cat([cut(x, top, left) for (top, _), (left, _) in group]) for x in maps))

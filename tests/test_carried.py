@@ -23,7 +23,7 @@ def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struc
 
 def png16(a)->io.BytesIO: # (h,w,c) of 16 bits
     h, w, c = a.shape
-    head = struct.pack('>IIBBBBB', w, h, 16, {1: 0, 3: 2, 4: 6}[c], 0, 0, 0)
+    head = struct.pack('>IIBBBBB', w, h, 16, {1: 0, 2: 4, 3: 2, 4: 6}[c], 0, 0, 0)
     lines = b''.join(b'\0' + line.astype('>u2').tobytes() for line in a)
     parts = [(b'IHDR', head), (b'IDAT', zlib.compress(lines)), (b'IEND', b'')]
     return io.BytesIO(b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in parts))
@@ -65,7 +65,7 @@ def sprite():
     a[..., 1] = np.where(alpha > 0, 0, 255)
     return Image.fromarray(a)
 
-@pytest.mark.parametrize('name', ['a.png', 'a.webp', 'a.tif', 'a.gif'])
+@pytest.mark.parametrize('name', ['a.png', 'a.apng', 'a.webp', 'a.tif', 'a.gif'])
 @pytest.mark.parametrize('scale', [.4, 1, 2.7])
 def test_alpha_comes_out_and_no_hidden_colour(sprite, tmp_path, capsys, name, scale):
     out = Image.open(plain(saved(sprite)).save(tmp_path/name, scale=scale)).convert('RGBA')
@@ -121,6 +121,13 @@ def test_16_bits_in_and_out(tmp_path, c, name):
     assert_close(y, x, atol=1e-5, rtol=0)
     assert again.depth == 16 and (c < 4 or (again.alpha - info.alpha).abs().max() < 1e-5)
     if name == 'a.tif': assert tifffile.imread(path).dtype == np.uint16
+
+def test_16_bits_of_grey_with_alpha():
+    a = np.random.default_rng(0).integers(5000, 2**16, (5, 7, 2), dtype=np.uint16)
+    x, info = load_picture(png16(a))
+    assert (info.depth, info.grey) == (16, True)
+    for found, values in ((x[0], a[..., 0]), (info.alpha[0], a[..., 1])):
+        assert_close(found, torch.from_numpy(values / 65535).float())
 
 @pytest.mark.parametrize('byteorder', '<>')
 @pytest.mark.parametrize('compression', [None, 'zlib'])

@@ -1,11 +1,12 @@
 "Files of the user: none is lost, none is left half written, and many are read and written by one call."
 import io, os, re, shutil, signal, subprocess, sys, threading, time, zipfile
+from types import SimpleNamespace
 import pytest, numpy as np, torch
 from PIL import Image
 from torch.testing import assert_close
 import arsr.apps.cli, arsr.pipeline
 from arsr import ARSR, load_image
-from arsr.apps.cli import crop, fit, main, tidy
+from arsr.apps.cli import announce, crop, fit, main, tidy, with_estimate
 from arsr.beyond.streaming import tiles_folder
 from arsr.data import Images, atomic_write
 from arsr.field import SIDES, Bicubic, ImageField, can_write, check_picture_path
@@ -185,6 +186,23 @@ def test_a_folder_named_as_a_picture_is_none(tmp_path):
     for name in ('x.png/b.png', '._a.png', 'a.png'): Image.new('L', (2, 2)).save(tmp_path/name)
     assert Images(tmp_path).names == ['a.png', 'x.png/b.png']
 
+@pytest.mark.parametrize('there', [True, False])
+def test_a_link_is_written_through(plain, tmp_path, capsys, there):
+    (tmp_path/'else').mkdir()
+    if there: shutil.copy('cat.png', 'else/real.png')
+    (tmp_path/'link.png').symlink_to('else/real.png')
+    assert run(capsys, 'upscale', 'dog.webp', '-o', 'link.png')[0] == 2  # the link is there, at least
+    assert run(capsys, 'upscale', 'dog.webp', '-o', 'link.png', '--overwrite', '--scale', '2')[0] == 0
+    assert (tmp_path/'link.png').is_symlink() and Image.open('else/real.png').size == (24, 16)
+    assert [p.name for p in (tmp_path/'else').iterdir()] == ['real.png']
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='no such files')
+def test_a_named_pipe_is_not_replaced(plain, tmp_path, capsys):
+    os.mkfifo('pipe.png')
+    code, _, err = run(capsys, 'upscale', 'cat.png', '-o', 'pipe.png', '--overwrite')
+    assert code == 2 and 'pipe.png is a pipe or device; give the name of a file' in err
+    assert (tmp_path/'pipe.png').is_fifo()
+
 # many pictures in a call
 
 def run(capsys, *argv):
@@ -216,6 +234,11 @@ def test_standard_input_and_output(plain, monkeypatch, capfdbinary):
     assert main(['upscale', '-', '-o', '-', '--scale', '1']) == 0
     out, err = capfdbinary.readouterr()
     assert err == b'' and (np.asarray(Image.open(io.BytesIO(out))) == np.asarray(Image.open('cat.png'))).all()
+
+def test_closed_streams_are_one_line(plain, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'stdin', None)
+    code, out, err = run(capsys, 'upscale', '-', '-o', 'a.png')
+    assert (code, out) == (2, '') and err.count('\n') == 1 and 'the standard input is closed' in err
 
 @pytest.mark.parametrize('answer, code', [('y\n', 0), ('n\n', 2), ('', 2)])
 def test_a_terminal_is_asked(plain, monkeypatch, capsys, answer, code):
@@ -268,9 +291,10 @@ def frames_of(path):
 def test_every_frame_is_enlarged_as_if_alone(animated, plain, capsys, source, target):
     plain.loaded.clear()
     code, out, err = run(capsys, 'upscale', source, '-o', target, '--scale', '2')
-    assert (code, out, err) == (0, f'{target} 24 wide, 16 high, 3 frames\n', '') and len(plain.loaded) == 1
+    assert (code, out) == (0, f'{target} 24 wide, 16 high, 3 frames\n') and len(plain.loaded) == 1
     found, loop = frames_of(target)
     pages = target.endswith('.tif')
+    assert err.count('\n') == (pages and source == 'a.png')  # which says what is lost
     assert [t for _, t in found] == [None if pages else t for t in (80, 120, 40)] and loop == (None if pages else 2)
     for k, (pixels, _) in enumerate(found):
         assert run(capsys, 'upscale', source, '-o', f'{k}-{target}', '--scale', '2', '--frame', str(k))[0] == 0
@@ -288,6 +312,15 @@ def test_frames_of_a_pipe(animated, plain, monkeypatch, capsys):
 def test_frames_that_a_file_cannot_hold_are_counted(animated, plain, capfdbinary, source, target):
     assert main(['upscale', source, '-o', target, '--scale', '1']) == 0
     assert capfdbinary.readouterr().err == f'arsr: {source} has 3 frames; the first is taken\n'.encode()
+
+@pytest.mark.parametrize('source, target, more, lost', [
+    ('a.gif', 'b.tif', [], 'b.tif has pages: the durations of the animation are lost'),
+    ('a.webp', 'b.tif', [], 'b.tif has pages: the durations of the animation are lost'),
+    ('a.gif', 'b.png', ['--depth', '16'], 'b.png is an animation: its channels have 8 bits, and not 16'),
+    ('a.tif', 'b.tif', ['--depth', '16'], ''), ('a.gif', 'b.webp', [], '')])
+def test_what_a_file_of_frames_cannot_hold_is_said(animated, plain, capsys, source, target, more, lost):
+    code, _, err = run(capsys, 'upscale', source, '-o', target, '--scale', '1', *more)
+    assert (code, err) == (0, f'arsr: {lost}\n' if lost else '')
 
 def test_transparent_frames_do_not_shine_through(plain, capsys):
     frames = [Image.new('RGBA', (12, 8)) for _ in range(2)]
@@ -316,7 +349,62 @@ def test_pages_keep_sixteen_bits_and_their_own_sizes(plain, capsys):
     im.seek(1)
     assert im.size == (10, 12) and abs(int(np.asarray(im)[3, 3]) - 4660) <= 1
 
+# how long it takes
+
+@pytest.fixture
+def clock(monkeypatch):
+    "Time passes only where a test says so."
+    class Clock:
+        now = 0.
+        def monotonic(self): return self.now
+    clock = Clock()
+    monkeypatch.setattr(arsr.apps.cli, 'time', clock)
+    return clock
+
+def test_a_large_input_is_announced_before_it_is_predicted(plain, clock, monkeypatch, capsys):
+    printed, upscale = [], plain.upscale
+    def slow(self, x, **kwargs): # .1 ms a pixel
+        printed.append((tuple(x.shape), capsys.readouterr().err))
+        clock.now += 1e-4 * x[0].numel()
+        return upscale(self, x, **kwargs)
+    monkeypatch.setattr(plain, 'upscale', slow)
+    Image.new('RGB', (1100, 1000)).save('large.png')
+    assert run(capsys, 'upscale', 'large.png', '-o', 'b.png', '--scale', '.01')[0] == 0
+    (piece, before), (whole, line) = printed
+    assert (piece, whole, before) == ((3, 264, 264), (3, 1000, 1100), '')
+    assert line.startswith('arsr: b.png: about 0:01:50; ') and line.count('\n') == 1  # 110 seconds
+    assert run(capsys, 'upscale', 'cat.png', '-o', 'c.png') == (0, 'c.png 48 wide, 32 high\n', '')
+
+def test_a_large_output_is_announced_by_a_tile(clock, monkeypatch, capsys):
+    class Slow(Bicubic): # 10 us a pixel
+        def render(self, feat, size, window=(0, 0, 1, 1)):
+            clock.now += 1e-5 * size[0] * size[1]
+            return super().render(feat, size, window)
+    field = ImageField(torch.zeros(1, 3, 8, 12), Slow(), (8, 12))
+    def printed(target, h, w):
+        announce(target, field, (h, w), (h / 8, w / 12))
+        return capsys.readouterr().err
+    assert printed('b.png', 4000, 6000).startswith('arsr: b.png: about 0:04:00; ') and printed('b.png', 400, 600) == ''
+    assert '; 7.2 GB of pixels' in printed('b.png', 40_000, 60_000)
+    assert '14 GB of memory' in printed('b.jpg', 40_000, 60_000)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=5e9))
+    assert '7.2 GB of pixels, and 5 GB are free' in printed('b.png', 40_000, 60_000)
+    assert 'are free' not in printed('b.png', 4000, 6000)
+
+def test_the_rest_of_many_is_announced_after_the_first(clock, capsys):
+    def printed(seconds):
+        for _ in with_estimate(iter(range(5)), 5): clock.now += seconds
+        return capsys.readouterr().err
+    assert printed(20) == 'arsr: the rest: about 0:01:20\n' and printed(2) == ''
+
 # shapes
+
+@pytest.mark.parametrize('argv, name', [(['upscale', '', '-o', 'new'], 'image'), (['generate', '-o', ''], 'output'),
+                                        (['upscale', 'cat.png', '', '-o', 'new'], 'image')])
+def test_an_empty_name_is_not_this_folder(plain, tmp_path, capsys, argv, name):
+    code, out, err = run(capsys, *argv)
+    assert (code, out, err) == (2, '', f'arsr: {name} must not be empty\n')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['cat.png', 'dog.webp']
 
 def test_fit_and_crop():
     assert fit((100, 120), (1080, 1920)) == (1080, 1296) and fit((1, 1000), (10, 10)) == (1, 10)

@@ -246,14 +246,14 @@ def test_anatomy_of_the_pixel_that_is_clicked(lab, browser, field, tmp_path):
         assert np.abs(255 * rgb.clamp(0, 1).numpy() - pixels(field.to_pil(size=256))[100, 41]).max() <= .51
 
 @pytest.mark.slow
-def test_pinned_answers_are_large(lab, browser, field, tmp_path):
+def test_pinned_predictions_are_large(lab, browser, field, tmp_path):
     with opened(lab, browser, 'diversity', tmp_path/'diversity.png') as (page, panel):
-        panel.get_by_role('button', name='answer 3').click()
-        large = panel.get_by_alt_text('answer 3, large')
+        panel.get_by_role('button', name='prediction 3').click()
+        large = panel.get_by_alt_text('prediction 3, large')
         large.wait_for()
         assert np.array_equal(seen(large), pixels(field[2].to_pil(size=200)))
-        panel.get_by_role('button', name='answer 1').click()
-        panel.get_by_alt_text('answer 1, large').wait_for(state='detached')
+        panel.get_by_role('button', name='prediction 1').click()
+        panel.get_by_alt_text('prediction 1, large').wait_for(state='detached')
 
 @pytest.mark.slow
 def test_denoising_runs_in_the_panel(lab, browser, tmp_path):

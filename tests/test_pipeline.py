@@ -1,4 +1,4 @@
-import copy, json, shutil
+import copy, json, math, shutil
 from functools import partial
 from pathlib import Path
 import pytest, torch
@@ -6,7 +6,7 @@ from PIL import Image
 from torch.testing import assert_close
 import arsr, arsr.pipeline, arsr.train, arsr.unet
 from arsr import ARSR
-from arsr.lab.cards import evaluation_photos
+from arsr.lab.cards import evaluation_photos, hub_card
 from arsr.coords import resize
 from arsr.data import downsample
 from arsr.diffusion import cosine_schedule, sample_ddim, sample_ddpm, sample_dpmpp_2m, spaced_schedule
@@ -50,8 +50,8 @@ def picture(h, w, seed=0):
 # weights in, weights out
 
 def test_what_is_saved_comes_back(pipe, saved):
-    assert sorted(p.name for p in saved.iterdir()) == ['config.json', 'first.safetensors', 'generator.safetensors',
-                                                       'upscaler.safetensors']
+    assert sorted(p.name for p in saved.iterdir()) == ['README.md', 'config.json', 'first.safetensors',
+                                                       'generator.safetensors', 'upscaler.safetensors']
     again = ARSR.from_pretrained(saved, device='cpu')
     assert again.meta == pipe.meta and again.parts.keys() == pipe.parts.keys()
     for k, module in again.parts.items():
@@ -468,7 +468,41 @@ def test_push_to_hub_uploads_what_save_pretrained_writes(pipe, monkeypatch):
             uploaded['names'] = sorted(p.name for p in folder_path.iterdir())
     monkeypatch.setattr(mixin, 'HfApi', Api)
     pipe.push_to_hub('owner/tiny')
-    assert uploaded['names'] == ['config.json', 'first.safetensors', 'generator.safetensors', 'upscaler.safetensors']
+    assert uploaded['names'] == ['README.md', 'config.json', 'first.safetensors', 'generator.safetensors',
+                                 'upscaler.safetensors']
+
+def figures(results):
+    "Of results.json: (table, row, name) -> a finite number."
+    tables = {k: v for k, v in results.items() if isinstance(v, dict)}
+    return {(title, row, name): value for title, table in tables.items() for row, found in table.items()
+            if isinstance(found, dict) for name, value in found.items() if math.isfinite(value)}
+
+@pytest.mark.parametrize('name', ['portraits', 'emoji', 'photo'])
+def test_a_card_with_the_measured_figures_in_the_hub_s_format(pipe, saved, name, monkeypatch):
+    from huggingface_hub import ModelCard
+    for file in ('README.md', 'results.json'): shutil.copy(arsr.pipeline.WEIGHTS/name/file, saved)
+    text = ModelCard((saved/'README.md').read_text()).text.strip()
+    monkeypatch.setitem(pipe.meta, 'name', name)
+    hub_card(pipe, saved)
+    written = (saved/'README.md').read_text()
+    hub_card(pipe, saved)
+    assert (saved/'README.md').read_text() == written  # and not twice
+    card, results = ModelCard.load(saved/'README.md'), json.loads((saved/'results.json').read_text())
+    data = card.data
+    assert (data.license, data.library_name, data.model_name) == ('apache-2.0', 'arsr', name)
+    assert data.pipeline_tag == 'unconditional-image-generation' and data.tags and data.datasets
+    found = {(x.dataset_name, x.dataset_config, x.metric_type): x.metric_value for x in data.eval_results}
+    assert found == figures(results) and len(found) > 15
+    assert card.text.strip().endswith(text) and '](preview.webp)' in card.text
+    assert Image.open(saved/'preview.webp').size == (4 * 192, 192)
+
+def test_a_card_goes_along_with_the_weights_that_were_measured(pipe, saved, tmp_path):
+    (saved/'README.md').write_text('---\nlicense: mit\n---\nMeasured.')
+    again = ARSR.from_pretrained(saved, device='cpu')
+    assert (again.save_pretrained(tmp_path/'same')/'README.md').read_text().endswith('Measured.')
+    again.first.liif.mlp[0].weight.data += 1
+    assert 'Measured.' not in (again.save_pretrained(tmp_path/'other')/'README.md').read_text()
+    assert (again.save_pretrained(saved)/'README.md').read_text().endswith('Measured.')  # what is there stays
 
 def test_configurations_within_configurations():
     cfg = DenoiserConfig(UNetConfig(ch=32, mult=(1, 2)), conditional=True)

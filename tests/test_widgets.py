@@ -147,7 +147,7 @@ def test_diversity_shows_what_differs(refuses):
     field = random_field(n=3)
     _, pinned = asked(diversity([field[:1], field[1:]], size=40), 'pins', pins=[2, 0])
     assert same(pinned[0], field[2].to_pil(size=40)) and same(pinned[1], field.to_pil(size=40))
-    with refuses('two answers'): diversity(field[:1])
+    with refuses('two predictions'): diversity(field[:1])
 
 def test_the_film_ends_with_the_picture(emoji):
     panel = denoising(emoji, seed=3, steps=2)
@@ -183,13 +183,15 @@ def test_without_a_kernel_a_panel_is_its_picture(monkeypatch):
     assert view in data and 'image/png' in data
 
 def test_colab_is_told_to_show_them():
+    "By anywidget, once, when the first panel is made; Colab imports its `output` itself."
     code = """
-import sys, types
+import sys, types, torch
 said = []
-colab, output = types.ModuleType('google.colab'), types.ModuleType('google.colab.output')
+output = types.ModuleType('google.colab.output')
 output.enable_custom_widget_manager = lambda: said.append(True)
-sys.modules |= {'google.colab': colab, 'google.colab.output': output}
-import arsr.apps.widgets
+sys.modules['google.colab.output'] = output
+from arsr.apps.widgets import compare
+for _ in range(2): compare(torch.zeros(3, 4, 4), torch.ones(3, 4, 4), size=4)
 print(said)
 """
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout == '[True]\n'

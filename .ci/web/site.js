@@ -1,6 +1,6 @@
 // What scrolls can be reached by keyboard, and says what it is; what does not scroll takes no stop on the way.
 (() => {
-  const boxes = () => document.querySelectorAll('main pre, main .wide, main .katex-display, #quarto-sidebar, #quarto-margin-sidebar')
+  const boxes = () => document.querySelectorAll('main pre, main .wide, main .cell-output, main figure > p, main .katex-display, #quarto-sidebar, #quarto-margin-sidebar')
   const update = () => boxes().forEach(box => {
     const style = getComputedStyle(box), scrolls = /auto|scroll/.test(style.overflowX + style.overflowY) &&
       (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1)
@@ -9,7 +9,7 @@
     box.dataset.scrolls = ''
     if (!box.hasAttribute('role') && !/^(NAV|ASIDE)$/.test(box.tagName)) {
       box.setAttribute('role', 'region')
-      box.setAttribute('aria-label', box.matches('.wide') ? 'table' : box.matches('pre') ? 'code or its output' : 'formula')
+      box.setAttribute('aria-label', box.matches('.wide') ? 'table' : box.matches('pre') ? 'code or its output' : box.matches('.katex-display') ? 'formula' : 'figure')
     }
   })
   addEventListener('load', update)

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'STAGES', 'ERRORS', 'parse_size', 'check_numbers', 'check_target', 'input_limit', 'check_device', 'fit',
-           'crop', 'find_target', 'warn_stretched', 'find_jobs', 'check_jobs', 'check_depth', 'check_overwrite',
-           'upscale', 'upscale_many', 'upscale_one', 'predict', 'read_frames', 'upscale_frames', 'to_stdout',
-           'generate', 'list_attributes', 'train', 'baseline', 'info', 'bench', 'export', 'Parser', 'parser',
-           'one_line', 'complain', 'tidy', 'main']
+           'crop', 'find_target', 'warn_stretched', 'find_jobs', 'check_jobs', 'say_if_long', 'with_estimate',
+           'announce', 'try_piece', 'check_overwrite', 'upscale', 'upscale_many', 'upscale_one', 'predict',
+           'read_frames', 'upscale_frames', 'to_stdout', 'generate', 'list_attributes', 'train', 'baseline', 'info',
+           'bench', 'export', 'Parser', 'parser', 'one_line', 'complain', 'tidy', 'main']
 
 # %% ../../nbs/apps/01_cli.ipynb #a5fb963f
-import argparse, os, signal, sys, threading
+import argparse, os, signal, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from datetime import timedelta
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def check_numbers(args):
     "`ValueError` for a number that cannot be: checked before anything is imported."
     given = {name: value for name, value in vars(args).items() if value not in (None, 'auto')}
     for name, value in given.items():
+        if '' in (value if isinstance(value, list) else [value]): raise ValueError(f"{name} must not be empty")
         if name in ('n', 'scale', 'steps', 'minutes', 'plan') and not 0 < value < float('inf'):
             raise ValueError(f"{name} must be a number above zero, not {value:g}")
         if name in ('latent_weight', 'restore') and not 0 <= value <= 1:
@@ -86,6 +88,7 @@ def crop(own:tuple, size:tuple)->tuple: # -> top, left, bottom, right in [0,1]
     top, left = (max(0, (1 - n / scale / m) / 2) for n, m in zip(size, own))
     return top, left, 1 - top, 1 - left
 
+# %% ../../nbs/apps/01_cli.ipynb #53fbd1d5
 def find_target(own:tuple, args)->tuple: # (h, w) of the input -> size, window
     "What is to be rendered; `ValueError` over the limit."
     asked = args.size and parse_size(args.size)
@@ -122,8 +125,8 @@ def find_jobs(images:list, output:str)->list: # paths, folders, URLs or '-'; a p
     return jobs
 
 # %% ../../nbs/apps/01_cli.ipynb #688fd0b1
-def check_jobs(jobs:list, overwrite:bool):
-    "`ValueError` for a target that is an input or twice there, or exists and may not be overwritten."
+def check_jobs(jobs:list, overwrite:bool, depth:int|None=None):
+    "`ValueError` for a target that is an input or twice there, that has fewer bits, or may not be overwritten."
     from arsr.beyond.streaming import tiles_folder
     def file(path): return os.stat(path)[1:3]  # its number, the same for all of its names
     inputs, sources = {file(image): image for image, _ in jobs if os.path.exists(image)}, {}
@@ -134,17 +137,52 @@ def check_jobs(jobs:list, overwrite:bool):
         if path.suffix.lower() == '.dzi' and tiles_folder(path).resolve() in Path(image).resolve().parents:
             raise ValueError(f"{image} is a part of {path}; choose another name")
         sources[target] = image
+        if depth == 16 and path.suffix.lower() not in ('.png', '.tif', '.tiff') and target != '-':
+            raise ValueError(f"--depth 16 needs a .png or a .tif to write, not '{path.name}'")
     check_overwrite([Path(target) for _, target in jobs if target != '-'], overwrite)
 
-def check_depth(jobs:list, depth):
-    "`ValueError` for a target that cannot hold so many bits."
-    for name in [Path(target).name for _, target in jobs if depth == 16 and target != '-']:
-        if not name.lower().endswith(('.png', '.tif', '.tiff')):
-            raise ValueError(f"--depth 16 needs a .png or a .tif to write, not '{name}'")
+# %% ../../nbs/apps/01_cli.ipynb #d9c5ac90
+def say_if_long(what:str, seconds:float, *needs): # each: of what, bytes that are needed, bytes that are free
+    "A line if something takes over half a minute, or needs more than there is."
+    text = [f'arsr: {what}: about {timedelta(seconds=min(round(seconds), 10**13))}']
+    text += [f'{need / 1e9:.2g} GB of {kind}' + f', and {free / 1e9:.2g} GB are free' * (need > free)
+             for kind, need, free in needs]
+    if seconds > 30 or any(need > free for _, need, free in needs): print('; '.join(text), file=sys.stderr)
 
+def with_estimate(items, n:int): # and how many there are
+    "The items one by one; after the first, how long the others will take if they are like it."
+    start = time.monotonic()
+    for k, item in enumerate(items):
+        if k == 1: say_if_long('the rest', (n - 1) * (time.monotonic() - start))
+        yield item
+
+# %% ../../nbs/apps/01_cli.ipynb #b4334c1d
+def announce(target:str, field, size:tuple, pitch, seconds:float=0., times:float=1.):
+    "Of a file of `size`, `pitch` pixels for each own, `seconds` for a field `times` as large: by a tile of this one."
+    if size[0] * size[1] < 2**23 and not seconds: return
+    import psutil, shutil
+    from arsr.field import WRITERS
+    full, area, info = [n * p for n, p in zip(field.size, pitch)], size[0] * size[1], field.info[0]
+    part, start = [max(1, min(256, int(n))) for n in full], time.monotonic()
+    field[0].bound(size).render(part, window=(0., 0., *(min(1., n / m) for n, m in zip(part, full))))
+    seconds += (time.monotonic() - start) * area / (part[0] * part[1])
+    pixels = area * info.channels() * info.depth // 8
+    memory = 3 * times * sum(x.nbytes for x in (field.feat, field.correction, field.lr) if x is not None)
+    if Path(target).suffix.lower() not in ('', *WRITERS): memory += 2 * pixels
+    say_if_long(one_line(target), seconds, ('memory', memory, psutil.virtual_memory().available),
+                ('pixels', pixels, shutil.disk_usage(Path(target).parent).free))
+
+def try_piece(x, info, size, pitch, target, pipe, args): # as `load_picture`; of `announce`; the model
+    "The line of a large picture, by a piece of its middle that is large enough for windows as the whole has them."
+    from arsr.beyond.restoring import centre_crop
+    piece, start = centre_crop(x, 264), time.monotonic()
+    field, times = predict(pipe, piece, replace(info, alpha=None), args)[0], x.numel() / piece.numel()
+    announce(target, field, size, pitch, times * (time.monotonic() - start), times)
+
+# %% ../../nbs/apps/01_cli.ipynb #f333015a
 def check_overwrite(paths:list, overwrite:bool):
     "`ValueError` if files are there, unless they may go: by --overwrite, or by whoever sits at the terminal."
-    there = [str(p) for p in paths if p.is_file()]
+    there = [str(p) for p in paths if os.path.lexists(p) and not p.is_dir()]
     if overwrite or not there: return
     what = there[0] + (f' and {len(there) - 1} more' if there[1:] else '')
     if sys.stdin and sys.stdin.isatty() and sys.stderr.isatty():
@@ -157,8 +195,7 @@ def upscale(args)->int: # exit code
     "LR pictures to pictures of any size."
     from arsr import ARSR
     jobs = find_jobs(args.image, args.output)
-    check_jobs(jobs, args.overwrite)
-    check_depth(jobs, args.depth)
+    check_jobs(jobs, args.overwrite, args.depth)
     load = cache(lambda: ARSR.from_pretrained(args.weights, check_device(args.device)))
     with input_limit(args.force):
         if len(jobs) > 1: return upscale_many(jobs, load, args)
@@ -169,7 +206,7 @@ def upscale_many(jobs:list, load, args)->int: # pairs of input and target; () ->
     "One after the other with one model; those that failed are listed at the end."
     load()
     failed = []
-    for image, target in jobs:
+    for image, target in with_estimate(jobs, len(jobs)):
         try: upscale_one(image, target, load, args)
         except ERRORS as e:
             complain(e)
@@ -188,8 +225,12 @@ def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path
     if target != '-': check_picture_path(target, size)
     warn_stretched(x.shape[-2:], size, args)
     about, frames = f'{size[1]} wide, {size[0]} high', chain([(x, info)], frames)
+    pitch = [n / (m * (hi - lo)) for n, m, lo, hi in zip(size, x.shape[-2:], window[:2], window[2:])]
+    large = info.frames == 1 and x[0].numel() > 2**20
+    if large: try_piece(x, info, size, pitch, target, load(), args)
     field, restored = (None, '') if info.frames > 1 else predict(load(), x, info, args)
-    if not field: upscale_frames(target, frames, f'{about}, {info.frames} frames', load, args)
+    if field and not large: announce(target, field, size, pitch)
+    if not field: upscale_frames(target, frames, info.frames, about, load, args)
     elif target == '-': to_stdout(field, size=size, window=window)
     else: print(one_line(field.save(target, size=size, window=window)), about + restored)
 
@@ -207,50 +248,54 @@ def predict(pipe, x, info, args)->tuple: # as `load_picture` -> a field; how muc
 def read_frames(image:str, target:str, args): # a path, URL or '-'; a path or '-' -> as `load_picture`, for each frame
     "The picture, or all its frames if the target can hold them and none is asked for."
     from arsr.beyond.streaming import holds_frames
-    from arsr.data import load_frames, load_picture, note
+    from arsr.data import load_frames, load_picture
+    if image == '-' and not sys.stdin: raise ValueError("the standard input is closed")
     source = sys.stdin.buffer if image == '-' else image
-    if args.frame is None:
-        frames = load_frames(source, args.keep_profile)
-        x, info = next(frames)
-        if info.frames == 1 or holds_frames(target, info): return chain([(x, info)], frames)
-        note(f"{one_line(image)} has {info.frames} frames; the first is taken")
-    else: x, info = load_picture(source, args.keep_profile, args.frame)
+    if args.frame is None: return load_frames(source, args.keep_profile, partial(holds_frames, target))
+    x, info = load_picture(source, args.keep_profile, args.frame)
     return iter([(x, replace(info, frames=1))])
 
-def upscale_frames(target:str, frames, about:str, load, args): # of `read_frames`; size and number in words
+# %% ../../nbs/apps/01_cli.ipynb #10a9454c
+def upscale_frames(target:str, frames, n:int, about:str, load, args): # of `read_frames`, how many; size in words
     "All into one file, each predicted when it is to be written."
     from arsr.beyond.streaming import save_frames
-    fields = ((predict(load(), x, info, args)[0], *find_target(x.shape[-2:], args)) for x, info in frames)
-    print(one_line(save_frames(target, fields)), about)
+    fields = ((predict(load(), x, info, args)[0], *find_target(x.shape[-2:], args))
+              for x, info in with_estimate(frames, n))
+    print(one_line(save_frames(target, fields)), f'{about}, {n} frames')
 
 def to_stdout(field, **kwargs):
     "A PNG for the next program; made in a file, as its bytes are not there before it is whole."
     from tempfile import TemporaryDirectory
-    if sys.stdout.isatty(): raise ValueError("-o - is for the next program or a file, and this is a terminal")
+    if not sys.stdout or sys.stdout.isatty(): raise ValueError("-o - is for the next program or a file; here is none")
     with TemporaryDirectory() as folder:
         sys.stdout.buffer.write(field.save(Path(folder)/'a.png', **kwargs).read_bytes())
 
 # %% ../../nbs/apps/01_cli.ipynb #815a4363
 def generate(args):
     "New pictures from noise."
-    from arsr import ARSR, pipeline
-    size, out, wanted = args.size and parse_size(args.size), Path(args.output), dict(args.set)
+    from arsr import ARSR
+    from arsr.coords import split_range
+    size, out = args.size and parse_size(args.size), Path(args.output)
     if out.exists() and not out.is_dir(): raise ValueError(f"{out} is a file; give a folder for the pictures")
     paths = [out/f'{args.seed + k:04d}.png' for k in range(args.n)]
     check_overwrite(paths, args.overwrite)
     pipe = ARSR.from_pretrained(args.weights, check_device(args.device))
     size = check_target((pipe.meta['size'],) * 2, size, None, args.force)
-    options = {k: getattr(args, k) for k in ('seed', 'steps', 'category', 'guidance', 'distilled')}
-    if wanted: pipeline.matching_classes(pipe.meta, args.category, wanted)  # before `seed` becomes an argument
-    fields = pipe.generate(args.n, **options, **wanted).with_renderer(args.renderer)
-    if args.force: fields.max_pixels = None  # type: ignore[assignment]
-    out.mkdir(parents=True, exist_ok=True)
-    for k, path in enumerate(paths): print(one_line(fields[k].save(path, size=size)))
+    options = {k: getattr(args, k) for k in ('steps', 'category', 'guidance', 'distilled')}
+    parts = split_range(args.n, 8)
+    for part in with_estimate(parts, len(parts)):
+        seed, n = args.seed + part.start, part.stop - part.start
+        fields = pipe.generate(n, seed=seed, wishes=dict(args.set), **options).with_renderer(args.renderer)
+        if args.force: fields.max_pixels = None  # type: ignore[assignment]
+        out.mkdir(parents=True, exist_ok=True)
+        for k, path in enumerate(paths[part]):
+            announce(str(path), fields[k], size, [a / b for a, b in zip(size, fields.size)])
+            print(one_line(fields[k].save(path, size=size)))
 
 def list_attributes(pipe):
     "What `arsr generate` may be asked for: --category or --family, and for each of them --set."
-    names = dict.fromkeys(name.split(' / ')[0] for name in pipe.meta.get('categories', ()))
-    if names: print('categories:', ', '.join(names))
+    if names := dict.fromkeys(name.split(' / ')[0] for name in pipe.meta.get('categories', ())):
+        print('categories:', ', '.join(names))
     for family, known in pipe.attributes().items():
         for name, options in known.items(): print(f"{family}, {name}: {', '.join(options)}")
 
@@ -291,6 +336,7 @@ def info(args):
         if args.weights: list_attributes(pipe)
     print('presets:', ', '.join(PRESETS))
 
+# %% ../../nbs/apps/01_cli.ipynb #b793a368
 def bench(args):
     "Every figure of the benchmark, or some tables of it, into JSON files."
     from arsr.lab.bench import TABLES, TASKS, as_text, find_table, means, open_bench, run_table
@@ -317,13 +363,11 @@ def export(args):
 # %% ../../nbs/apps/01_cli.ipynb #2e6ce5fe
 EXAMPLES = """examples:
   arsr upscale cat.jpg --scale 3.7 -o cat-large.png
-  arsr upscale cat.jpg --size 1920x1080 --crop -o cat-hd.png
   arsr upscale holiday/ more/*.jpg --scale 2 -o large/
   arsr generate -n 9 --size 512 --seed 7 -o pictures
   arsr generate --weights portraits --family micah --set hair=fonze -o faces
   arsr train emoji-generate --stage first --minutes 25 --out runs/emoji
-  arsr bench --quick --out results
-  arsr info"""
+  arsr bench --quick --out results"""
 
 class Parser(argparse.ArgumentParser):
     "Errors in one line, without the usage."
@@ -479,7 +523,12 @@ def main(argv=None)->int: # exit code: 0; 2 for wrong input, 1 where only some o
         args = parser().parse_args(argv)
         try:
             check_numbers(args)
-            return int(args.run(args) or 0)
+            code = int(args.run(args) or 0)
+            if sys.stdout: sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # the next program has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except KeyboardInterrupt:
             print("arsr: stopped", file=sys.stderr)
             return 130

@@ -9,9 +9,9 @@ __all__ = ['STATIC', 'TILE', 'span', 'Viewport', 'viewport', 'Finished', 'as_fie
            'Mixer', 'portrait_mixer']
 
 # %% ../../nbs/apps/03_widgets.ipynb #e7a2a04e
-import io, math, sys, time
+import io, math, time
 from base64 import b64encode
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 import anywidget, torch, traitlets
@@ -94,7 +94,7 @@ class Panel(anywidget.AnyWidget):
     def on_start(self)->tuple: return self.start
 
     def answer(self, _, asked:dict, __):
-        "Answer one question; whatever goes wrong becomes one line in the panel."
+        "Answer one request; whatever goes wrong becomes one line in the panel."
         self.asked, start = asked['id'], time.perf_counter()
         try: words, *pictures = getattr(self, 'on_' + asked['what'])(**asked['args'])
         except Exception as e: words, pictures = {'error': str(e)}, []
@@ -116,9 +116,6 @@ def beside(*pictures:Image.Image, gap:int=8)->Image.Image:
     row = Image.new('RGB', (sum(x.width + gap for x in pictures) - gap, max(x.height for x in pictures)), 'white')
     for k, x in enumerate(pictures): row.paste(x, (sum(y.width + gap for y in pictures[:k]), 0))
     return row
-
-if 'google.colab' in sys.modules:  # which shows widgets that are not its own only where told to
-    import_module('google.colab.output').enable_custom_widget_manager()
 
 # %% ../../nbs/apps/03_widgets.ipynb #ccca7770
 def caption(view:Viewport, scale:float, ms:float)->str:
@@ -217,8 +214,7 @@ def zoom(
     "The first image of a field as a map, whose tiles are rendered as they are looked at; coarse ones first."
     titles = names or ['the field', *(x if isinstance(x, str) else f'picture {k}' for k, x in enumerate(others, 2))]
     if len(titles) != 1 + len(others): raise ValueError(f"give {1 + len(others)} names, not {len(titles)}")
-    fields = [field, *(as_field(x, field) for x in others)]
-    return Zoom(dict(zip(titles, fields)), field.output_size(scale=scale))
+    return Zoom(dict(zip(titles, [field, *(as_field(x, field) for x in others)])), field.output_size(scale=scale))
 
 VIEWERS['zoom'] = zoom
 
@@ -321,7 +317,7 @@ def deviation(pictures:Tensor)->tuple: # (n,3,h,w) in [0,1] -> heat map, its whi
 
 # %% ../../nbs/apps/03_widgets.ipynb #13d5c30f
 class Diversity(Panel):
-    "The panel of `diversity`: all answers small, those that are pinned large."
+    "The panel of `diversity`: all predictions small, those that are pinned large."
     _esm = script('diversity')
 
     def __init__(self, fields:list, size:int, pins:tuple):
@@ -329,15 +325,15 @@ class Diversity(Panel):
         answers = [x.to_pil(size=128) for x in fields]
         heat, spread = deviation(torch.cat([x.render(size=fields[0].output_size(size)).cpu() for x in fields]))
         super().__init__((dict(n=len(fields), spread=spread), *answers, heat), beside(*answers, heat),
-                         f"{len(fields)} answers; a pixel deviates by up to {spread:.1f} of 255", pins=list(pins))
+                         f"{len(fields)} predictions; a pixel deviates by up to {spread:.1f} of 255", pins=list(pins))
 
     def on_pins(self, pins)->tuple: return {}, *(self.fields[k].to_pil(size=self.size) for k in pins)
 
 def diversity(fields, size:int=256, pins:tuple=(0,))->Diversity: # a batch or list, long side, pinned at first
-    "Several answers to one question, such as `pipe.upscale(x, n=9)`, and where they differ."
+    "Several predictions for one input, such as `pipe.upscale(x, n=9)`, and where they differ."
     batches = [fields] if isinstance(fields, ImageField) else fields
     singles = [field[k] for field in batches for k in range(len(field))]
-    if len(singles) < 2: raise ValueError(f"diversity needs two answers at least, not {len(singles)}")
+    if len(singles) < 2: raise ValueError(f"diversity needs two predictions at least, not {len(singles)}")
     return Diversity(singles, size, pins)
 
 # %% ../../nbs/apps/03_widgets.ipynb #9fbd9310

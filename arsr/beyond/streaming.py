@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from ..coords import FULL, subwindow, tiles
-from ..data import PictureInfo, atomic_write, progress
+from ..data import PictureInfo, atomic_write, note, progress
 from ..field import ImageField, as_pil, check_pixels, pillow_options, register_writer, to_bytes
 
 # %% ../../nbs/beyond/02_streaming.ipynb #641495d2
@@ -76,8 +76,7 @@ def write_png(path, pixels:TileSource):
         for strip in progress(strips(pixels.size), 'writing'):
             part = pixels(*strip).astype('>u2' if depth == 16 else np.uint8)
             lines = np.concatenate([above, np.ascontiguousarray(part).view(np.uint8).reshape(-1, above.shape[1])])
-            filtered = np.insert(lines[1:] - lines[:-1], 0, 2, axis=1)
-            f.write(_chunk(b'IDAT', packer.compress(filtered.tobytes())))
+            f.write(_chunk(b'IDAT', packer.compress(np.insert(lines[1:] - lines[:-1], 0, 2, axis=1).tobytes())))
             above = lines[-1:]
         f.write(_chunk(b'IDAT', packer.flush()) + _chunk(b'IEND', b''))
 
@@ -130,8 +129,7 @@ def _write_page(tiff, pyramid:list, tile:int): # a `TiffWriter`
     options:dict[str, Any] = _tiff_options(pyramid[0], tile)
     for depth, (p, places) in enumerate(zip(pyramid, per_level)):
         below = dict(subifds=0, subfiletype=1) if depth else _about_tiff(p.info) | dict(subifds=len(pyramid) - 1)
-        shape = p.size if p.channels == 1 else (*p.size, p.channels)
-        tiff.write(padded(p, places), shape=shape, **options | below)
+        tiff.write(padded(p, places), shape=(*p.size, p.channels)[:2 + (p.channels > 1)], **options | below)
     next(done, None)
 
 # %% ../../nbs/beyond/02_streaming.ipynb #c9ecd3bd
@@ -191,8 +189,7 @@ register_writer(['.dzi'], save_dzi)
 # %% ../../nbs/beyond/02_streaming.ipynb #5e11f002
 def holds_frames(path, info:PictureInfo)->bool:
     "Can the file hold all frames of a picture? Pages have no durations, and are no animation."
-    animations = () if info.timing is None else ('.gif', '.webp', '.png')
-    return Path(path).suffix.lower() in ('.tif', '.tiff', *animations)
+    return Path(path).suffix.lower() in ('.tif', '.tiff', *(() if info.timing is None else ('.gif', '.webp', '.png')))
 
 def write_animation(path, frames): # iterator of `TileSource`, of one size
     "Write a GIF, WebP or APNG with Pillow: durations and loop as they were. `ValueError` over the `max_pixels`."
@@ -210,9 +207,12 @@ def write_animation(path, frames): # iterator of `TileSource`, of one size
     pictures[0].save(path, save_all=True, append_images=pictures[1:], **options)
 
 def save_frames(path, frames)->Path: # iterator of fields, (h, w) and window
-    "Write an animation or several pages, all or nothing; frames are asked for one by one."
-    if (path := Path(path)).suffix.lower() in ('.tif', '.tiff'):
-        pages = (levels(field, size, window, 512) for field, size, window in frames)
-        return atomic_write(path, lambda part: write_tiff(part, next(pages), pages=pages))
-    sources = (TileSource(field, size, window, depth=8) for field, size, window in frames)
+    "Write an animation or several pages, all or nothing, and say what is lost; frames are asked for one by one."
+    path, frames = Path(path), iter(frames)
+    first, tiff = next(frames), path.suffix.lower() in ('.tif', '.tiff')
+    info, frames = first[0].info[0], chain([first], frames)
+    if tiff and info.timing: note(f"{path.name} has pages: the durations of the animation are lost")
+    if not tiff and info.depth > 8: note(f"{path.name} is an animation: its channels have 8 bits, and not {info.depth}")
+    pages, sources = (levels(*x, 512) for x in frames), (TileSource(*x[:3], depth=8) for x in frames) # type: ignore
+    if tiff: return atomic_write(path, lambda part: write_tiff(part, next(pages), pages=pages))
     return atomic_write(path, lambda part: write_animation(part, sources))

@@ -247,7 +247,7 @@ class LowCrops(RandomScaleCrops):
     def sample(self, rng)->dict: # lr (3,h,h) and rgb (q,3) in [-1,1], coord and cell (q,2)
         item = super().sample(rng)
         lr, coord = to_model(downsample(to_image(item.pop('image')), self.factor)), item['coord']
-        if rng.integers(2): lr, coord = lr.flip(-1), coord * coord.new_tensor([1, -1])
+        if rng.integers(1 + self.renders.mirrored): lr, coord = lr.flip(-1), coord * coord.new_tensor([1, -1])
         return item | dict(lr=lr, coord=coord)
 
 class WindowPairs(SeededDataset):
@@ -258,7 +258,7 @@ class WindowPairs(SeededDataset):
 
     def sample(self, rng)->dict: # lr (3,h,h) and hr (3,crop,crop) in [-1,1], window (4,)
         i = self.renders.pick(rng)
-        truth, mirror = self.renders.any_size(i, rng), rng.integers(2)
+        truth, mirror = self.renders.any_size(i, rng), rng.integers(1 + self.renders.mirrored)
         top, left = random_window(truth.shape[-1], self.crop, rng)
         window = torch.tensor([top, left, top + self.crop, left + self.crop]) / truth.shape[-1]
         lr = downsample(self.renders[i] / 255, self.factor)
@@ -324,7 +324,8 @@ def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BA
     `budget` and what is returned are those of `fit`. `ValueError` for an unknown name, wrong numbers, another's folder.
     """
     kind, out = find_baseline(name), Path(out)
-    preset = for_data(find_preset('emoji-upscale' if data == 'emoji' else 'photo-upscale'), data)
+    ours = {'emoji': 'emoji-upscale', 'portraits': 'portraits-upscale-8x'}.get(data, 'photo-upscale')
+    preset = for_data(find_preset(ours), data)
     Budget(dict(step=0, seconds=0.), **budget)  # wrong numbers are refused before anything is rendered
     if (out/'config.json').is_file() and read_config(out, lambda config: config.get('baseline')) != name:
         raise ValueError(f"{out} holds another model; use another folder")
@@ -334,8 +335,9 @@ def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BA
     with acc.main_process_first(): renders = open_renders(preset, source, inputs['pictures'], out)
     torch.manual_seed(kind.settings.seed)
     net = load_if_exists(kind.net(kind.config), out/'init.safetensors')
-    state = fit(net, kind.loss, kind.data(renders, preset.factor, preset.crop), out/name, kind.settings, inputs=inputs,
-                **budget)
+    aligned = preset.lr_sides and kind.data is LowCrops  # where a part lies says what it is
+    examples = kind.data(renders, preset.factor, preset.base if aligned else preset.crop)
+    state = fit(net, kind.loss, examples, out/name, kind.settings, inputs=inputs, **budget)
     if acc.is_main_process:
         meta = dict(data=Path(str(data)).name, factor=preset.factor)
         save_baseline(name, net, out, **meta, steps=state['step'], minutes=round(state['seconds'] / 60, 1))

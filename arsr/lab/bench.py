@@ -262,8 +262,7 @@ def table_compute(b:Bench):
     "Quality of the generator along its training."
     paths = b.runs['emoji'].glob('generator-after-*') if 'emoji' in b.runs else ()
     for steps, path in sorted((int(p.stem.split('-')[-1]), p) for p in paths):
-        pipe = with_denoiser(b.emoji, 'generator', path)
-        yield dict(steps=steps, **generation_distance(b, pipe, b.pick(20, 500)))
+        yield dict(steps=steps, **generation_distance(b, with_denoiser(b.emoji, 'generator', path), b.pick(20, 500)))
 
 # %% ../../nbs/lab/07_bench.ipynb #e802ee70
 def errors_by_noise(b:Bench, kind:str, task:str, pipes:dict): # kind, 'generator' or 'upscaler', stage -> model

@@ -119,10 +119,10 @@ def composition_figures(readings:list, bar:float)->dict: # of pictures, and the 
     whole = [r for r in readings if r.confidence >= bar]
     pairs = [sum(meeting_share(r.family, pair) for pair in PAIRS[r.family]) for r in whole]
     return dict(
-        whole=len(whole) / len(readings), part_distance=part_distance(whole),
+        whole=len(whole) / len(readings), n=len(readings), part_distance=part_distance(whole),
         new=sum(held_out(combination(r.family, r.parts)) for r in whole) / len(whole),
         forbidden=sum(has_pair(r.family, r.parts) for r in whole) / len(whole),
-        forbidden_if_independent=sum(pairs) / len(pairs), n=len(readings))
+        forbidden_if_independent=sum(pairs) / len(pairs))
 
 # %% ../../nbs/lab/08_composition.ipynb #bbbf6b90
 def seen_pair(family:str, pair:dict)->dict: # of `PAIRS` -> attribute -> option

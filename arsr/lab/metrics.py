@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MS_WEIGHTS', 'to_luma', 'psnr', 'sharpness', 'ssim', 'ms_ssim', 'EffLite', 'efflite', 'fd_efflite', 'frechet',
-           'interval', 'precision_recall', 'random_patches', 'patch_fd', 'self_ssim', 'shrunk_psnr', 'lr_consistency',
-           'diversity', 'nearest', 'measured', 'macs', 'lpips', 'fid', 'first_stage_psnr']
+           'interval', 'precision_recall', 'random_patches', 'patch_fd', 'self_ssim', 'shrunk_psnr', 'diversity',
+           'nearest', 'measured', 'macs', 'lpips', 'fid', 'first_stage_psnr']
 
 # %% ../../nbs/lab/01_metrics.ipynb #8a510d7e
 import ctypes, gc, sys, threading, time
@@ -211,11 +211,7 @@ def shrunk_psnr(out:Tensor, lr:Tensor)->Tensor: # (n,3,H,W) and (n,3,h,w) in [0,
     "PSNR between LR inputs and predictions shrunk to their size."
     return psnr(resize(out, lr.shape[-2:]).clamp(0, 1), lr)
 
-def lr_consistency(field, lr:Tensor, factor:float)->Tensor: # with `render(size=...)`, its (n,3,h,w) inputs -> (n,) dB
-    "PSNR between the LR input and the prediction rendered `factor` times larger, shrunk to the input's size."
-    h, w = lr.shape[-2:]
-    return shrunk_psnr(field.render(size=(round(h * factor), round(w * factor))), lr)
-
+# %% ../../nbs/lab/01_metrics.ipynb #61efd859
 def diversity(pictures:Tensor, device='cpu')->dict: # (k,3,h,w) in [0,1]: samples for one input, or one set; k > 1
     "How different pictures are: pd, mean EffLite-PD of all pairs; std, mean deviation of a pixel."
     k, net = len(pictures), efflite(device)

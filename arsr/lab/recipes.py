@@ -62,13 +62,9 @@ BOUNDED:dict[str, Any] = dict(schedule='cosine', prediction_type='v')
 PHOTOS:dict[str, Any] = dict(data='photos.zip', held_out=.15, sizes=(64, 192), native=True)
 PORTRAITS:dict[str, Any] = dict(data='portraits', edges=.5, high=.3, room=0, factor=8, lr_sides=(12, 24, 16, 16, 16))
 OURS:dict[str, Any] = dict(w_max=3, equivariance=.25, settings={
-    'latent': Settings(lr=6e-4, batch=32),
-    'align': Settings(lr=1e-4, batch=16, warmup=50),
-    'guide': Settings(lr=3e-4, batch=32),
-    'distill': Settings(lr=2e-3, batch=32, warmup=50, decay=.998),
-    'finish': Settings(lr=3e-4, batch=8),
-    'fast': Settings(lr=5e-4),
-    'restore': Settings(lr=5e-4),
+    'latent': Settings(lr=6e-4, batch=32), 'align': Settings(lr=1e-4, batch=16, warmup=50),
+    'guide': Settings(lr=3e-4, batch=32), 'distill': Settings(lr=2e-3, batch=32, warmup=50, decay=.998),
+    'finish': Settings(lr=3e-4, batch=8), 'fast': Settings(lr=5e-4), 'restore': Settings(lr=5e-4),
 })
 
 def _denoiser(conditional=False, **unet):

@@ -62,8 +62,7 @@ def open_renders(preset:Preset, source, mark:str, out:Path)->Renders: # what `op
 def lr_view(preset:Preset, x:Tensor, i:int)->Tensor: # (n,3,s,s) in [0,1], of picture i -> the same, from its LR input
     "What the encoder sees as the condition of super-resolution."
     if not preset.lr_sides: return low_resolution(x, preset.factor)
-    side = preset.lr_sides[i % len(preset.lr_sides)]
-    return resize(downsample(x, x.shape[-1] / side), x.shape[-2:], 'nearest')
+    return resize(downsample(x, x.shape[-1] / preset.lr_sides[i % len(preset.lr_sides)]), x.shape[-2:], 'nearest')
 
 # %% ../../nbs/lab/05_stages.ipynb #efc829b2
 def stamp(content)->str: # bytes, or anything that says what it is

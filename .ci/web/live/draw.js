@@ -131,7 +131,7 @@ document.getElementById('panel-new').onsubmit = e => {
 }
 
 async function take(file) { // the middle of a picture, as large as chosen
-  small = await createImageBitmap(file)
+  try { small = await createImageBitmap(file) } catch { return status(`${file.name} is no picture that this browser can open.`) }
   busy(false)
   status(`${file.name}: ${small.width} × ${small.height} px`)
 }
