@@ -213,6 +213,6 @@ def save_frames(path, frames)->Path: # iterator of fields, (h, w) and window
     info, frames = first[0].info[0], chain([first], frames)
     if tiff and info.timing: note(f"{path.name} has pages: the durations of the animation are lost")
     if not tiff and info.depth > 8: note(f"{path.name} is an animation: its channels have 8 bits, and not {info.depth}")
-    pages, sources = (levels(*x, 512) for x in frames), (TileSource(*x[:3], depth=8) for x in frames) # type: ignore
+    pages:Any = (levels(x, hw, part, 512) if tiff else TileSource(x, hw, part, depth=8) for x, hw, part in frames)
     if tiff: return atomic_write(path, lambda part: write_tiff(part, next(pages), pages=pages))
-    return atomic_write(path, lambda part: write_animation(part, sources))
+    return atomic_write(path, lambda part: write_animation(part, pages))
