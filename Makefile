@@ -5,7 +5,7 @@
 # And for who works on it:
 #   make lint     ruff, mypy and .ci/style.py          make nightly  the test, with slow cells and slow tests too
 #   make docs     the site into _docs/, offline        make readme   README.md from nbs/index.ipynb
-#   make export   notebooks -> library, cleaned        make clean    everything that was built, .venv too
+#   make export   notebooks -> library, clean, small   make clean    everything that was built, .venv too
 # JOBS processes run notebooks and tests, one thread each: make test JOBS=4
 
 PYTHON ?= python3
@@ -48,6 +48,7 @@ readme: $(READY)
 
 export: $(READY)
 	$(BIN)/nbdev_export
+	$(BIN)/python .ci/shrink.py
 	$(BIN)/nbdev_clean
 
 clean:

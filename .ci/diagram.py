@@ -2,7 +2,7 @@
 
     python .ci/diagram.py
 
-Text stays text, and the light panel behind it makes it readable on dark pages too.
+Text stays text, on a panel of its own that is light or dark with the page.
 """
 import re
 from pathlib import Path
@@ -10,11 +10,15 @@ from pathlib import Path
 IMAGES = Path(__file__).resolve().parent.parent/'nbs'/'images'
 INK, QUIET, BLUE, RED, GREEN, ORANGE = '#1f2933', '#52606d', '#2f6db3', '#d1495b', '#3b8f6b', '#b9761a'
 FIELD = 'encoder latent decoder features query liif output '
+PANEL = '#fbfcfd'
+DARK = {INK: '#dde3ea', QUIET: '#a9b4c0', BLUE: '#6ea6e8', RED: '#f08391', GREEN: '#6cc39b', ORANGE: '#e0a95a',
+        PANEL: '#1d242c'}  # what each colour is on a dark page
 LIT = {  # the lesson, and what it is about; the whole diagram has every part lit
     'coords': 'query output', 'data': 'image output', 'autoencoder': 'encoder latent decoder features',
     'liif': 'features query liif output', 'field': FIELD + 'image first', 'diffusion': 'noise sampler latent',
     'unet': 'denoiser condition', 'alignment': 'denoiser latent decoder features liif output align',
-    'train': 'first denoising align', 'pipeline': FIELD + 'image condition noise sampler denoiser'}
+    'train': 'first denoising align', 'pipeline': FIELD + 'image condition noise sampler denoiser',
+    'metrics': 'image output'}
 
 # ---- shapes
 
@@ -55,7 +59,7 @@ def face(x, y, side):
             f'<path d="M8 80q4-24 32-24t32 24z" fill="{GREEN}"/><circle cx="40" cy="40" r="22" fill="#f0c9a4"/>'
             '<path d="M17 38q-2-27 23-27t23 27q-8-15-23-15t-23 15z" fill="#5b3b26"/>'
             '<circle cx="32" cy="41" r="2.6"/><circle cx="48" cy="41" r="2.6"/>'
-            f'<path d="M32 51q8 6 16 0" fill="none" stroke="{INK}" stroke-width="2"/></g>')
+            '<path d="M32 51q8 6 16 0" fill="none" stroke="#000" stroke-width="2"/></g>')
 
 # ---- the parts, in the order of the data
 
@@ -95,13 +99,18 @@ def head(colour):
     size = 'viewBox="0 0 8 8" refX="6" refY="4" markerWidth="5" markerHeight="5" orient="auto"'
     return f'<marker id="head{colour[1:]}" {size}><path d="M0 0 8 4 0 8z" fill="{colour}"/></marker>'
 
+def dark():
+    "The rules of the dark panel. A browser follows the scheme of the page that shows the picture."
+    rules = [f'[{use}="{light}"]{{{use}:{colour}}}' for light, colour in DARK.items() for use in ('fill', 'stroke')]
+    return f'<style>@media (prefers-color-scheme:dark){{{"".join(rules)}}}</style>'
+
 def diagram(lit):
     "The SVG, all but the named parts pale."
     parts = [f'<g id="{k}" opacity="{1 if k in lit else .3}">{"".join(drawn)}</g>\n' for k, drawn in PARTS.items()]
     font = 'font-family="system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"'
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 430" width="860" height="430" role="img" {font}>'
-            f'<title>The method</title><defs>{"".join(map(head, (QUIET, BLUE, RED, ORANGE)))}</defs>'
-            f'<rect width="860" height="430" rx="10" fill="#fbfcfd"/>\n{"".join(parts)}</svg>\n')
+            f'<title>The method</title>{dark()}<defs>{"".join(map(head, (QUIET, BLUE, RED, ORANGE)))}</defs>'
+            f'<rect width="860" height="430" rx="10" fill="{PANEL}"/>\n{"".join(parts)}</svg>\n')
 
 if __name__ == '__main__':
     (IMAGES/'method.svg').write_text(diagram(PARTS), encoding='utf-8')

@@ -10,7 +10,9 @@ from arsr.pipeline import find_weights
 from arsr.portraits import Portraits
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNTIME = 'ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'
+RUNTIME = [f'{name}{end}' for name, ends in (
+    ('ort.wasm', ['.min.mjs']), ('ort-wasm-simd-threaded', ['.mjs', '.wasm']),  # on every machine
+    ('ort.jspi', ['.min.mjs']), ('ort-wasm-simd-threaded.jspi', ['.mjs', '.wasm'])) for end in ends]  # where a GPU is
 TASKS = dict(generate='generator', upscale='upscaler')
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 "What a page needs beyond its text: pictures as files with words for who does not see them, anchors that are there."
 import ast, base64, html, io, os, re
 from functools import cache
+import numpy as np
 from PIL import Image
 
 # ---- pictures of a notebook's cells
@@ -48,33 +49,63 @@ def labels(source):
     return list(dict.fromkeys(words))
 
 def alt_text(cells, k):
-    "What the pictures of cell k show: its own `fig-alt`, else the sentence before it and the labels in it."
-    own = re.search(r'^#\|\s*fig-(?:alt|cap):\s*["\']?(.+?)["\']?\s*$', cells[k]['source'], re.M)
-    if own: return own[1]
+    "What the pictures of cell k show: the sentence before it and the labels in it."
     text, words = introduction(cells, k), ', '.join(labels(cells[k]['source'])[:8])
     if not text or not words: return text or words or 'Result of the code above'
     return f"{text}{'' if text[-1] in '.?!' else '.'} Labels: {words}"
 
-def shown_size(out, kind, data):
+CAPTION = re.compile(r'^#\|\s*fig-cap:\s*(.+?)\s*\n', re.M)
+
+def take_caption(cell):
+    "What to see in the last picture of a cell, as `#| fig-cap:` says it; the line leaves the code. HTML, or nothing."
+    said = CAPTION.search(cell['source'])
+    if not said: return ''
+    cell['source'] = CAPTION.sub('', cell['source'])
+    return re.sub('`([^`]+)`', r'<code>\1</code>', html.escape(said[1].strip('"'), quote=False))
+
+PICTURES = re.compile(r'imshow|\b(?:show|sheet)\(|scatter\(.*c=|\.explore\(|Image\.open')
+LINES = re.compile(r'\.(?:plot|barh?|hist|scatter|errorbar|text|log(?:log)?|semilog[xy])\(|\bbars\(')
+
+def is_plot(source, image):
+    "Lines and bars on white, as far as code and pixels tell: what may be shown light on dark where the page is dark."
+    if PICTURES.search(source): return False
+    return LINES.search(source) is not None or (np.asarray(image.convert('L')) > 250).mean() > .85
+
+def shown_size(out, kind, image):
     "Width and height of a picture as it was drawn; one of twice the resolution has twice as many pixels."
     said = out.get('metadata', {}).get(kind, {})
-    return (said['width'], said['height']) if 'width' in said else Image.open(io.BytesIO(data)).size
+    return (said['width'], said['height']) if 'width' in said else image.size
+
+def figure(src, size, classes, alt, caption): # the two last ones are HTML
+    "A picture, and below it what to see in it."
+    w, h = size
+    img = f'<img src="{src}" width="{w}" height="{h}" loading="lazy" class="{" ".join(classes)}" alt="{alt}">'
+    return f'<figure><p>{img}</p><figcaption>{caption}</figcaption></figure>' if caption else img
+
+def pictures(cell):
+    "The outputs of a cell that are pictures, each with its kind and bytes."
+    for out in cell.get('outputs', []):
+        kind = next((kind for kind in KINDS if kind in out.get('data', {})), None)
+        if kind is None: continue
+        data = out['data'][kind]
+        yield out, kind, base64.b64decode(''.join(data) if isinstance(data, list) else data)
 
 def extract(nb, page, folder):
     "Pictures in outputs become files in `folder`, and the outputs refer to them; `page` is relative to the site."
     cells, up, n = nb['cells'], '../' * len(page.parent.parts), 0
     folder.mkdir(parents=True, exist_ok=True)
     for k, cell in enumerate(cells):
-        for out in cell.get('outputs', []):
-            kind = next((kind for kind in KINDS if kind in out.get('data', {})), None)
-            if kind is None: continue
-            data = out['data'][kind]
-            data = base64.b64decode(''.join(data) if isinstance(data, list) else data)
+        found = [*pictures(cell)]
+        caption = take_caption(cell) if found else ''
+        for out, kind, data in found:
             name = f"{'-'.join(page.with_suffix('').parts)}-{n}.{KINDS[kind]}"
             (folder/name).write_bytes(data)
-            (w, h), alt, n = shown_size(out, kind, data), html.escape(alt_text(cells, k)), n + 1
-            size = f'width="{w}" height="{h}" loading="lazy"' + ' class="broad"' * (w >= BROAD)
-            out['data'] = {'text/html': f'<img src="{up}{folder.name}/{name}" {size} alt="{alt}">'}
+            image, n = Image.open(io.BytesIO(data)), n + 1
+            size = shown_size(out, kind, image)
+            classes = ['plot' if is_plot(cell['source'], image) else 'picture'] + ['broad'] * (size[0] >= BROAD)
+            below = caption if out is found[-1][0] else ''
+            alt = html.escape(alt_text(cells, k))
+            out['data'] = {'text/html': figure(f'{up}{folder.name}/{name}', size, classes, alt, below)}
 
 # ---- pages as they are built
 

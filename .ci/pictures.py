@@ -46,10 +46,15 @@ def write_hero(pipe, path, seed=3, eye=(.53, .6)): # which of the nine is looked
         whole.paste(part, (x, above.height + 24))
     whole.save(path, quality=90)
 
+def write_portrait(pipe, path, seed=3, eye=(.53, .6)): # as for `write_hero`
+    "One new portrait, whole and seven times nearer: what the live page shows before it draws."
+    sheet(approaching(pipe.generate(seed=seed), eye, (1., .14), side=400), columns=2).save(path, quality=90)
+
 if __name__ == '__main__':
     pipe = ARSR.from_pretrained('portraits')
     field = pipe.generate(64, seed=0)
     sheet(field.render(size=112), columns=8).save(IMAGES/'portraits.webp', quality=90)
     card(field[:24].render(size=150)).save(IMAGES/'card.jpg', quality=88)
     write_hero(pipe, IMAGES/'hero.webp')
+    write_portrait(pipe, IMAGES/'portrait.webp')
     write_answers(pipe, IMAGES/'answers.webp')

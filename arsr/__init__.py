@@ -18,6 +18,11 @@ if 'torch' not in sys.modules: os.environ.setdefault('GOMP_SPINCOUNT', '1000')
 __all__ = ['ARSR', 'ImageField', 'load_image']
 _PLACES = {'ARSR': '.pipeline', 'ImageField': '.field', 'load_image': '.data'}
 
+def one_line(x)->str: # an exception, a file name, ...
+    "Its text without line breaks and control characters, which terminals obey."
+    def shown(c): return c if c.isprintable() else ' ' if c < '\xa0' else ascii(c)[1:-1]  # bytes of no encoding
+    return ''.join(map(shown, str(x))).strip() or type(x).__name__
+
 def __getattr__(name): # when one of the three is first asked for: the command line explains itself without PyTorch
     if name not in _PLACES: raise AttributeError(f"module 'arsr' has no attribute '{name}'")
     import_module('.beyond', __name__)  # its parts and writers register themselves

@@ -57,10 +57,10 @@ def freeze(module:torch.nn.Module)->torch.nn.Module:
 def image_error(
     denoiser:Denoiser, first:FirstStage, # the models
     batch:dict, # as for `AlignmentLoss`
-    steps, seed:int=0, # timesteps at which to measure; of the noise, the same at each of them
+    steps, # timesteps at which to measure, with the same noise at each of them
 )->Tensor: # (len(steps),) mean squared error of pixels in [-1,1]
     "How far the decoded single-step prediction is from the ground truth, at each noise level."
-    eps, errors = noise_like(batch['z'], torch.Generator().manual_seed(seed)), []
+    eps, errors = noise_like(batch['z'], torch.Generator().manual_seed(0)), []
     for step in steps:
         t = torch.full((len(eps),), int(step), device=eps.device)
         z_t = q_sample(batch['z'], t, eps, denoiser.alphas_cumprod)

@@ -161,10 +161,11 @@ def output_size(own:tuple, size=None, scale=None, window=FULL)->tuple: # (h, w) 
     if size is not None and scale is not None: raise ValueError("give size or scale, not both")
     if isinstance(size, (tuple, list)): return check_size(size)
     h, w = own[0] * (b - t), own[1] * (r - l)
-    if size is not None: scale = check_size(size)[0] / max(h, w)
-    scale = 1 if scale is None else scale
-    try: valid = 0 < scale < float('inf')
-    except TypeError: valid = False
+    try:
+        if size is not None: scale = check_size(size)[0] / max(h, w)
+        scale = 1 if scale is None else scale
+        valid = 0 < scale * max(h, w) < float('inf')
+    except (TypeError, OverflowError): valid = False
     if not valid: raise ValueError(f"scale must be a number above zero, not {scale!r}")
     return max(1, round(h * scale)), max(1, round(w * scale))
 
@@ -214,10 +215,11 @@ def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is k
     kind = Image.registered_extensions().get(suffix, '')
     if suffix not in WRITERS and not can_write(kind): raise ValueError(
         f"cannot tell an image format from '{path.name}'; use one of {', '.join(known)}")
-    if not path.parent.is_dir(): raise ValueError(f"no such folder: {path.parent}")
+    folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
+    if not folder.is_dir(): raise ValueError(f"no such folder: {folder}")
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; give the name of a file")
-    if not os.access(path.parent, os.W_OK): raise ValueError(f"nothing may be written into the folder {path.parent}")
+    if not os.access(folder, os.W_OK): raise ValueError(f"nothing may be written into the folder {folder}")
     if size is None or max(size) <= SIDES.get(kind, max(size)): return path
     most = f"a {suffix} file holds at most {SIDES[kind]:,} pixels a side"
     raise ValueError(f"{most}, and not {size[1]} wide and {size[0]} high; use {', '.join(WRITERS)}")
@@ -225,7 +227,7 @@ def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is k
 # %% ../nbs/04_field.ipynb #29bedf51
 def has_alpha(path:Path)->bool:
     "Can files of this format be transparent?"
-    return path.suffix.lower() in '.png .apng .webp .tif .tiff .avif .gif .tga .ico .jp2 .j2k .heic .heif .dds'.split()
+    return path.suffix.lower()[1:] in 'png apng webp tif tiff avif gif tga ico jp2 j2k heic heif dds qoi sgi'.split()
 
 def to_bytes(x:Tensor, depth:int=8)->np.ndarray: # (c,h,w) in [0,1], bits -> (h,w,c)
     "A picture as files hold it."
@@ -369,7 +371,7 @@ class ImageField:
         "All images as a file of the first holds it: grey or colour, and alpha; on white if opaque."
         info = self.info[0]
         rgb = self.render(size, window=window) if opaque or info.alpha is None else self.colours(size, window)
-        x, alpha = rgb[:, :1] if info.grey else rgb, None if opaque else self.alpha(size, window)
+        x, alpha = rgb[:, :info.channels(opaque=True)], None if opaque else self.alpha(size, window)
         return x if info.alpha is None or alpha is None else torch.cat([x, alpha], 1)
 
     def to_pil(self, size=None, scale=None, window=FULL, renderer:str|None=None)->Image.Image:

@@ -81,7 +81,7 @@ def no_autocast(device:str): # a context
 
 # %% ../nbs/03_liif.ipynb #9638f36e
 def neighbours(x:Tensor, n:int)->tuple: # (m,) in [-1,1], cells -> (2,m) each
-    "For one axis: the cells nearest to points for the shifts -1 and 1, and the offsets from their centres."
+    "For one axis: the cells nearest to points for shifts -1 and 1, and offsets from their centres."
     return tuple(torch.stack(t) for t in zip(*(nearest(x, v, n) for v in (-1, 1))))
 
 def blend_weights(rel_r:Tensor, rel_c:Tensor)->Tensor: # (2,rows), (2,cols) -> (2,2,rows,cols)
@@ -111,7 +111,7 @@ def has_packed(dtype:torch.dtype)->bool:
 
 def fast_linear(weight:Tensor, bias:Tensor|None=None, relu:bool=True, rows:int=0): # a function
     "x -> x @ weight.T + bias, with ReLU, fast; `rows`: for many calls with about so many vectors."
-    if weight.device.type == 'cpu' and has_packed(weight.dtype): return _onednn(weight, bias, relu, rows)
+    if weight.is_cpu and has_packed(weight.dtype): return _onednn(weight, bias, relu, rows)
     return lambda x: F.linear(x, weight, bias).relu_() if relu else F.linear(x, weight, bias)
 
 def packed_linear(layer:nn.Linear, dtype:torch.dtype, rows:int, relu:bool=True): # a function
@@ -137,14 +137,14 @@ def block_shape(size:tuple, cells:float, block:int)->tuple: # of the output, cel
 
 # %% ../nbs/03_liif.ipynb #41cb1056
 def precompute_first_layer(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tuple:
-    "Once for a window: the first layer at cells of its lines, (n,lines,w,hidden); `neighbours` twice."
+    "Once for a window: the first layer at its lines' cells, (n,lines,w,hidden); `neighbours` twice."
     (H, W), (t, l, b, r), (h, w) = size, window, feat.shape[-2:]
     (row, rel_r), columns = neighbours(pixel_centres(H, t, b), h), neighbours(pixel_centres(W, l, r), w)
     top, bottom = int(row.min()), int(row.max()) + 1
     first, c = linears(liif.mlp)[0], liif.n_feat
     feat = feat[:, :, top:bottom].float()  # half precision is made whole where it is needed
-    cell, whole = feat.new_tensor(cell_size(size, window)) * feat.new_tensor([h, w]), first.weight.float()
-    weight, bias = whole[:, :c], first.bias.float() + whole[:, c + 2:] @ cell
+    cell = feat.new_tensor(cell_size(size, window)) * feat.new_tensor([h, w])
+    weight, bias = first.weight[:, :c].float(), first.bias.float() + first.weight[:, c + 2:].float() @ cell
     lines = rearrange(feat, 'n c h w -> h n w c')
     base = torch.stack([F.linear(line, weight, bias) for line in lines], 1)  # equal in every window
     return base, (row - top, rel_r), columns

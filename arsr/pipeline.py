@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'PARTS', 'BATCH_CELLS', 'DEFAULTS', 'PAPER', 'build_config', 'read_config', 'save_weights', 'load_weights',
            'load_if_exists', 'find_weights', 'seeded_generators', 'seeded_noise', 'matching_classes', 'sample_labels',
            'register_part', 'build_parts', 'check_number', 'check_options', 'tile_options', 'tiled_denoiser',
-           'cast_once', 'back_project', 'in_batches', 'find_device', 'ARSR']
+           'cast_once', 'back_project', 'in_batches', 'find_device', 'Pretrained', 'Sampling', 'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import filecmp, json, math, shutil
@@ -15,7 +15,7 @@ from dataclasses import asdict, fields, is_dataclass
 from importlib import resources
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 import torch, torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save
@@ -102,7 +102,7 @@ def seeded_noise(shape:tuple, seed:int|None=None, generator:torch.Generator|None
     "Noise for n pictures: the fourth of seed 0 is the first of seed 3. `ValueError` for both."
     return noise_like(torch.empty(shape), seeded_generators(shape[0], seed, generator))
 
-def matching_classes(meta:dict, category:str|None, wanted:dict)->list: # attribute -> option -> bools
+def matching_classes(meta:dict, category:str|None, wanted:dict)->list: # attribute -> option
     "Which classes are of a category (None: any) and have all wishes? `ValueError` where none is."
     names = meta.get('categories', [])
     meant = [name for name in names if category is None or category in name.split(' / ')]
@@ -130,21 +130,22 @@ def sample_labels(
     return torch.cat([label[:, None], torch.tensor(asked).to(label)], 1)
 
 # %% ../nbs/09_pipeline.ipynb #a15dad17
-PARTS = {}  # what a model may consist of, and how each part is built from its entry in config.json
+PARTS = {}  # what a model may consist of: name -> class of the network, class of its configuration
 
-def register_part(name:str, build): # entry in config.json -> nn.Module with a `cfg`
-    "Let models have a part of this name: of its entry, its file of weights, and its attribute."
-    PARTS[name] = build
+def register_part(name:str, net, config): # net(config()) has it as `cfg`
+    "Let models have a part of this name: of its entry in config.json, its file of weights, and its attribute."
+    PARTS[name] = net, config
 
 def build_parts(config:dict)->tuple: # all of config.json -> the parts by name, and the rest, `meta`
     "The networks of a model, with random weights. `ValueError` for parts that are not registered."
     others = ', '.join(sorted(config.keys() - PARTS.keys() - {'meta'}))
     if others: raise ValueError(f"the model has {others}, which nobody registered: import arsr.beyond before")
-    return {k: build(config[k]) for k, build in PARTS.items() if k == 'first' or k in config}, config['meta']
+    wanted = {k: part for k, part in PARTS.items() if k == 'first' or k in config}
+    return {k: net(build_config(cfg, config[k])) for k, (net, cfg) in wanted.items()}, config['meta']
 
-register_part('first', lambda entry: FirstStage(build_config(FirstStageConfig, entry)))
-for _name in ('generator', 'upscaler'):
-    register_part(_name, lambda entry: Denoiser(build_config(DenoiserConfig, entry)))
+register_part('first', FirstStage, FirstStageConfig)
+register_part('generator', Denoiser, DenoiserConfig)
+register_part('upscaler', Denoiser, DenoiserConfig)
 
 # %% ../nbs/09_pipeline.ipynb #optdef01
 BATCH_CELLS = 2**16  # of latents that are sampled at once: 64 pictures of 32 x 32, or 16 of 64 x 64
@@ -171,7 +172,7 @@ def check_options(options:dict, T:int): # T: timesteps of the training
         if not isinstance(given, bool): raise ValueError(f"{name} must be True or False, not {given!r}")
 
 # %% ../nbs/09_pipeline.ipynb #tiledden1
-def tile_options(z:Tensor)->dict: # (n,c,h,w) -> of `tiled_apply`; attention is quadratic in a window
+def tile_options(z:Tensor)->dict: # (n,c,h,w) -> of `tiled_apply`; attention is quadratic in windows
     large = z[0, 0].numel() > 2**16
     return dict(zip(('window', 'overlap', 'batch'), (32, 4, 16) if large else (64, 16, 4)))
 
@@ -233,13 +234,9 @@ def find_device()->str:
     "A GPU if there is one: CUDA's, else Apple's."
     return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 
-# %% ../nbs/09_pipeline.ipynb #7dcb5dcc
-class ARSR(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusion', 'super-resolution']):
-    """First stage and denoisers in one (Kim & Kim 2024, figure 3): fields from noise or LR inputs.
-
-    Options that are None are those of the weights (`config.json`, `meta.defaults`), or of `DEFAULTS`. Whatever is wrong
-    with them is a `ValueError` of one line.
-    """
+# %% ../nbs/09_pipeline.ipynb #47bc5125
+class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusion', 'super-resolution']):
+    "Networks by name that are loaded, moved and saved as one, with a configuration and without pickle."
     first:FirstStage
     generator:Any # or None, as all parts but the first
     upscaler:Any
@@ -284,7 +281,7 @@ class ARSR(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusio
         name='portraits', # 'portraits', 'emoji', 'photo', a folder, or a hub id 'owner/name'
         device=None, dtype:torch.dtype|None=None, # None: a GPU if there is one; float32
         revision:str|None=None, cache_dir=None, token=None, local_files_only:bool=False, # hub
-    )->'ARSR': # frozen
+    )->Self: # frozen
         "Load a model. `ValueError` for an unknown name, weights of another shape or damaged."
         hub = dict(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = find_weights(name, **hub)
@@ -314,6 +311,9 @@ class ARSR(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusio
         if name in self.parts: return self.parts[name]
         raise ValueError(f"the weights '{self.meta['name']}' cannot {task}: they have no {name}")
 
+# %% ../nbs/09_pipeline.ipynb #7fab3645
+class Sampling(Pretrained):
+    "What the verbs share: options, from noise to latents, from latents to a field."
     def options(self, task:str, **given)->dict: # 'generate' or 'upscale', options given
         "What is given, and the defaults for the rest."
         options = DEFAULTS[task] | self.meta.get('defaults', {}).get(task, {})
@@ -348,13 +348,24 @@ class ARSR(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusio
             z = sample(denoise, noise.to(self.device), schedule, report, generator)
         return z.float() * net.scaling_factor
 
-    def _merged(self)->Denoiser:
-        "The distilled generator, merged anew only where weights of either network have changed."
-        nets = self.generator, self.distilled
-        state = [(x.data_ptr(), x._version) for net in nets for x in net.state_dict().values()]
-        if self._merging[0] != state: self._merging = state, self.distilled.merge(self.generator)
-        return self._merging[1]
+    def decode(self, z:Tensor, size)->ImageField: # latents as encoded, what `scale=1` means
+        "Latents to a field."
+        with self._inference(), fast_arithmetic(self.device.type):
+            feat = tiled_apply(self.first.decoder, z, **tile_options(z), what='decoding')
+        return ImageField(feat, self.first.liif, size, fast=self.parts.get('fast'))
 
+    def attributes(self, family:str|None=None)->dict: # a category; attribute -> option -> share
+        "What `generate` may be asked for, and how often each option occurs in the data."
+        known = self.meta.get('attributes', {})
+        return known if family is None else known[find_option(known, family, 'family')]
+
+# %% ../nbs/09_pipeline.ipynb #7dcb5dcc
+class ARSR(Sampling):
+    """First stage and denoisers in one (Kim & Kim 2024, figure 3): fields from noise or LR inputs.
+
+    Options that are None are those of the weights (`config.json`, `meta.defaults`), or of `DEFAULTS`. Whatever is wrong
+    with them is a `ValueError` of one line.
+    """
     def generate(self,
         n:int=1, size=None, # pictures; their own size, (h, w) or one number; None: as in training
         seed:int|None=None, # picture k is that of seed + k
@@ -375,7 +386,7 @@ class ARSR(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusio
         if distilled:
             student, extra = self._part('distilled', 'take few steps'), [k for k in given if given[k] is not None]
             if extra: raise ValueError(f"distilled=True has its own {' and '.join(extra)}: leave one or the other away")
-            net, options = self._merged(), dict(steps=student.cfg.steps, sampler='ddim', guidance=1.)
+            net, options = self._merged(), dict(steps=student.cfg.steps, sampler='ddim', guidance=1)
         else: options = self.options('generate', **given)
         with self._inference():
             generators, label = seeded_generators(n, seed, generator), torch.zeros(n)
@@ -389,10 +400,12 @@ class ARSR(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusio
             z = torch.cat([sample(part) for part in split_range(n, max(1, BATCH_CELLS // (h * w)))])
             return self.decode(z, (h * self.first.cfg.f, w * self.first.cfg.f))
 
-    def attributes(self, family:str|None=None)->dict: # a category; attribute -> option -> share
-        "What `generate` may be asked for, and how often each option occurs in the data."
-        known = self.meta.get('attributes', {})
-        return known if family is None else known[find_option(known, family, 'family')]
+    def _merged(self)->Denoiser:
+        "The distilled generator, merged anew only where weights of either network have changed."
+        nets = self.generator, self.distilled
+        state = [(x.data_ptr(), x._version) for net in nets for x in net.state_dict().values()]
+        if self._merging[0] != state: self._merging = state, self.distilled.merge(self.generator)
+        return self._merging[1]
 
     def upscale(self,
         image, # path, URL, open file, PIL image, array or tensor; or a list of them
@@ -444,12 +457,6 @@ class ARSR(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusio
                 z = tiled_apply(encode, around, **tile_options(around), grow=factor // f, what='encoding')
                 z = z[..., cut:-cut, cut:-cut]
         return z.float() / self.upscaler.scaling_factor
-
-    def decode(self, z:Tensor, size)->ImageField: # latents as encoded, what `scale=1` means
-        "Latents to a field."
-        with self._inference(), fast_arithmetic(self.device.type):
-            feat = tiled_apply(self.first.decoder, z, **tile_options(z), what='decoding')
-        return ImageField(feat, self.first.liif, size, fast=self.parts.get('fast'))
 
     def encode(self, image)->ImageField: # image or images as in `upscale`
         "The first stage alone: pictures made continuous, a list where their sizes differ."

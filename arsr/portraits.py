@@ -63,7 +63,7 @@ def matches(parts:dict, wanted:dict)->bool: # part -> option, part -> options
     return all(parts[name] in options for name, options in wanted.items())
 
 def draw_parts(family:str, *key)->dict: # `key` names the draw: part -> option, or `NONE`
-    "Draw lots for the parts of a portrait, with the probabilities of its family."
+    "Sample the parts of a portrait, with the probabilities of its family."
     spec, parts = family_spec(family), {}
     for name, part in spec['parts'].items():
         present = chance(*key, name, 'present') < part['probability']
@@ -76,7 +76,7 @@ def draw_parts(family:str, *key)->dict: # `key` names the draw: part -> option, 
 BACKGROUNDS = ['b6e3f4', 'c0aede', 'd1d4f9', 'ffd5dc', 'ffdfbf', 'ffffff']
 
 def draw_colors(family:str, parts:dict, *key)->dict: # part -> option: name -> digits
-    "Draw lots for the colours of a portrait."
+    "Sample the colours of a portrait."
     spec, colors = family_spec(family), {'background': pick(BACKGROUNDS, *key, 'background')}
     for name, palette in spec['colors'].items():
         taken = colors.get(spec.get('differ', {}).get(name))
@@ -163,7 +163,7 @@ def belongs(family:str, parts:dict, split:str)->bool: # part -> option, one of S
 
 # %% ../nbs/01a_portraits.ipynb #5615ec36
 def draw_portrait(family:str, split:str, *key)->Portrait: # one of SPLITS; `key` names it
-    "The first portrait of a split that the lots of `key` give."
+    "The first portrait of a split among those that `key` samples."
     trials = (draw_parts(family, family, *key, trial) for trial in count())
     parts = next(parts for parts in trials if belongs(family, parts, split))
     return Portrait(family, parts, draw_colors(family, parts, family, *key))

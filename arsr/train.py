@@ -6,11 +6,11 @@
 __all__ = ['SAVE_EVERY', 'PATIENCE', 'cpuinfo', 'hardware', 'precision', 'machine', 'autocast_dtype', 'fast_arithmetic', 'EMA',
            'learning_rate', 'Budget', 'check_finite', 'read_state', 'check_inputs', 'save_checkpoint',
            'load_checkpoint', 'low_resolution', 'encode_renders', 'Latents', 'Settings', 'peak_rate', 'FlopCounter',
-           'count_flops', 'Report', 'NotebookReport', 'accelerator', 'Objective', 'shared_clock', 'optimizer',
-           'batches', 'prepare', 'count_on', 'check_patience', 'take_step', 'fit']
+           'count_flops', 'Report', 'NotebookReport', 'accelerator', 'Objective', 'shared_clock', 'batches', 'prepare',
+           'count_on', 'check_patience', 'take_step', 'fit']
 
 # %% ../nbs/08_train.ipynb #ed95f627
-import json, math, os, platform, re, sys, time, timeit
+import atexit, json, math, os, platform, re, sys, time, timeit
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -40,7 +40,7 @@ def hardware()->dict:
     precision = 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
     return dict(mixed_precision=precision, layout=torch.channels_last, workers=workers)
 
-def precision()->str: return hardware()['mixed_precision'].replace('no', 'fp32')  # 'bf16', 'fp16' or 'fp32'
+def precision()->str: return hardware()['mixed_precision'].replace('no', 'fp32')  # or bf16, fp16
 
 def machine(device='cpu')->str:
     "Name of the GPU, or of the CPU and how many threads, for the logs."
@@ -126,12 +126,12 @@ def check_inputs(out:Path, inputs:dict): # name -> hash
 def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer, state:dict, preview=None):
     "Write all that a training needs to go on, all or nothing; state and preview as for `fit`."
     out.mkdir(parents=True, exist_ok=True)
-    tensors, metadata = nn.ModuleDict(dict(model=model, ema=ema.module)).state_dict(), {'state': json.dumps(state)}
+    tensors = nn.ModuleDict(dict(model=model, ema=ema.module)).state_dict()
     for i, slots in opt.state_dict()['state'].items():
         tensors |= {f'opt.{i}.{name}': value for name, value in slots.items()}
-    tensors, path = {name: value.contiguous() for name, value in tensors.items()}, out/'checkpoint.safetensors'
+    tensors, path = {k: x.contiguous() for k, x in tensors.items()}, out/'checkpoint.safetensors'
     check_finite(tensors, path)
-    try: atomic_write(path, lambda part: save_file(tensors, part, metadata=metadata))
+    try: atomic_write(path, lambda part: save_file(tensors, part, {'state': json.dumps(state)}))
     except SafetensorError as e: raise OSError(f"{path} could not be written, the one before it stays: {e}") from None
     if preview: preview(ema.module, state['step'])
 
@@ -214,6 +214,7 @@ def peak_rate(device:str)->float: # floating-point operations a second
 
 class FlopCounter(TorchDispatchMode):
     "Adds up operations as they are carried out, by PyTorch's rules and two more for a CPU."
+    # PyTorch's `FlopCounterMode` takes some of them apart, and the step that it watches ends in other last digits.
     def __init__(self):
         from torch.utils.flop_counter import flop_registry  # late: it imports Triton
         super().__init__()
@@ -288,7 +289,9 @@ class NotebookReport(Report):
 def accelerator(): # accelerate.Accelerator
     "The processes and the device that the launcher gave us, in the hardware's number format."
     from accelerate import Accelerator
-    return Accelerator(mixed_precision=hardware()['mixed_precision'])
+    acc = Accelerator(mixed_precision=hardware()['mixed_precision'])
+    atexit.register(acc.state.destroy_process_group)  # its threads would abort a process that ends with them
+    return acc
 
 class Objective(nn.Module):
     "A model and its loss as one module, so that processes average the gradients of all it calls."
@@ -305,10 +308,6 @@ def shared_clock(acc): # of `accelerator` -> a clock
     return lambda: broadcast(torch.tensor(time.time(), dtype=torch.float64, device=acc.device)).item()
 
 # %% ../nbs/08_train.ipynb #305df2cb
-def optimizer(model:nn.Module, settings:Settings)->torch.optim.AdamW:
-    decay = settings.weight_decay
-    return torch.optim.AdamW(model.parameters(), settings.lr, betas=(.9, .99), weight_decay=decay, fused=True)
-
 def batches(data, settings:Settings, step:int, processes:int)->torch.utils.data.DataLoader:
     "The batches from number `step` on, of which each process takes its share; `ValueError` if not."
     if settings.batch % processes:
@@ -322,8 +321,9 @@ PATIENCE = 20  # steps in a row that may be skipped: an fp16 scaler, from 2^16, 
 
 def prepare(acc, model:nn.Module, loss, settings:Settings)->tuple: # objective, optimizer, average
     model.train().to(memory_format=hardware()['layout'])  # type: ignore[call-overload]
-    objective, opt = acc.prepare(Objective(model, loss), optimizer(model, settings))
-    return objective, opt, EMA(model, settings.decay)
+    decay = settings.weight_decay
+    opt = torch.optim.AdamW(model.parameters(), settings.lr, betas=(.9, .99), weight_decay=decay, fused=True)
+    return *acc.prepare(Objective(model, loss), opt), EMA(model, settings.decay)
 
 def count_on(acc, state:dict, inputs:dict|None)->dict: # of a checkpoint -> as `take_step` needs it
     if acc.scaler and 'scaler' in state: acc.scaler.load_state_dict(state['scaler'])

@@ -8,13 +8,14 @@ from torch.testing import assert_close
 import arsr.lab.baselines, arsr.train
 from arsr.lab.baselines import (
     BASELINES, IDMConfig, Implicit, ImplicitDiffusion, Lanczos, LIIFConfig, LIIFRegression, LowCrops,
-    PixelSampler, SampledField, WindowPairs, common_noise, interpolated, level_sizes, load_baseline, pixel_loss,
-    regression_loss, save_baseline, train_baseline, window_axis)
+    PixelSampler, SampledField, WindowPairs, common_noise, interpolated, level_sizes, load_baseline,
+    perceptual_regression_loss, pixel_loss, regression_loss, save_baseline, train_baseline, window_axis)
 from arsr.coords import make_cell, make_coord, pixel_centres, resize, to_image, to_model
 from arsr.data import Renders, downsample
 from arsr.diffusion import sample_dpmpp_2m
 from arsr.field import FirstStage, ImageField, sample_bicubic
-from arsr.lab.metrics import psnr
+from arsr.beyond.refining import GRID_WEIGHT, grid_artifact_loss
+from arsr.lab.metrics import efflite, psnr
 from arsr.lab.recipes import NANO, NANO_UPSCALER
 from arsr.train import Settings
 from arsr.unet import Denoiser
@@ -146,6 +147,19 @@ def test_regression_loss_is_the_mean_absolute_error(liif):
     assert_close(regression_loss(liif, batch),
                  (liif(batch['lr'], batch['coord'], batch['cell']) - batch['rgb']).abs().mean())
 
+def test_perceptual_regression_adds_a_distance_of_windows(liif):
+    batch = dict(lr=torch.rand(2, 3, 6, 6) * 2 - 1, hr=torch.rand(2, 3, 32, 32) * 2 - 1,
+                 window=torch.tensor([[0., 0, .5, .5], [.25, .125, .75, .625]]))
+    coord, cell = (torch.stack([f(64) for _ in range(2)]).unflatten(1, (64, 64)) for f in (make_coord, make_cell))
+    cuts = [(slice(0, 32), slice(0, 32)), (slice(16, 48), slice(8, 40))]
+    queries = [torch.stack([x[k][cut].flatten(0, 1) for k, cut in enumerate(cuts)]) for x in (coord, cell)]
+    rgb = batch['hr'].flatten(2).transpose(1, 2)
+    error = liif(batch['lr'], *queries) - rgb
+    patches = [to_image(x.transpose(1, 2).unflatten(2, (32, 32))) for x in (error + rgb, rgb)]
+    perceptual = efflite().perceptual_distance(*patches) + GRID_WEIGHT * grid_artifact_loss(error, queries[0], (6, 6))
+    assert_close(perceptual_regression_loss(liif, batch), error.abs().mean() + .04 * perceptual.mean())
+    assert perceptual.mean() > 0
+
 # implicit functions
 
 def test_a_point_reads_the_nearest_feature_and_its_offset():
@@ -258,7 +272,7 @@ def test_about_as_large_as_ours():
     with torch.device('meta'):
         ours = count(FirstStage(NANO), Denoiser(NANO_UPSCALER))
         theirs = [count(kind.net(kind.config)) for kind in BASELINES.values()]
-    assert len(theirs) == 2
+    assert len(theirs) == len(BASELINES) > 1
     for n in theirs: assert abs(n / ours - 1) < .15
 
 # seeds
@@ -413,7 +427,7 @@ def test_weights_come_back(liif, idm, name, tmp_path):
     assert not any(p.requires_grad for p in again.parameters())
 
 @pytest.mark.parametrize('name, budget, words', [
-    ('gan', {}, "unknown baseline 'gan'; choose one of liif, idm"),
+    ('gan', {}, "unknown baseline 'gan'; choose one of liif, liif-perceptual, idm"),
     ('liif', dict(minutes=0), 'minutes must be above zero'),
     ('liif', dict(plan=-1), 'plan must be above zero'),
     ('idm', dict(data='no-such-folder'), 'no such folder or zip archive: no-such-folder')])

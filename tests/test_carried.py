@@ -65,7 +65,7 @@ def sprite():
     a[..., 1] = np.where(alpha > 0, 0, 255)
     return Image.fromarray(a)
 
-@pytest.mark.parametrize('name', ['a.png', 'a.apng', 'a.webp', 'a.tif', 'a.gif'])
+@pytest.mark.parametrize('name', ['a.png', 'a.apng', 'a.webp', 'a.tif', 'a.gif', 'a.qoi', 'a.sgi'])
 @pytest.mark.parametrize('scale', [.4, 1, 2.7])
 def test_alpha_comes_out_and_no_hidden_colour(sprite, tmp_path, capsys, name, scale):
     out = Image.open(plain(saved(sprite)).save(tmp_path/name, scale=scale)).convert('RGBA')
@@ -129,6 +129,25 @@ def test_16_bits_of_grey_with_alpha():
     for found, values in ((x[0], a[..., 0]), (info.alpha[0], a[..., 1])):
         assert_close(found, torch.from_numpy(values / 65535).float())
 
+def keyed(a, key)->io.BytesIO: # (h,w,c) of 16 bits, one colour
+    "A PNG in which one colour is transparent."
+    file = png16(a).getvalue()
+    return io.BytesIO(file[:33] + chunk(b'tRNS', struct.pack(f'>{len(key)}H', *key)) + file[33:])
+
+@pytest.mark.parametrize('c', [1, 3])
+def test_one_colour_of_16_bits_is_transparent(c):
+    a = np.random.default_rng(0).integers(5000, 65536, (7, 9, c), dtype=np.uint16)
+    x, info = load_picture(keyed(a, a[2, 3]))
+    assert info.depth == 16 and info.alpha.sum() == 62 and info.alpha[0, 2, 3] == 0
+    want = torch.from_numpy(a / 65535).permute(2, 0, 1).float().expand(3, -1, -1)
+    assert_close(x * info.alpha, want * info.alpha)
+
+def test_a_tiff_of_16_bits_of_grey_with_alpha_is_read_again(tmp_path):
+    a = np.random.default_rng(0).integers(5000, 2**16, (5, 7, 2), dtype=np.uint16)
+    x, info = load_picture(plain(png16(a)).save(tmp_path/'a.tif', scale=1))
+    assert info.depth == 16 and info.grey
+    assert_close(torch.stack([x[0], info.alpha[0]], -1).double(), torch.from_numpy(a / 65535), atol=2e-5, rtol=0)
+
 @pytest.mark.parametrize('byteorder', '<>')
 @pytest.mark.parametrize('compression', [None, 'zlib'])
 @pytest.mark.parametrize('planes', ['contig', 'separate'])
@@ -156,7 +175,17 @@ def test_32_bits_and_floats(refuses):
         x, info = load_picture(tiff(a))
         assert_close(x, torch.from_numpy(a).reshape(8, 10, -1).permute(2, 0, 1).expand(3, -1, -1), atol=1e-6, rtol=0)
         assert info.depth == 16
+    colour = np.stack([whole, whole[::-1], whole // 2], -1)
+    assert_close(load_image(tiff(colour, photometric='rgb')).double(),
+                 torch.from_numpy(colour / (2**32 - 1)).permute(2, 0, 1), atol=1e-6, rtol=0)
     with refuses('pixel values must lie in [0,1]'): load_image(tiff(200 * a))
+
+@pytest.mark.parametrize('values, words', [(np.float32([[-1, 2]]), 'must lie in'), (np.float32([[np.nan, 0]]), 'NaN'),
+                                           (np.int16([[-5, 300]]), 'below zero'),
+                                           (np.int32([[-5, 300]]), 'below zero')])
+def test_pixels_that_cannot_be_are_refused_with_the_name(tmp_path, refuses, values, words):
+    tifffile.imwrite(tmp_path/'odd.tif', values)
+    with refuses('odd.tif is not an image', words): load_image(tmp_path/'odd.tif')
 
 # colour
 
@@ -217,6 +246,22 @@ def test_grey_in_grey_out(tmp_path, name, mode):
     assert info.grey and field.to_pil().mode == 'L' and (field.render().diff(dim=1) == 0).all()
     out = np.array(Image.open(field.save(tmp_path/name, scale=2)).convert('RGB')).astype(int)
     assert np.ptp(out, axis=2).max() == 0 and out.std() > 1
+
+def test_a_grey_picture_from_a_lossy_format_is_grey():
+    im = Image.fromarray(noise(40, 40)).convert('RGB')
+    file = saved(im, 'WEBP', quality=70)
+    assert np.ptp(np.asarray(Image.open(file)), axis=2).max() == 1 and load_picture(file)[1].grey
+    deep = np.full((4, 5, 3), 30000, np.uint16)
+    deep[..., 1] += 200  # less than a level of 8 bits, and seen in 16
+    assert not load_picture(png16(deep))[1].grey
+
+@pytest.mark.parametrize('name', ['a.png', 'a.tif', 'a.jpg'])
+def test_a_kept_profile_has_as_many_colours_as_the_file(tmp_path, name):
+    im = Image.fromarray(noise(9, 8)).convert('RGB')
+    field = plain(saved(im, icc_profile=profile(1.8)), keep_profile=True)
+    out = Image.open(field.save(tmp_path/name, scale=1))
+    assert out.mode == 'RGB' and np.ptp(np.asarray(out), axis=2).max() == 0
+    assert out.info['icc_profile'][16:20] == b'RGB '
 
 def test_colour_is_not_grey(): assert not load_picture(noise(4, 5, 3))[1].grey
 

@@ -184,7 +184,8 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (['upscale', '.', '--weights', 'toy', '-o', 'a.png'], 'a.png holds one picture; give a folder'),
     (UP + ['--scale', '0'], 'scale must be a number above zero, not 0'), (UP + ['--scale', '-1'], 'above zero, not -1'),
     (UP + ['--scale', 'nan'], 'above zero, not nan'), (UP + ['--scale', 'inf'], 'above zero, not inf'),
-    (UP + ['--scale', '1e6'], 'over the limit'),
+    (UP + ['--scale', '1e6'], 'over the limit'), (UP + ['--scale', '1e308'], 'scale must be a number above zero'),
+    (UP + ['--size', '9' * 400], 'must be a number above zero'),
     (UP + ['--size', '0'], 'WIDTHxHEIGHT'), (UP + ['--size', '-5'], 'WIDTHxHEIGHT'),
     (UP + ['--size', '5x'], 'WIDTHxHEIGHT'), (UP + ['--size', '99999'], 'over the limit'),
     (UP + ['--steps', '0'], 'steps must be a number above zero'),
@@ -193,12 +194,12 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (UP + ['--seed', str(2**64)], 'seed must be a whole number from 0'),
     (UP + ['--device', 'abacus'], "cannot compute on 'abacus'"), (UP + ['--refine'], 'they have no refiner'),
     (UP + ['--restore', 'auto'], 'they have no restorer'),
-    (UP + ['--restore', 'much'], "must be auto, or a number from 0 to 1, not 'much'"),
+    (UP + ['--restore', 'much'], "--restore: invalid share value: 'much'"),
     (UP + ['--restore', '1.5'], 'restore must be between 0 and 1, not 1.5'),
     (UP + ['--latent-weight', '-1'], 'latent_weight must be between 0 and 1'),
     (UP + ['--latent-weight', '1'], 'latent_weight is an option of the refiner'),
-    (GEN + ['--distilled'], 'they have no distilled'),
-    (['baseline', 'gan', '--out', 'new'], "unknown baseline 'gan'; choose one of liif, idm"),
+    (GEN + ['--distilled'], 'they have no distilled'), (GEN + ['--renderer', 'fast'], 'no fast renderer'),
+    (['baseline', 'gan', '--out', 'new'], "unknown baseline 'gan'; choose one of liif, liif-perceptual, idm"),
     (UP[:-1] + ['a.xyz'], "cannot tell an image format from 'a.xyz'"),
     (UP[:-1] + ['a'], "cannot tell an image format from 'a'"),
     (UP[:-1] + ['nowhere/a.png'], 'no such folder: nowhere'), (UP[:-1] + ['cat.png'], 'cat.png is an input'),
@@ -217,6 +218,7 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (UP[:-1] + ['a.webp', '--size', '20000x1'], 'at most 16,383'),
     (UP[:-1] + ['a.ico', '--size', '512'], 'at most 256'), (UP[:-1] + ['a.xbm'], 'cannot tell an image format'),
     (['upscale', 'cat.png', '--weights', 'nothing', '-o', 'a.png'], "no weights called 'nothing'"),
+    (GEN + ['-n', '9' * 20], 'n must be at most 1,000,000'),
     (GEN + ['-n', '0'], 'n must be a number above zero'), (GEN + ['--guidance', 'nan'], 'guidance must be a number'),
     (GEN + ['--category', 'Dragons'], "unknown category 'Dragons'; choose one of Animals, Food"),
     (GEN + ['--size', '9999'], 'over the limit'),
@@ -367,7 +369,7 @@ def test_the_program_is_quiet_but_for_its_one_line():
     assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1
     assert done.stderr.startswith('arsr: text.png is not an image')
 
-@pytest.mark.parametrize('text, size', [('512', 512), ('1920x1080', (1080, 1920)), ('8X9', (9, 8))])
+@pytest.mark.parametrize('text, size', [('512', 512), ('1920x1080', (1080, 1920)), ('8X9', (9, 8)), ('8×9', (9, 8))])
 def test_sizes(text, size): assert parse_size(text) == size
 
 @pytest.mark.parametrize('text', ['', 'x', '0', '-1', '3.5', '10x', 'x10', '1x2x3', '0x5', 'big'])

@@ -5,7 +5,7 @@ import pytest, numpy as np, torch
 from PIL import Image
 from torch.testing import assert_close
 import arsr.apps.cli, arsr.pipeline
-from arsr import ARSR, load_image
+from arsr import ARSR, load_image, one_line
 from arsr.apps.cli import announce, crop, fit, main, tidy, with_estimate
 from arsr.beyond.streaming import tiles_folder
 from arsr.data import Images, atomic_write
@@ -20,7 +20,7 @@ def plain(monkeypatch, tmp_path):
     "A folder with a picture, and a model that enlarges by interpolation and counts how often it is loaded."
     class Plain:
         parts, loaded = {}, []
-        def options(self, task, **kwargs): return dict(restore=0)
+        def options(self, task, **kwargs): return dict(restore=0, back_project=True)
         def upscale(self, x, **kwargs): return ImageField(x[None] * 2 - 1, Bicubic(), x.shape[-2:])
     monkeypatch.setattr(ARSR, 'from_pretrained', lambda *args: Plain.loaded.append(1) or Plain())
     monkeypatch.chdir(tmp_path)
@@ -203,6 +203,26 @@ def test_a_named_pipe_is_not_replaced(plain, tmp_path, capsys):
     assert code == 2 and 'pipe.png is a pipe or device; give the name of a file' in err
     assert (tmp_path/'pipe.png').is_fifo()
 
+@pytest.mark.parametrize('name, command', [('file.png', ['upscale', 'cat.png', 'dog.webp', '-o', 'cat.png/new']),
+                                           ('cat.png', ['generate', '-o', 'cat.png/new'])])
+def test_a_folder_that_cannot_be_made_is_refused_first(plain, capsys, name, command):
+    plain.loaded.clear()
+    code, out, err = run(capsys, *command)
+    assert (code, out, plain.loaded) == (2, '', []) and 'cat.png is a file; give a folder' in err
+
+def test_a_folder_that_may_not_be_written(plain, monkeypatch, capsys):
+    monkeypatch.setattr(os, 'access', lambda path, how: False)  # whoever runs the tests may be allowed everything
+    for command in (['upscale', 'cat.png', '-o', 'b.png'], ['upscale', 'cat.png', 'dog.webp', '-o', 'new'],
+                    ['generate', '-o', 'new']):
+        code, out, err = run(capsys, *command)
+        assert (code, out) == (2, '') and 'nothing may be written into the folder' in err and not os.path.exists('new')
+
+def test_a_link_to_nowhere_is_refused_first(plain, tmp_path, capsys):
+    (tmp_path/'link.png').symlink_to('nowhere/real.png')
+    plain.loaded.clear()
+    code, _, err = run(capsys, 'upscale', 'cat.png', '-o', 'link.png', '--overwrite')
+    assert code == 2 and 'no such folder: ' in err and 'nowhere' in err and not plain.loaded
+
 # many pictures in a call
 
 def run(capsys, *argv):
@@ -222,6 +242,28 @@ def test_several_and_folders(plain, tmp_path, capsys):
     assert 'text.png is not an image' in err and 'no such image file: gone.png' in err
     assert run(capsys, 'upscale', 'cat.png', 'dog.webp', '-o', 'new')[0] == 2  # new/cat.png exists
     assert not (tmp_path/'new/dog.webp').exists()
+
+@pytest.mark.parametrize('argv', [['cat.png', '-o', 'new', '--scale', '1', 'dog.webp'],
+                                  ['--scale', '1', 'cat.png', '-o', 'new', 'dog.webp'],
+                                  ['-o', 'new', 'cat.png', 'dog.webp', '--scale', '1']])
+def test_pictures_stand_before_and_behind_options(plain, capsys, argv):
+    code, out, err = run(capsys, 'upscale', *argv)
+    assert (code, err) == (0, '') and [x.split()[0] for x in out.splitlines()] == ['new/cat.png', 'new/dog.webp']
+
+def test_one_picture_into_a_new_folder(plain, capsys):
+    assert run(capsys, 'upscale', 'cat.png', '-o', 'new/deep/', '--scale', '1')[0] == 0 and same('new/deep/cat.png')
+
+@pytest.mark.parametrize('name', ['x.gif', 'x.dzi', 'x.heic', 'x.PNG'])
+def test_several_do_not_go_into_one_file(plain, tmp_path, capsys, name):
+    code, _, err = run(capsys, 'upscale', 'cat.png', 'dog.webp', '-o', name)
+    assert code == 2 and f'{name} holds one picture; give a folder' in err and not (tmp_path/name).exists()
+
+def test_a_folder_of_all_kinds_of_pictures(plain, tmp_path, capsys):
+    (tmp_path/'in').mkdir()
+    for name in ('a.gif', 'b.tif', 'c.avif' if can_write('AVIF') else 'c.bmp'): Image.open('cat.png').save(f'in/{name}')
+    (tmp_path/'in/d.heic').write_text('no picture')
+    code, out, err = run(capsys, 'upscale', 'in', '-o', 'new', '--scale', '1')
+    assert code == 1 and len(out.splitlines()) == 3 and 'in/d.heic is not an image' in err and '0x' not in err
 
 def test_a_folder_into_a_folder_of_itself_twice(plain, capsys):
     for more in ([], ['--overwrite']):
@@ -287,7 +329,8 @@ def frames_of(path):
     return found, im.info.get('loop')
 
 @pytest.mark.parametrize('source, target', [('a.gif', 'b.gif'), ('a.webp', 'b.webp'), ('a.png', 'b.png'),
-                                            ('a.tif', 'b.tif'), ('a.gif', 'b.png'), ('a.png', 'b.tif')])
+                                            ('a.tif', 'b.tif'), ('a.gif', 'b.png'), ('a.png', 'b.tif'),
+                                            ('a.webp', 'b.apng')])
 def test_every_frame_is_enlarged_as_if_alone(animated, plain, capsys, source, target):
     plain.loaded.clear()
     code, out, err = run(capsys, 'upscale', source, '-o', target, '--scale', '2')
@@ -321,6 +364,21 @@ def test_frames_that_a_file_cannot_hold_are_counted(animated, plain, capfdbinary
 def test_what_a_file_of_frames_cannot_hold_is_said(animated, plain, capsys, source, target, more, lost):
     code, _, err = run(capsys, 'upscale', source, '-o', target, '--scale', '1', *more)
     assert (code, err) == (0, f'arsr: {lost}\n' if lost else '')
+
+@pytest.mark.skipif(not can_write('AVIF'), reason='no AVIF here')
+def test_frames_of_an_avif(animated, plain, capsys):
+    assert run(capsys, 'upscale', 'a.gif', '-o', 'b.avif', '--scale', '2')[0] == 0
+    assert run(capsys, 'upscale', 'b.avif', '-o', 'b.png', '--scale', '1')[0] == 0
+    assert [t for _, t in frames_of('b.png')[0]] == [80, 120, 40]
+
+def test_a_picture_beside_the_animation_is_no_frame_of_it(plain, capsys):
+    still, *frames = [Image.new('RGB', (12, 8), c) for c in ('white', 'red', 'lime', 'blue')]
+    still.save('a.png', save_all=True, append_images=frames, default_image=True, duration=[80, 120, 40])
+    for name, n in (('b.gif', 3), ('b.webp', 3), ('b.png', 4)):
+        assert run(capsys, 'upscale', 'a.png', '-o', name, '--scale', '1')[0] == 0
+        found = frames_of(name)[0]
+        assert [t for _, t in found][n - 3:] == [80, 120, 40] and len(found) == n
+        assert abs(found[n - 3][0].mean((0, 1)) - [255, 0, 0, 255]).max() < 9
 
 def test_transparent_frames_do_not_shine_through(plain, capsys):
     frames = [Image.new('RGBA', (12, 8)) for _ in range(2)]
@@ -368,6 +426,7 @@ def test_a_large_input_is_announced_before_it_is_predicted(plain, clock, monkeyp
         clock.now += 1e-4 * x[0].numel()
         return upscale(self, x, **kwargs)
     monkeypatch.setattr(plain, 'upscale', slow)
+    monkeypatch.setattr(plain, 'options', lambda *args, **kwargs: dict(restore=0, back_project=False))
     Image.new('RGB', (1100, 1000)).save('large.png')
     assert run(capsys, 'upscale', 'large.png', '-o', 'b.png', '--scale', '.01')[0] == 0
     (piece, before), (whole, line) = printed
@@ -382,7 +441,7 @@ def test_a_large_output_is_announced_by_a_tile(clock, monkeypatch, capsys):
             return super().render(feat, size, window)
     field = ImageField(torch.zeros(1, 3, 8, 12), Slow(), (8, 12))
     def printed(target, h, w):
-        announce(target, field, (h, w), (h / 8, w / 12))
+        announce(target, field, (h, w))
         return capsys.readouterr().err
     assert printed('b.png', 4000, 6000).startswith('arsr: b.png: about 0:04:00; ') and printed('b.png', 400, 600) == ''
     assert '; 7.2 GB of pixels' in printed('b.png', 40_000, 60_000)
@@ -390,6 +449,19 @@ def test_a_large_output_is_announced_by_a_tile(clock, monkeypatch, capsys):
     monkeypatch.setattr(shutil, 'disk_usage', lambda _: SimpleNamespace(free=5e9))
     assert '7.2 GB of pixels, and 5 GB are free' in printed('b.png', 40_000, 60_000)
     assert 'are free' not in printed('b.png', 4000, 6000)
+
+@pytest.mark.parametrize('query, seen', [(['--scale', '.25'], (2, 3)), (['--size', '6'], (4, 6)),
+                                         (['--size', '5x20'], (8, 12)), (['--size', '3x4', '--crop'], (4, 6)),
+                                         (['--scale', '1'], (8, 12))])
+def test_networks_see_no_more_pixels_than_are_wanted(plain, monkeypatch, capsys, query, seen):
+    sizes, upscale = [], plain.upscale
+    def spy(self, x, **kwargs):
+        sizes.append(tuple(x.shape[-2:]))
+        return upscale(self, x, **kwargs)
+    monkeypatch.setattr(plain, 'upscale', spy)
+    Image.new('RGBA', (12, 8), (200, 100, 50, 128)).save('glass.png')
+    assert run(capsys, 'upscale', 'glass.png', '-o', 'b.png', *query)[0] == 0 and sizes == [seen]
+    assert abs(np.asarray(Image.open('b.png')).astype(int) - [200, 100, 50, 128]).max() <= 1
 
 def test_the_rest_of_many_is_announced_after_the_first(clock, capsys):
     def printed(seconds):
@@ -434,3 +506,11 @@ def test_a_name_that_the_terminal_cannot_print(tmp_path):
     done = subprocess.run([sys.executable, '-c', program, '出力.png'], capture_output=True, cwd=tmp_path,
                           env=os.environ | dict(PYTHONIOENCODING='cp1252'))
     assert done.returncode == 0 and re.fullmatch(rb'\\u51fa\\u529b.png\s+', done.stdout) and done.stderr == done.stdout
+
+def test_a_closed_standard_error(plain, monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', None)
+    assert main(['upscale', 'cat.png', '-o', 'a.png', '--scale', '1']) == 0 and same('a.png')
+
+def test_one_line_of_any_name():
+    assert one_line('a\nb\x1b[2J.png ') == 'a b [2J.png' and one_line(MemoryError()) == 'MemoryError'
+    assert one_line('\udce5.png') == r'\udce5.png' and one_line('出 力.png') == '出 力.png'

@@ -71,7 +71,7 @@ def test_a_folder_of_hostile_files_through_the_command(tmp_path, capsys, monkeyp
     class Plain:
         "A model that enlarges by interpolation."
         parts = {}
-        def options(self, task, **kwargs): return dict(restore=0)
+        def options(self, task, **kwargs): return dict(restore=0, back_project=True)
         def upscale(self, x, **kwargs): return ImageField(x[None] * 2 - 1, Bicubic(), x.shape[-2:])
     monkeypatch.setattr(ARSR, 'from_pretrained', lambda *args: Plain())
     monkeypatch.chdir(tmp_path)

@@ -1,11 +1,15 @@
-"The widgets in a real JupyterLab and a real browser, with wheel, mouse and keys. Skipped where there is no Chromium."
+"""The widgets in a real JupyterLab and a real browser, with wheel, mouse and keys. Skipped where there is no Chromium.
+
+Where Notebook 7 is installed too (`pip install notebook`), the same tests are run in it.
+"""
 import io, json, os, re, shutil, socket, sys, time, urllib.request
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 import nbformat, numpy as np, psutil, pytest, torch
 from PIL import Image
 from arsr import ImageField
-from arsr.apps.widgets import as_field, mixed, neighbours
+from arsr.apps.widgets import as_field, mixed, pixel_anatomy
 from arsr.liif import LIIF
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
@@ -68,13 +72,15 @@ def end(server):
     if server.poll() is not None: return
     family = [server, *server.children(recursive=True)]
     server.terminate()
-    _, left = psutil.wait_procs(family, timeout=20)
+    _, left = psutil.wait_procs(family, timeout=60)  # many kernels, on a busy machine
     for process in left: process.kill()
     assert not left, f'did not stop when asked to: {left}'
 
-@pytest.fixture(scope='module')
-def lab(tmp_path_factory):
-    "The address of a JupyterLab that serves a notebook for each widget and keeps all it writes in one folder."
+PROGRAMS = {'jupyterlab': 'lab/tree', 'notebook': 'notebooks'}  # where each opens a file
+
+@pytest.fixture(scope='module', params=filter(find_spec, PROGRAMS))
+def lab(tmp_path_factory, request):
+    "Where a program that keeps all it writes in one folder opens notebooks, of which there is one for each widget."
     if CHROMIUM is None: pytest.skip('no chromium, chromium-browser or google-chrome on the PATH')
     tmp_path = tmp_path_factory.mktemp('lab')
     home, root = tmp_path/'home', tmp_path/'notebooks'
@@ -92,16 +98,16 @@ def lab(tmp_path_factory):
            'JUPYTERLAB_SETTINGS_DIR': home/'settings'}
     port = free_port()
     options = dict(ip='127.0.0.1', port=port, port_retries=0, root_dir=root, open_browser=False, allow_root=True)
-    command = [sys.executable, '-m', 'jupyterlab', *(f'--ServerApp.{k}={v}' for k, v in options.items()),
+    command = [sys.executable, '-m', request.param, *(f'--ServerApp.{k}={v}' for k, v in options.items()),
                '--IdentityProvider.token=']
     url, log = f'http://127.0.0.1:{port}', tmp_path/'lab.log'
     with log.open('w') as out:
         server = psutil.Popen(command, env=os.environ | {k: str(v) for k, v in own.items()}, stdout=out, stderr=out)
     try:
         wait_until(lambda: answers(f'{url}/api/status') or server.poll() is not None, PATIENCE,
-                   'the start of JupyterLab')
+                   f'the start of {request.param}')
         assert server.poll() is None, log.read_text()
-        yield url
+        yield f'{url}/{PROGRAMS[request.param]}'
     finally: end(server)
 
 @pytest.fixture(scope='module')
@@ -119,9 +125,10 @@ def browser(lab, tmp_path_factory):
 def opened(lab, browser, name, picture):
     "The output of a notebook's only cell, once it has run; what it looks like at the end goes to `picture`."
     page = browser.new_page()
-    page.goto(f'{lab}/lab/tree/{name}.ipynb?reset')
     try:
-        page.get_by_text('Python 3 (ipykernel) | Idle').wait_for() # before that, a cell asks for a kernel
+        with page.expect_websocket(lambda ws: '/channels' in ws.url) as kernel: page.goto(f'{lab}/{name}.ipynb?reset')
+        if not kernel.value.is_closed(): kernel.value.wait_for_event('framereceived') # before, a cell finds no kernel
+        page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for()
         page.get_by_role('menuitem', name='Run', exact=True).click()
         page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
         output = page.locator('.jp-OutputArea-executeResult .jp-OutputArea-output')
@@ -239,7 +246,7 @@ def test_anatomy_of_the_pixel_that_is_clicked(lab, browser, field, tmp_path):
         panel.get_by_text('pixel 100, 40 of 256 x 256').wait_for()
         page.keyboard.press('ArrowRight')
         panel.get_by_text('pixel 100, 41 of 256 x 256').wait_for()
-        cells, rgb = neighbours(field, (256, 256), (100, 41))
+        cells, rgb = pixel_anatomy(field, (256, 256), (100, 41))
         rows = [x.inner_text().split('\t') for x in panel.locator('tr').all()[1:]]
         assert [x[0] for x in rows] == [*('{}, {}'.format(*c['cell']) for c in cells), 'blend']
         assert rows[-1][3] == ', '.join(f'{x:.2f}' for x in rgb.tolist())
@@ -291,7 +298,7 @@ def test_a_saved_notebook_keeps_its_picture(lab, browser, field, tmp_path):
         page.get_by_role('menuitem', name='Kernel', exact=True).click()
         page.get_by_role('menuitem', name='Shut Down Kernel', exact=True).click()
         time.sleep(1)
-        page.goto(f'{lab}/lab/tree/compare.ipynb?reset')
+        page.goto(f'{lab}/compare.ipynb?reset')
         still = page.locator('.jp-OutputArea-output img.still')
         still.wait_for()
         page.get_by_text('A stored picture').wait_for()

@@ -5,6 +5,9 @@ from hypothesis import given, strategies as st
 from torch.testing import assert_close
 from arsr import ARSR
 from arsr.data import held_out
+from arsr.lab.baselines import LIIFConfig, LIIFRegression
+from arsr.lab.cards import new_features, portrait_answers
+from arsr.lab.metrics import efflite
 from arsr.pipeline import WEIGHTS
 from arsr.portraits import (NONE, PAIRS, Portraits, attribute_options, combination, draw_parts, find_classes,
                             has_pair, insert_parts, matches, meeting_share, part_choices, portrait_families,
@@ -140,6 +143,23 @@ def test_the_weights_generate_each_family(refuses):
     assert all(x.shape == (1, 3, 32, 32) for x in pictures) and not torch.equal(pictures[0], pictures[1])
     with refuses('kitten', *FAMILIES): pipe.generate(category='kitten')
 
+def test_features_of_new_portraits_are_those_of_the_first_seeds():
+    pipe, net = ARSR.from_pretrained('portraits', 'cpu'), efflite(version=2)
+    found = new_features(pipe, {32: 27, 48: 2}, steps=1)
+    assert {size: len(x) for size, x in found.items()} == {32: 27, 48: 2}
+    for k in (0, 26):
+        alone = net.embed(pipe.generate(1, seed=k, steps=1).render(size=32), None)
+        assert torch.nn.functional.cosine_similarity(found[32][k:k + 1], alone) > .999
+
+def test_faces_are_enlarged_by_every_way_and_baseline():
+    torch.manual_seed(0)
+    pipe, lr = ARSR.from_pretrained('portraits', 'cpu'), torch.rand(2, 3, 16, 16)
+    nets = dict(liif=LIIFRegression(LIIFConfig(ch=8, blocks=1, hidden=(8,))).eval().requires_grad_(False))
+    found = portrait_answers(pipe, lr, 136, nets)
+    assert [*found] == ['bicubic', 'one sample', 'one sample + back-projection', 'one evaluation', 'liif']
+    assert all(x.shape == (2, 3, 136, 136) for x in found.values())
+    assert torch.equal(found['liif'][1:], nets['liif'].upscale(lr[1]).render(size=136))
+
 def test_the_home_page_says_what_the_card_says():
     results = json.loads((WEIGHTS/'portraits'/'results.json').read_text())
     home = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
@@ -158,7 +178,7 @@ def test_the_home_page_says_what_the_card_says():
 def test_the_home_page_says_how_small_faces_are_enlarged():
     results = json.loads((WEIGHTS/'portraits'/'results.json').read_text())['16 px to 128 px']
     home = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
-    names = {'bicubic': '| bicubic |', 'one evaluation (a regression)': '| one evaluation',
+    names = {'bicubic': '| bicubic |', 'one evaluation': '| one evaluation',
              'one sample': ', one sample |',
              'one sample + back-projection': '+ back-projection |', 'mean of 16 samples': '| mean of 16 samples |'}
     for name, words in names.items():

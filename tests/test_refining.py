@@ -52,7 +52,7 @@ def agree(renders, item, window, pixels):
     lr = to_model(downsample(renders[i] / 255, 4))
     lr = lr.flip(-1) if mirror else lr
     t, l, b, r = window
-    assert_close(item['lr'], lr[:, round(8*t):round(8*b), round(8*l):round(8*r)])
+    if 'lr' in item: assert_close(item['lr'], lr[:, round(8*t):round(8*b), round(8*l):round(8*r)])
     size = round(2 / item['cell'][0, 0].item() / (b - t))
     truth = renders.at(i, size)
     if mirror: truth = truth.flip(-1)
@@ -85,6 +85,16 @@ def test_latents_with_more_cells_than_pixels_are_cut_at_the_same_place(numbered)
     for k in range(5):
         a, b = Windows(renders, fine, 4, 4, 9)[k], Windows(renders, latents, 4, 4, 9)[k]
         assert torch.equal(a['z'][:, ::2, ::2], b['z'])
+
+def test_windows_of_latents_alone_are_what_a_decoder_may_learn_from(numbered):
+    "Without a factor there is no LR input, and a side counts in cells."
+    renders, latents = numbered
+    data = Windows(renders, {'z': latents['z']}, None, crop=4, queries=50)
+    for k in range(10):
+        item = data[k]
+        assert set(item) == {'z', 'coord', 'cell', 'rgb'} and item['z'].shape == (1, 4, 4)
+        top, left = divmod(int(-item['z'][0, 0, 0]) % 1000, 100)
+        agree(renders, item | dict(cond=-item['z']), (top / 8, left / 8, top / 8 + .5, left / 8 + .5), 50)
 
 def test_a_patch_belongs_to_the_whole_picture(numbered):
     data = Patches(*numbered, factor=4, side=16)

@@ -1,8 +1,9 @@
 "Every page of the site in a real browser: two widths, light and dark. Skipped where there is no Chromium."
-import functools, http.server, importlib.util, io, json, re, shutil, subprocess, sys, threading
+import base64, functools, http.server, importlib.util, io, json, re, shutil, subprocess, sys, threading
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np, pytest, torch
+from PIL import Image
 
 playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -13,6 +14,13 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT/'_docs'
 FEW = 'index.html', 'liif.html', 'apps/cli.html', 'tutorials/upscale.html'  # the others are opened nightly
 LOOKS = [(1280, 'light'), (1280, 'dark'), (390, 'light'), (390, 'dark')]
+
+def script(name):
+    "A module of .ci/."
+    spec = importlib.util.spec_from_file_location(name, ROOT/'.ci'/f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map,
@@ -51,6 +59,7 @@ def opened(browser, url, width=1280, scheme='light', **options):
     page.on('pageerror', lambda e: wrong.append(f'error: {e}'))
     page.on('request', lambda r: r.url.startswith((root, 'data:', 'blob:')) or wrong.append(f'outside: {r.url}'))
     page.on('response', lambda r: r.status >= 400 and wrong.append(f'{r.status}: {r.url}'))
+    page.on('requestfailed', lambda r: wrong.append(f'{r.failure}: {r.url}'))
     try:
         page.goto(url, wait_until='load')
         yield page, wrong
@@ -124,6 +133,35 @@ def test_links_and_sizes(site):
             if not target.exists() or anchor and target in ids and anchor not in ids[target]:
                 broken.append(f'{page.relative_to(DOCS)}: {href}')
     assert not broken
+
+def test_every_figure_says_what_to_see():
+    "In one sentence, which is its own."
+    pages, captions = script('pages'), []
+    for path in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in path.parts: continue
+        for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            if not [*pages.pictures(cell)]: continue
+            found = pages.CAPTION.findall(''.join(cell['source']))
+            assert len(found) == 1 and found[0][-1] in '.?', (path.name, cell['id'], found)
+            captions += found
+    assert len(captions) == len(set(captions)) > 200
+
+@pytest.mark.parametrize('code, kind', [('ax.plot(x)', 'plot'), ('show(x)', 'picture')])
+def test_a_caption_stands_below_its_figure(code, kind, tmp_path):
+    "Its line leaves the code, and what the picture shows is told by other words."
+    file = io.BytesIO()
+    Image.new('RGB', (640, 300), 'grey').save(file, 'png')
+    png = base64.b64encode(file.getvalue()).decode()
+    out = dict(output_type='display_data', data={'image/png': png, 'text/plain': ''}, metadata={})
+    source = f'#| code-fold: true\n#| fig-cap: All is `grey` & even.\n{code}'
+    cell = dict(cell_type='code', source=source, outputs=[out])
+    text = dict(cell_type='markdown', source='A picture of one colour alone:')
+    script('pages').extract(dict(cells=[text, cell]), Path('lab/page.ipynb'), tmp_path/'figures')
+    assert cell['source'] == f'#| code-fold: true\n{code}'
+    shown = out['data']['text/html']
+    assert '<figcaption>All is <code>grey</code> &amp; even.</figcaption>' in shown
+    assert f'class="{kind} broad" alt="A picture of one colour alone">' in shown and 'src="../figures/' in shown
+    assert len([*(tmp_path/'figures').iterdir()]) == 1
 
 def test_verdicts_are_computed():
     "On the page of the benchmark no claim is said to hold, or not to, by hand: each is looked up in its table."
@@ -213,7 +251,7 @@ def test_the_first_tab_loads_little(site):
     if not has_model(): pytest.skip('the networks could not be exported: onnx and onnxscript are not installed')
     files = json.loads((DOCS/'live'/'model'/'model.json').read_text())['files']
     worker = (DOCS/'live'/'worker.js').read_text()
-    loaded = re.search(r'await load\((.*?)\)', worker)[1]  # the first is that of `generate`
+    loaded = re.search(r"await load\(('.*?)\)", worker)[1]  # the first is that of `generate`
     names = re.findall(r"'(\w+)'", loaded)
     assert 'generator' in names and not {'encoder', 'upscaler'} & {*names}
     assert sum(files[f'{name}.onnx']['bytes'] for name in names) < 20e6
@@ -266,9 +304,7 @@ def tiny_model():
 def tiny(site, tmp_path_factory):
     "A model, and the address of a site that has it in place of the one that ships."
     pytest.importorskip('onnxscript')
-    spec = importlib.util.spec_from_file_location('live', ROOT/'.ci'/'live.py')
-    live = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(live)
+    live = script('live')
     folder = tmp_path_factory.mktemp('tiny')
     weights = tiny_model().save_pretrained(folder/'weights')
     shutil.copytree(DOCS, folder/'site', ignore=shutil.ignore_patterns('model', 'figures'))
@@ -318,6 +354,31 @@ def test_a_portrait_in_the_browser(tiny, site, browser, model):
         page.get_by_text('1.0×').wait_for()
         assert not wrong
 
+STAND_INS = {  # for a GPU, which no machine of the tests has: what is replaced in the worker
+    'computes': {'[provider]': "['wasm']"},
+    'refuses': {},
+    'errs': {'[provider]': "['wasm']", 'TOLERANCE * most': '-1'},
+    'is silent': {'[provider]': "['wasm']", '15_000': '1000',
+                  'await session.run': "await (provider === 'webgpu' ? new Promise(() => {}) : session).run"}}
+
+@pytest.mark.parametrize('gpu', STAND_INS)
+def test_a_gpu_is_used_or_left(tiny, browser, gpu):
+    "Where an adapter is found its runtime is loaded; where that does not do, WebAssembly computes the same portrait."
+    pipe, url = tiny
+    worker, n = re.subn(r'return adapter !== null.*|return false', 'return true', (DOCS/'live'/'worker.js').read_text())
+    assert n == 2
+    for old, new in STAND_INS[gpu].items():
+        assert old in worker
+        worker = worker.replace(old, new)
+    with opened(browser, url + 'draw.html', 600) as (page, _):
+        page.route('**/live/worker.js', lambda route: route.fulfill(body=worker, content_type='text/javascript'))
+        page.reload()
+        assert page.locator('#draw-still').is_visible()
+        drawn(page, 3, 'b')
+        assert page.get_by_text(f"on the {'GPU' if gpu == 'computes' else 'CPU'}").is_visible()
+        assert not page.locator('#draw-still').is_visible()
+        assert difference(pixels(page), portrait(pipe, 3, 1, 0, 0, 0)) <= 2
+
 def test_attributes_are_chosen_in_menus(tiny, browser):
     "Three of a family, hair first; what is drawn is what PyTorch draws with the rows of these options in its label."
     pipe, url = tiny
@@ -341,7 +402,6 @@ def test_attributes_are_chosen_in_menus(tiny, browser):
 
 def test_four_answers_to_a_small_picture(tiny, browser):
     "Repeated to the size the model knows, encoded, and sampled with four seeds."
-    from PIL import Image
     pipe, url = tiny
     lr = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     file = io.BytesIO()

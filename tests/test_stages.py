@@ -131,6 +131,22 @@ def test_a_stage_goes_on_and_has_nothing_left_to_do(root):
     again = train_stage('toy-upscaler', 'restore', root/'upscaler', data=str(root/'pictures'), steps=2)
     assert again['step'] == 2
 
+def test_a_stage_may_begin_with_any_weights(root, tmp_path, refuses):
+    "The first stage goes on from another one's weights: a step at a learning rate of zero leaves them as they are."
+    few = {'first': Settings(lr=0., batch=2, warmup=1, weight_decay=0.)}
+    more = dict(data=str(root/'pictures'), steps=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, 'toy-generator', replace(PRESETS['toy-generator'], settings=few))
+        given = root/'generator'/'first.safetensors'
+        train_stage('toy-generator', 'first', tmp_path/'on', **more, start=given)
+        train_stage('toy-generator', 'first', tmp_path/'new', **more)
+        with refuses('missing weights file', 'nothing.safetensors'):
+            train_stage('toy-generator', 'first', tmp_path/'no', **more, start=tmp_path/'nothing.safetensors')
+    before, on, new = (load_file(p) for p in (given, *(tmp_path/k/'first.safetensors' for k in ('on', 'new'))))
+    weights = [k for k in before if 'norm.running' not in k and before[k].is_floating_point()]
+    assert all(torch.equal(before[k], on[k]) for k in weights)
+    assert any(not torch.equal(before[k], new[k]) for k in weights)
+
 @pytest.mark.parametrize('stage', ['latent', 'refine', 'fast'])
 def test_an_earlier_stage_is_asked_for_by_name(root, stage, tmp_path, refuses):
     with refuses('holds no first.safetensors', 'run --stage first into the same folder before'):

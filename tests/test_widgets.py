@@ -5,7 +5,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from arsr.apps import widgets
 from arsr.apps.widgets import (TILE, as_field, compare, denoising, deviation, diversity, explore, liif_anatomy, mixed,
-                               neighbours, span, tile_view, viewport, zoom)
+                               pixel_anatomy, span, tile_view, viewport, zoom)
 from arsr.beyond.fast import FastConfig, FastRenderer
 from arsr.field import ImageField, thumbnails
 from arsr.liif import LIIF
@@ -134,7 +134,7 @@ def test_compare_begins_with_half_of_each():
 @given(row=st.integers(0, 49), column=st.integers(0, 36))
 def test_four_predictions_blend_to_the_pixel(row, column):
     field = random_field()
-    cells, rgb = neighbours(field, (50, 37), (row, column))
+    cells, rgb = pixel_anatomy(field, (50, 37), (row, column))
     assert abs(sum(c['weight'] for c in cells) - 1) < 1e-6
     assert torch.allclose(rgb.clamp(0, 1), field.render(size=(50, 37))[0, :, row, column], atol=1e-4)
 

@@ -32,9 +32,10 @@ def demo_generate(out:Path):
     pipe = ARSR.from_pretrained('portraits')
     field = shown('generate 8 portraits', (128, 128), pipe.generate, 8, seed=0)
     sheet(shown('  all eight', (256, 256), field.render, size=256)).save(out/'generated.png')
-    for name, how in dict[str, dict]({'at-scale-3.7': dict(scale=3.7), 'long-side-2048': dict(size=2048),
-                                      'a-window': dict(size=(480, 960), window=(.25, .2, .55, .8))}).items():
-        shown(f'  the first, {name}', field.output_size(**how), field.save, out/f'{name}.png', **how)
+    def save(name, **how): shown(f'  the first, {name}', field.output_size(**how), field.save, out/f'{name}.png', **how)
+    save('at-scale-3.7', scale=3.7)
+    save('long-side-2048', size=2048)
+    save('a-window', size=(480, 960), window=(.25, .2, .55, .8))
     answers = out/'faces-of-16-px-four-answers-truth.png'
     shown('upscale 4 faces, 4 answers each', (16, 16), write_answers, pipe, answers, n=4)
 

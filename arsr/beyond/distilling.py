@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from torch.func import functional_call
 from ..data import SeededDataset
 from ..diffusion import Schedule, sample_dpmpp_2m, spaced_schedule
-from ..pipeline import build_config, register_part
+from ..pipeline import register_part
 from ..unet import Denoiser, DenoiserConfig
 
 # %% ../../nbs/beyond/05_distilling.ipynb #7c0e0008
@@ -74,7 +74,7 @@ class LoRAStudent(nn.Module):
         for name, w in self.weights(generator).items(): merged.get_parameter(name).copy_(w)
         return merged
 
-register_part('distilled', lambda entry: LoRAStudent(build_config(LoRAConfig, entry)))
+register_part('distilled', LoRAStudent, LoRAConfig)
 
 # %% ../../nbs/beyond/05_distilling.ipynb #7c0e0017
 class Trajectories(SeededDataset):

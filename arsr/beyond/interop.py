@@ -113,11 +113,11 @@ def convert_published(first:dict, ldm:dict, preset)->ARSR:
     meta = dict(name='published', size=preset.base, factor=preset.factor)
     return ARSR(stage, **{preset.task: net}, meta=meta).requires_grad_(False)
 
-def from_published(cls, first, ldm, preset)->ARSR: # paths of two checkpoints; a preset of the paper, such as above
+def from_published(first, ldm, preset)->ARSR: # paths of two checkpoints; a preset of the paper, such as above
     "A model with weights of the published code. `ValueError` if they are of another preset."
     return convert_published(load_tensors(first), load_tensors(ldm), preset)
 
-ARSR.from_published = classmethod(from_published)  # type: ignore[attr-defined]
+ARSR.from_published = staticmethod(from_published)  # type: ignore[attr-defined]
 
 # %% ../../nbs/beyond/06_interop.ipynb #06b0e018
 ATTENTION = [(r'\.conv_shortcut\.', '.nin_shortcut.'), (r'\.group_norm\.', '.norm.'), (r'\.to_([qkv])\.', r'.\1.'),

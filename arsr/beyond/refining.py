@@ -21,7 +21,7 @@ from ..data import Renders, SeededDataset, downsample, random_queries, random_wi
 from ..diffusion import q_sample, sample_dpmpp_2m, spaced_schedule
 from ..field import FirstStage, FirstStageConfig, ImageField, read_bicubic
 from ..liif import LIIF
-from ..pipeline import build_config, register_part, tile_options
+from ..pipeline import register_part, tile_options
 from ..train import fast_arithmetic
 from ..unet import Denoiser, cfg_denoiser, tiled_apply
 
@@ -55,7 +55,7 @@ class Refiner(nn.Module):
         return ImageField(feat, self.liif, lr.shape[-2:], correction=lr, fast=fast)
 
 # %% ../../nbs/beyond/03_refining.ipynb #4148845a
-register_part('refiner', lambda entries: Refiner(build_config(FirstStageConfig, entries)))
+register_part('refiner', Refiner, FirstStageConfig)
 
 @torch.no_grad()
 def refiner_from(first:FirstStage)->Refiner: # trained
@@ -72,7 +72,7 @@ def refiner_from(first:FirstStage)->Refiner: # trained
 # %% ../../nbs/beyond/03_refining.ipynb #33084e78
 class Enlargements(SeededDataset):
     "LR inputs, the latents of them and of the HR images, and the ground truth at one of its sizes."
-    def __init__(self, renders:Renders, latents:dict, factor:int): # z and cond (n,2,z,h',w'), a multiple of lr's size
+    def __init__(self, renders:Renders, latents:dict, factor:int|None): # z and cond (n,2,z,h',w'); None: no LR inputs
         super().__init__()
         self.renders, self.latents, self.factor = renders, latents, factor
 
@@ -80,20 +80,21 @@ class Enlargements(SeededDataset):
         "A picture and one of its sizes, all mirrored or none."
         i, mirror = self.renders.pick(rng), int(rng.integers(1 + self.renders.mirrored))
         truth, inputs = self.renders.any_size(i, rng), {name: z[i, mirror].float() for name, z in self.latents.items()}
-        lr = to_model(downsample(self.renders[i] / 255, self.factor))
-        if mirror: return inputs | dict(lr=lr.flip(-1)), truth.flip(-1)
-        return inputs | dict(lr=lr), truth
+        if self.factor:
+            lr = to_model(downsample(self.renders[i] / 255, self.factor))
+            inputs['lr'] = lr.flip(-1) if mirror else lr
+        return inputs, truth.flip(-1) if mirror else truth
 
 # %% ../../nbs/beyond/03_refining.ipynb #25e4cec4
 class Windows(Enlargements):
     "A window of an LR input and of its latents, and the ground truth at a few points of it."
-    def __init__(self, renders:Renders, latents:dict, factor:int=4, crop:int=16, queries:int=512): # crop: pixels of lr
+    def __init__(self, renders:Renders, latents:dict, factor:int|None=4, crop:int=16, queries:int=512): # crop: a side
         super().__init__(renders, latents, factor)
         self.crop, self.queries = crop, queries
 
     def sample(self, rng)->dict: # z, cond (z,k,k), lr (3,crop,crop) in [-1,1]; coord, cell (q,2) and rgb (q,3)
         inputs, truth = self.pick(rng)
-        side = inputs['lr'].shape[-1]
+        side = min(x.shape[-1] for x in inputs.values())  # of the coarsest, in which `crop` counts
         top, left = random_window(side, self.crop, rng)
         bottom, right = top + self.crop, left + self.crop
         def cut(x):
@@ -112,7 +113,7 @@ def patch_queries(truth:Tensor, side:int, rng)->dict: # (3,s,s) bytes -> coord, 
 
 class Patches(Enlargements):
     "An LR input, its latents, and a square patch of the ground truth at one of its sizes; none may be smaller."
-    def __init__(self, renders:Renders, latents:dict, factor:int=4, side:int=64): # side in pixels
+    def __init__(self, renders:Renders, latents:dict, factor:int|None=4, side:int=64): # side in pixels
         super().__init__(renders, latents, factor)
         self.side = side
 
@@ -204,18 +205,17 @@ def sdedit(
     schedule = spaced_schedule(generator.alphas_cumprod[:level], steps)
     return sample_dpmpp_2m(cfg_denoiser(generator, classes), z_t, schedule).float() * generator.scaling_factor
 
-class EditedLatents(SeededDataset):
+class EditedLatents(Patches):
     "Latents of a picture, encoded or edited by `sdedit`, and a square patch of the ground truth at one of its sizes."
     def __init__(self,
         renders:Renders, z:Tensor, edited:Tensor, # (n,2,c,h,w) the encoder's, plain and mirrored, and the same edited
-        noise:float=0., side:int=64, # standard deviation over the encoder's; pixels of a patch: no truth is smaller
+        noise:float=0., side:int=64, # standard deviation over the encoder's; as `Patches`
     ):
-        super().__init__()
-        self.renders, self.latents, self.noise, self.side = renders, (z, edited), noise, side
+        super().__init__(renders, dict(z=z, edited=edited), None, side)
+        self.noise = noise
 
     def sample(self, rng)->dict: # z (c,h,w); coord, cell (side*side,2) and rgb (side*side,3)
-        i, mirror = self.renders.pick(rng), int(rng.integers(1 + self.renders.mirrored))
-        edited = int(rng.integers(2))
-        z, truth = self.latents[edited][i, mirror].float(), self.renders.any_size(i, rng)
-        if not edited: z = z + self.noise * torch.from_numpy(rng.standard_normal(z.shape, np.float32))
-        return dict(z=z, **patch_queries(truth.flip(-1) if mirror else truth, self.side, rng))
+        item = super().sample(rng)
+        z, edited = item['z'], item.pop('edited')
+        if rng.integers(2): return item | dict(z=edited)
+        return item | dict(z=z + self.noise * torch.from_numpy(rng.standard_normal(z.shape, np.float32)))

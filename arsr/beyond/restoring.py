@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['through_jpeg', 'degrade', 'random_degradation', 'DegradedPairs', 'RestorerConfig', 'Pair', 'even', 'centre_crop',
-           'never_worn', 'Restorer', 'RestoringLoss']
+           'never_worn', 'Restorer', 'restoring_loss']
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0005
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn, Tensor
 from ..autoencoder import conv3
 from ..data import Renders, SeededDataset, load_image, random_window
-from ..pipeline import build_config, register_part
+from ..pipeline import register_part
 from ..train import fast_arithmetic
 from ..unet import tiled_apply
 
@@ -86,7 +86,7 @@ def never_worn(x:Tensor, clean:Tensor)->Tensor: # (n,3,h,w) in [0,1], the same r
     "Is it surely a clean drawing: even nearly everywhere, or changed by more than wear can do?"
     steps = [(255 * x.diff(2, dim)).abs().amax(1).flatten(1) < 1.5 for dim in (-2, -1)]
     change = F.avg_pool2d((clean - x).square().mean(1, keepdim=True), 8, ceil_mode=True)
-    return (torch.cat(steps, 1).float().mean(1) > .7) | (change.amax((1, 2, 3)) > (20 / 255)**2)
+    return ~(torch.cat(steps, 1).float().mean(1) <= .7) | (change.amax((1, 2, 3)) > (20 / 255)**2)
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0011
 class Restorer(nn.Module):
@@ -133,14 +133,12 @@ class Restorer(nn.Module):
         with fast_arithmetic(lr.device.type): return tiled_apply(self, lr, window=256, overlap=64, batch=4).float()
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0205
-@dataclass(frozen=True)
-class RestoringLoss:
+def restoring_loss(restorer:Restorer, batch:dict)->Tensor: # degraded and clean (n,3,h,w) -> scalar
     "Mean absolute errors of the restored patch, and of the patch restored by the predicted strength."
-    def __call__(self, restorer:Restorer, batch:dict)->Tensor: # degraded and clean (n,3,h,w) -> scalar
-        x, truth = batch['degraded'], batch['clean']
-        clean = restorer(x)
-        change = (clean - x).detach()
-        by_strength = x + restorer.strength(x, x + change)[:, None, None, None] * change
-        return (clean - truth).abs().mean() + (by_strength - truth).abs().mean()
+    x, truth = batch['degraded'], batch['clean']
+    clean = restorer(x)
+    change = (clean - x).detach()
+    by_strength = x + restorer.strength(x, x + change)[:, None, None, None] * change
+    return (clean - truth).abs().mean() + (by_strength - truth).abs().mean()
 
-register_part('restorer', lambda entries: Restorer(build_config(RestorerConfig, entries)))
+register_part('restorer', Restorer, RestorerConfig)

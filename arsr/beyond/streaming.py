@@ -189,10 +189,11 @@ register_writer(['.dzi'], save_dzi)
 # %% ../../nbs/beyond/02_streaming.ipynb #5e11f002
 def holds_frames(path, info:PictureInfo)->bool:
     "Can the file hold all frames of a picture? Pages have no durations, and are no animation."
-    return Path(path).suffix.lower() in ('.tif', '.tiff', *(() if info.timing is None else ('.gif', '.webp', '.png')))
+    moving = () if info.timing is None else ('.gif', '.webp', '.png', '.apng', '.avif')
+    return Path(path).suffix.lower() in ('.tif', '.tiff', *moving)
 
 def write_animation(path, frames): # iterator of `TileSource`, of one size
-    "Write a GIF, WebP or APNG with Pillow: durations and loop as they were. `ValueError` over the `max_pixels`."
+    "Write a GIF, WebP, APNG or AVIF with Pillow: durations and loop as they were. `ValueError` over the `max_pixels`."
     pictures, infos, gif = [], [], path.suffix.lower() == '.gif'
     for p in frames:
         check_pixels(p.size, p.field.max_pixels, '--frame K takes one frame, --force lifts it', p.info.frames)
@@ -200,12 +201,14 @@ def write_animation(path, frames): # iterator of `TileSource`, of one size
         if gif and p.info.alpha is not None: pixels[..., -1] = pixels[..., -1] // 128 * 255
         pictures.append(as_pil(pixels).convert('RGBA' if p.channels % 2 == 0 else 'RGB'))
         infos.append(p.info)
-    first = infos[0].timing
-    durations = [i.timing.get('duration', 0) for i in infos[first.get('default_image', 0):]]
+    still = infos[0].timing.get('default_image', 0)  # of an APNG: a picture beside the animation, no frame of it
+    if 'png' not in path.suffix.lower(): pictures, infos, still = pictures[still:], infos[still:], 0
+    first, durations = infos[0].timing, [i.timing.get('duration', 0) for i in infos[still:]]
     options = pillow_options(infos[0]) | ({} if gif else dict(loop=1)) | first | dict(duration=durations)
     if 'RGBA' in [p.mode for p in pictures]: options |= dict(disposal=2) if gif else dict(kmin=1, kmax=1)
     pictures[0].save(path, save_all=True, append_images=pictures[1:], **options)
 
+# %% ../../nbs/beyond/02_streaming.ipynb #0fdf6aec
 def save_frames(path, frames)->Path: # iterator of fields, (h, w) and window
     "Write an animation or several pages, all or nothing, and say what is lost; frames are asked for one by one."
     path, frames = Path(path), iter(frames)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BASELINES', 'Lanczos', 'interpolated', 'EDSR', 'LIIFConfig', 'LIIFRegression', 'Implicit', 'window_axis',
            'level_sizes', 'IDMConfig', 'PixelUNet', 'ImplicitDiffusion', 'common_noise', 'PixelSampler', 'SampledField',
-           'LowCrops', 'WindowPairs', 'regression_loss', 'pixel_loss', 'Baseline', 'find_baseline', 'save_baseline',
-           'load_baseline', 'train_baseline']
+           'LowCrops', 'WindowPairs', 'regression_loss', 'perceptual_regression_loss', 'pixel_loss', 'Baseline',
+           'find_baseline', 'save_baseline', 'load_baseline', 'train_baseline']
 
 # %% ../../nbs/lab/02_baselines.ipynb #1c3ede43
 import json
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn, Tensor
 from einops import rearrange
 from ..autoencoder import conv3, norm
-from ..coords import FULL, check_size, check_window, pixel_centres, to_image, to_model
+from ..coords import FULL, check_size, check_window, make_cell, make_coord, pixel_centres, to_image, to_model
 from ..data import (
     RandomScaleCrops, Renders, SeededDataset, atomic_write, downsample, load_image, random_window, view)
 from ..diffusion import alpha_sigma, cosine_schedule, find_sampler, make_target, q_sample, spaced_schedule, to_x0
@@ -27,6 +27,8 @@ from ..liif import LIIF, nearest
 from ..pipeline import build_config, load_if_exists, load_weights, read_config, save_weights
 from ..train import Budget, Settings, accelerator, check_inputs, fast_arithmetic, fit
 from ..unet import TimeResBlock, time_features, zero
+from ..beyond.refining import patch_loss
+from .metrics import efflite
 from .recipes import find_preset, for_data
 from .stages import log_stage, open_pictures, open_renders, renders_stamp
 
@@ -272,6 +274,13 @@ class WindowPairs(SeededDataset):
 def regression_loss(net:LIIFRegression, batch:dict)->Tensor: # L1 between predictions and ground truth
     return (net(batch['lr'], batch['coord'], batch['cell']).float() - batch['rgb']).abs().mean()
 
+def perceptual_regression_loss(net:LIIFRegression, batch:dict)->Tensor: # L1 + .04 EffLite0-PD of square windows
+    side, windows = batch['hr'].shape[-1], batch['window'].tolist()
+    coord, cell = (torch.stack([f(side, w) for w in windows]).to(batch['hr']) for f in (make_coord, make_cell))
+    patches = dict(coord=coord, rgb=rearrange(batch['hr'], 'n c h w -> n (h w) c'))
+    distance = efflite(coord.device).perceptual_distance
+    return patch_loss(net(batch['lr'], coord, cell).float(), patches, batch['lr'].shape[-2:], distance, .04)
+
 def pixel_loss(net:ImplicitDiffusion, batch:dict)->Tensor: # squared error of v at a random step
     z = batch['hr']
     t, eps = torch.randint(len(net.alphas_cumprod), (len(z),), device=z.device), torch.randn_like(z)
@@ -279,6 +288,7 @@ def pixel_loss(net:ImplicitDiffusion, batch:dict)->Tensor: # squared error of v 
     v = net.unet(q_sample(z, t, eps, net.alphas_cumprod), t, *cond)
     return F.mse_loss(v.float(), make_target('v', z, eps, *alpha_sigma(net.alphas_cumprod, t)))
 
+# %% ../../nbs/lab/02_baselines.ipynb #0ab1c4d3
 @dataclass(frozen=True)
 class Baseline:
     "What is trained, on what, towards what, and how."
@@ -287,9 +297,12 @@ class Baseline:
     data: type
     loss: Callable
     settings: Settings
+    crop: int|None = None  # pixels of a window in training; None: of the preset's crops, or aligned pictures whole
 
 BASELINES = {'liif': Baseline(LIIFConfig(), LIIFRegression, LowCrops, regression_loss, Settings()),
-             'idm': Baseline(IDMConfig(), ImplicitDiffusion, WindowPairs, pixel_loss, Settings(lr=6e-4))}
+             'liif-perceptual': Baseline(LIIFConfig(), LIIFRegression, WindowPairs, perceptual_regression_loss,
+                                         Settings(lr=5e-4, batch=16), crop=48),
+             'idm': Baseline(IDMConfig(), ImplicitDiffusion, WindowPairs, pixel_loss, Settings(lr=6e-4), crop=64)}
 
 def find_baseline(name:str)->Baseline:
     "A trained baseline by name; `ValueError` lists what there is."
@@ -335,8 +348,8 @@ def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BA
     with acc.main_process_first(): renders = open_renders(preset, source, inputs['pictures'], out)
     torch.manual_seed(kind.settings.seed)
     net = load_if_exists(kind.net(kind.config), out/'init.safetensors')
-    aligned = preset.lr_sides and kind.data is LowCrops  # where a part lies says what it is
-    examples = kind.data(renders, preset.factor, preset.base if aligned else preset.crop)
+    crop = kind.crop or (preset.base if preset.lr_sides else preset.crop)  # where a part lies says what it is
+    examples = kind.data(renders, preset.factor, crop)
     state = fit(net, kind.loss, examples, out/name, kind.settings, inputs=inputs, **budget)
     if acc.is_main_process:
         meta = dict(data=Path(str(data)).name, factor=preset.factor)

@@ -43,6 +43,7 @@ function bitmap(pixels, [h, w]) {
 
 function begin(words) {
   busy(true)
+  $('still').hidden = true
   status(words, 0)
   $('readout').textContent = ''
   $('steps').replaceChildren()
@@ -70,10 +71,10 @@ const shows = {
     $('steps').append(item)
     $('steps').hidden = false
   },
-  ready({ count, ms }) {
+  ready({ count, ms, provider }) {
     busy(false)
     const what = count === 1 ? `The portrait of seed ${$('seed').value}` : `${count} answers`
-    status(`${what}, in ${(ms / 1000).toFixed(1)} s.`)
+    status(`${what}, in ${(ms / 1000).toFixed(1)} s on the ${provider === 'webgpu' ? 'GPU' : 'CPU'}.`)
     const names = count === 1 ? ['decoded for these pixels'] : Array.from({ length: count }, (_, k) => `answer ${k + 1}`)
     map.show([...names, count === 1 ? `bicubic, from ${model.config.meta.size} px` : 'bicubic, from the small picture'])
     map.box.classList.toggle('four', count > 1)

@@ -1,19 +1,65 @@
 // All arithmetic of the page: loads the networks, samples, decodes, renders windows. The page stays free for hands and eyes.
-import * as ort from './ort/ort.wasm.min.mjs'
 import { SAMPLERS, noise, spacedTimesteps } from './sampler.js'
 import { bicubic, centres, fromRGBA, nearest, preview, toRGBA } from './pixels.js'
 
 const BAND = 2 ** 14 // pixels that are decoded at a time; between two bands a newer request is heard
-ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1
+const PATIENCE = 15_000 // milliseconds that a GPU may take for one evaluation, the compilation of its shaders included
+const TOLERANCE = 2e-3 // of the largest output, between what a GPU and WebAssembly compute
+const RUNTIMES = { webgpu: './ort/ort.jspi.min.mjs', wasm: './ort/ort.wasm.min.mjs' }
 
-let folder, model, sessions = {}, fields = [], source = null, newest = 0
+let folder, model, ort, provider = null, proven = new Set(), sessions = {}, fields = [], source = null, newest = 0
 const tell = (message, transfer = []) => self.postMessage(message, transfer)
 const pause = () => new Promise(resolve => { const { port1, port2 } = new MessageChannel(); port1.onmessage = resolve; port2.postMessage(0) })
-const tensor = (data, ...dims) => new ort.Tensor('float32', data, dims)
-const integers = (values, ...dims) => new ort.Tensor('int64', BigInt64Array.from(values, BigInt), dims)
+const tensor = (data, ...dims) => ({ type: 'float32', data, dims })
+const integers = (values, ...dims) => ({ type: 'int64', data: BigInt64Array.from(values, BigInt), dims })
 
-async function run(name, inputs) { // a network -> its one output
-  return (await sessions[name].run(inputs))[model.files[name + '.onnx'].output]
+// ---- what computes: the GPU where there is one, else WebAssembly
+
+async function hasGPU() { // a real one, and a browser whose WebAssembly can wait for it
+  if (!('Suspending' in WebAssembly) || !navigator.gpu) return false
+  const adapter = await navigator.gpu.requestAdapter().catch(() => null)
+  return adapter !== null && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter)
+}
+
+async function choose(name) { // of RUNTIMES; networks that are open with another one are opened again
+  const names = Object.keys(sessions)
+  sessions = {}
+  provider = name
+  ort = await import(RUNTIMES[name])
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1
+  await load(...names)
+}
+
+async function onAny(work) { // a GPU that refuses a network, fails, errs or does not answer is left for good
+  if (provider !== 'webgpu') return work()
+  let timer
+  const late = new Promise((_, no) => { timer = setTimeout(() => no(new Error('the GPU does not answer')), PATIENCE) })
+  try { return await Promise.race([work(), late]) }
+  catch {
+    await choose('wasm')
+    return work()
+  } finally { clearTimeout(timer) }
+}
+
+async function evaluate(session, name, inputs) {
+  const feeds = Object.fromEntries(Object.entries(inputs).map(([key, { type, data, dims }]) => [key, new ort.Tensor(type, data, dims)]))
+  return (await session.run(feeds))[model.files[name + '.onnx'].output]
+}
+
+async function prove(name, inputs, output) { // a GPU computes what WebAssembly does, of which each network is asked once
+  const session = await ort.InferenceSession.create(await bytesOf(name), { executionProviders: ['wasm'] })
+  const { data } = await evaluate(session, name, inputs), most = data.reduce((m, v) => Math.max(m, Math.abs(v)), 0)
+  await session.release()
+  if (!output.data.every((v, k) => Math.abs(v - data[k]) <= TOLERANCE * most)) throw new Error('the GPU computes something else')
+  proven.add(name)
+}
+
+function run(name, inputs) { // a network -> its one output
+  return onAny(async () => {
+    const output = await evaluate(sessions[name], name, inputs)
+    if (provider === 'webgpu' && !proven.has(name)) await prove(name, inputs, output)
+    return output
+  })
 }
 
 // ---- networks
@@ -26,19 +72,25 @@ async function open(url) {
   tell({ type: 'model', model })
 }
 
+async function bytesOf(name, come = () => {}) { // the file of a network; `come` is told how much has come since the last time
+  const answer = await fetch(`${folder}${name}.onnx`)
+  if (!answer.ok) throw new Error(`${name}.onnx could not be loaded (${answer.status})`)
+  const bytes = new Uint8Array(model.files[name + '.onnx'].bytes), reader = answer.body.getReader()
+  for (let at = 0, piece; !(piece = await reader.read()).done; at += piece.value.length) {
+    bytes.set(piece.value, at)
+    come(piece.value.length)
+  }
+  return bytes
+}
+
 async function load(...names) { // what is not here yet, saying how much of it has come
+  if (!provider) await (await hasGPU() ? choose('webgpu').catch(() => choose('wasm')) : choose('wasm'))
   const files = names.filter(name => model.files[name + '.onnx'] && !sessions[name]).map(name => [name, model.files[name + '.onnx'].bytes])
   const total = files.reduce((sum, [, bytes]) => sum + bytes, 0)
   let done = 0
-  for (const [name, size] of files) {
-    const answer = await fetch(`${folder}${name}.onnx`)
-    if (!answer.ok) throw new Error(`${name}.onnx could not be loaded (${answer.status})`)
-    const bytes = new Uint8Array(size), reader = answer.body.getReader()
-    for (let at = 0, piece; !(piece = await reader.read()).done; at += piece.value.length, done += piece.value.length) {
-      bytes.set(piece.value, at)
-      tell({ type: 'loading', done, total })
-    }
-    sessions[name] = await ort.InferenceSession.create(bytes)
+  for (const [name] of files) {
+    const bytes = await bytesOf(name, more => tell({ type: 'loading', done: done += more, total }))
+    await onAny(async () => { sessions[name] = await ort.InferenceSession.create(bytes, { executionProviders: [provider] }) })
   }
 }
 
@@ -79,7 +131,7 @@ async function generate({ seed, label }) {
     tell({ type: 'step', step, steps, size: cells * model.preview.side, pixels })
   }), dims)
   source = { image: await render(fields[0], [size, size], [0, 0, 1, 1], 'renderer'), side: size }
-  tell({ type: 'ready', count: 1, ms: performance.now() - started })
+  tell({ type: 'ready', count: 1, ms: performance.now() - started, provider })
 }
 
 async function upscale({ pixels, side, seed, n }) { // an RGBA square -> n different answers
@@ -96,7 +148,7 @@ async function upscale({ pixels, side, seed, n }) { // an RGBA square -> n diffe
   const denoise = async (z, t) => (await run('upscaler', { z_t: tensor(z, n, ...dims), t: integers(Array(n).fill(t), n), cond })).data
   await decode(await sample('upscaler', 'upscale', z, n, denoise, (step, steps) => tell({ type: 'step', step, steps })), dims)
   source = { image, side }
-  tell({ type: 'ready', count: n, ms: performance.now() - started })
+  tell({ type: 'ready', count: n, ms: performance.now() - started, provider })
 }
 
 async function decode(latents, dims) { // -> fields: features, and where there is a fast renderer its grid
