@@ -454,7 +454,7 @@ def _add_train(commands):
 
 def _add_baseline(commands):
     p = _command(commands, 'baseline', baseline, 'arsr baseline liif --minutes 51 --out baselines/liif-emoji')
-    p.add_argument('name', help='liif (regression) or idm (image-space diffusion)')
+    p.add_argument('name', help='liif, liif-perceptual (regressions) or idm (image-space diffusion)')
     p.add_argument('--out', required=True, help='folder of this baseline; a later call goes on there')
     p.add_argument('--data', default='emoji', help='as for arsr train (default: emoji)')
     _add_budget(p, 25)
