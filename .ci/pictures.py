@@ -34,9 +34,8 @@ def approaching(field, centre:tuple, spans, side:int=256)->torch.Tensor: # (k,3,
     boxes = [(top, left, top + span, left + span) for (top, left), span in zip(corners, spans)]
     return torch.cat([field[0].render(size=side, window=box) for box in boxes])
 
-def write_hero(pipe, path, seed=3, eye=(.53, .6)): # which of the nine is looked at, and where
+def write_hero(nine, path, seed=3, eye=(.53, .6)): # an `ImageField`; which of it is looked at, and where
     "Nine new portraits above; below, one of them at several sizes, and from nearer and nearer."
-    nine = pipe.generate(9, seed=0)
     above, field = sheet(nine.render(size=152), columns=9), nine[seed]
     left = growing(field, (16, 32, 64, 128, 256))
     right = sheet(approaching(field, eye, (1., .3, .08)), columns=3)
@@ -46,15 +45,15 @@ def write_hero(pipe, path, seed=3, eye=(.53, .6)): # which of the nine is looked
         whole.paste(part, (x, above.height + 24))
     whole.save(path, quality=90)
 
-def write_portrait(pipe, path, seed=3, eye=(.53, .6)): # as for `write_hero`
+def write_portrait(field, path, seed=3, eye=(.53, .6)): # as for `write_hero`
     "One new portrait, whole and seven times nearer: what the live page shows before it draws."
-    sheet(approaching(pipe.generate(seed=seed), eye, (1., .14), side=400), columns=2).save(path, quality=90)
+    sheet(approaching(field[seed], eye, (1., .14), side=400), columns=2).save(path, quality=90)
 
 if __name__ == '__main__':
     pipe = ARSR.from_pretrained('portraits')
     field = pipe.generate(64, seed=0)
     sheet(field.render(size=112), columns=8).save(IMAGES/'portraits.webp', quality=90)
     card(field[:24].render(size=150)).save(IMAGES/'card.jpg', quality=88)
-    write_hero(pipe, IMAGES/'hero.webp')
-    write_portrait(pipe, IMAGES/'portrait.webp')
+    write_hero(field[:9], IMAGES/'hero.webp')
+    write_portrait(field, IMAGES/'portrait.webp')
     write_answers(pipe, IMAGES/'answers.webp')

@@ -136,11 +136,11 @@ def upscaling_figures(pipe:ARSR, n:int, size:int, baselines:dict)->dict: # faces
     "16-px faces enlarged, against held-out portraits rendered at the size; `fd` against other held-out ones."
     held, other, net = Portraits('valid', seed=3), Portraits('valid', seed=4), efflite(version=2)
     truth, more = (torch.stack([x.view(k, size) for k in range(n)]) for x in (held, other))
-    lr = torch.stack([downsample(held.view(k, 128), 8) for k in range(n)])
+    lr, real = torch.stack([downsample(held.view(k, 128), 8) for k in range(n)]), net.embed(more)
     def row(x):
         figures = dict(psnr=psnr(x, truth), pd2=net.distance(x, truth), consistency=shrunk_psnr(x, lr))
         means = {k: round(v.mean().item(), 3) for k, v in figures.items()}
-        return means | {'fd': round(frechet(net.embed(x), net.embed(more)), 1)}
+        return means | {'fd': round(frechet(net.embed(x), real), 1)}
     return {name: row(x) for name, x in (portrait_answers(pipe, lr, size, baselines) | {'truth': truth}).items()}
 
 # %% ../../nbs/lab/06_cards.ipynb #9f8dcd57
