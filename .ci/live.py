@@ -15,17 +15,32 @@ RUNTIME = [f'{name}{end}' for name, ends in (
     ('ort.jspi', ['.min.mjs']), ('ort-wasm-simd-threaded.jspi', ['.mjs', '.wasm'])) for end in ends]  # where a GPU is
 TASKS = dict(generate='generator', upscale='upscaler')
 
-@torch.no_grad()
-def linear_preview(pipe, n:int=64)->dict: # portraits to fit it on -> weight (side * side * 3, 9 z + 1), side
-    "The best linear decoder, by least squares: from 3x3 cells of a latent to the pixels of the middle one."
-    size, f = pipe.meta['size'], pipe.first.cfg.f
+def small_decoder(pipe, n:int=64, wide:int=48, steps:int=500)->dict: # portraits, hidden units
+    """From 3x3 cells of a latent to the pixels of the middle one, for estimates while they come.
+
+    Fitted with noise on the latents: without it the weights grow on differences that sampled latents do not have.
+    One more channel is 1 within the picture and 0 around it. Gives `side`, the pixels of a cell, and `layers`:
+    (wide, 9 (z + 1)) and (3 side^2, wide + 1).
+    """
+    size, f, known = pipe.meta['size'], pipe.first.cfg.f, torch.Generator().manual_seed(0)
     source = Portraits()
     x = torch.cat([to_model(source.view(k, size)[None]) for k in range(n)])
-    near = F.unfold(F.pad(pipe.first.encode(x), (1, 1, 1, 1), mode='replicate'), 3)
-    inputs = rearrange(F.pad(near, (0, 0, 0, 1), value=1.), 'n i q -> (n q) i')
+    with torch.no_grad(): z = pipe.first.encode(x)
+    inputs = rearrange(F.unfold(torch.cat([z, torch.ones_like(z[:, :1])], 1), 3, padding=1), 'n i q -> (n q) i')
     pixels = rearrange(x, 'n c (h a) (w b) -> (n h w) (a b c)', a=f, b=f)
-    weight = torch.linalg.lstsq(inputs, pixels).solution.T
-    return dict(side=f, weight=[round(v, 4) for v in weight.flatten().tolist()])
+    sizes = (wide, inputs.shape[1]), (pixels.shape[1], wide + 1)
+    layers = [(torch.randn(s, generator=known) / s[1]**.5).requires_grad_() for s in sizes]
+    opt = torch.optim.Adam(layers, 1e-2)
+    plan = torch.optim.lr_scheduler.OneCycleLR(opt, 1e-2, steps)
+    for _ in range(steps):
+        some = torch.randint(len(inputs), (2048,), generator=known)
+        noisy = inputs[some] + .2 * torch.randn(inputs[some].shape, generator=known)
+        hidden = F.pad((noisy @ layers[0].T).relu(), (0, 1), value=1.)
+        F.mse_loss(hidden @ layers[1].T, pixels[some]).backward()
+        opt.step()
+        plan.step()
+        opt.zero_grad()
+    return dict(side=f, layers=[[round(v, 4) for v in w.flatten().tolist()] for w in layers])
 
 def fingerprint(folder:Path)->str:
     "Of weights, of what exports them, and of this file: where none has changed, neither has the export."
@@ -55,7 +70,7 @@ def export(name, cache:Path)->Path: # as for `find_weights`
     found = graphs(pipe)
     if 'upscaler' not in found: del found['encoder'] # the page encodes what it enlarges, and nothing else
     for stem, graph in found.items(): write(graph, part/f'{stem}.onnx')
-    model = manifest(pipe, found) | dict(preview=linear_preview(pipe))
+    model = manifest(pipe, found) | dict(preview=small_decoder(pipe))
     model['options'] = {task: pipe.options(task) for task, net in TASKS.items() if net in pipe.parts}
     for file, entry in model['files'].items(): entry['bytes'] = (part/file).stat().st_size
     (part/'model.json').write_text(json.dumps(model))

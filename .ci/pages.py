@@ -1,8 +1,10 @@
 "What a page needs beyond its text: pictures as files with words for who does not see them, anchors that are there."
 import ast, base64, html, io, os, re
 from functools import cache
+from pathlib import Path
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 # ---- pictures of a notebook's cells
 
@@ -67,20 +69,54 @@ PICTURES = re.compile(r'imshow|\b(?:show|sheet)\(|scatter\(.*c=|\.explore\(|Imag
 LINES = re.compile(r'\.(?:plot|barh?|hist|scatter|errorbar|text|log(?:log)?|semilog[xy])\(|\bbars\(')
 
 def is_plot(source, image):
-    "Lines and bars on white, as far as code and pixels tell: what may be shown light on dark where the page is dark."
-    if PICTURES.search(source): return False
-    return LINES.search(source) is not None or (np.asarray(image.convert('L')) > 250).mean() > .85
+    "Lines and bars on white, as far as code and pixels tell, and no pictures beside them."
+    if (np.asarray(image.convert('L')) > 250).mean() > .85: return True
+    return not PICTURES.search(source) and LINES.search(source) is not None
 
 def shown_size(out, kind, image):
     "Width and height of a picture as it was drawn; one of twice the resolution has twice as many pixels."
     said = out.get('metadata', {}).get(kind, {})
     return (said['width'], said['height']) if 'width' in said else image.size
 
+def bands(spans, n, gap=6): # slices of n pixels; breaks of up to `gap` pixels are closed -> (n,) bool
+    "Where along an axis something stands."
+    taken = np.zeros(n, bool)
+    for span in spans: taken[span] = True
+    return ndimage.binary_closing(np.pad(taken, gap), np.ones(gap + 1))[gap:-gap]
+
+def panels(image, size): # (w, h) on the page in pixels -> (h,w) bool, of the image's own
+    "Rows and columns that hold something larger than letters: the pictures of a figure, without its titles."
+    ink = np.asarray(image.resize(size, Image.Resampling.BOX)).min(-1) < 245
+    parts = ndimage.find_objects(ndimage.label(ink, np.ones((3, 3)))[0])
+    large = [part for part in parts if all(span.stop - span.start > 22 for span in part)]
+    rows, columns = (bands([part[axis] for part in large], n) for axis, n in enumerate(ink.shape))
+    whole = Image.fromarray(rows[:, None] & columns).resize(image.size, Image.Resampling.NEAREST)
+    return np.asarray(whole)
+
+def for_dark(image, kept): # RGB; (h,w) bool: what stays as it is -> RGBA
+    "White becomes transparent and black light, hues remain: what was drawn on paper, for a dark page."
+    rgb = np.asarray(image)
+    dark = np.dstack([rgb, np.where(kept, 255, 0).astype(np.uint8)])
+    drawn = ~kept & (rgb.min(-1) < 255)
+    light = rgb[drawn] / np.float32(255)
+    alpha = 1 - light.min(-1, keepdims=True)
+    ink = 1 - (1 - light) / alpha  # its colour, without the white that shines through
+    ink += .9 * (1 - ink.max(-1, keepdims=True))
+    dark[drawn] = 255.5 * np.concatenate([ink, alpha * (2 - alpha)], -1).clip(0, 1)
+    return Image.fromarray(dark)
+
+def write_dark(image, size, plot, path): # as for `panels`; lines and bars alone?
+    "The twin of a figure that a dark page shows."
+    image = image.convert('RGB')
+    kept = np.zeros(image.size[::-1], bool) if plot else panels(image, size)
+    for_dark(image, kept).save(path, lossless=plot, quality=85, method=1)
+
 def figure(src, size, classes, alt, caption): # the two last ones are HTML
-    "A picture, and below it what to see in it."
-    w, h = size
-    img = f'<img src="{src}" width="{w}" height="{h}" loading="lazy" class="{" ".join(classes)}" alt="{alt}">'
-    return f'<figure><p>{img}</p><figcaption>{caption}</figcaption></figure>' if caption else img
+    "A picture and its dark twin, one of which is shown, and below them what to see."
+    (w, h), shown = size, f'loading="lazy" alt="{alt}"'
+    img = ''.join(f'<img src="{name}" width="{w}" height="{h}" class="{" ".join([*classes, scheme])}" {shown}>'
+                  for scheme, name in (('light', src), ('dark', f'{src.rpartition(".")[0]}-dark.webp')))
+    return f'<figure><p>{img}</p><figcaption>{caption}</figcaption></figure>' if caption else f'<p>{img}</p>'
 
 def pictures(cell):
     "The outputs of a cell that are pictures, each with its kind and bytes."
@@ -101,8 +137,9 @@ def extract(nb, page, folder):
             name = f"{'-'.join(page.with_suffix('').parts)}-{n}.{KINDS[kind]}"
             (folder/name).write_bytes(data)
             image, n = Image.open(io.BytesIO(data)), n + 1
-            size = shown_size(out, kind, image)
-            classes = ['plot' if is_plot(cell['source'], image) else 'picture'] + ['broad'] * (size[0] >= BROAD)
+            size, plot = shown_size(out, kind, image), is_plot(cell['source'], image)
+            write_dark(image, size, plot, folder/f'{Path(name).stem}-dark.webp')
+            classes = ['plot' if plot else 'picture'] + ['broad'] * (size[0] >= BROAD)
             below = caption if out is found[-1][0] else ''
             alt = html.escape(alt_text(cells, k))
             out['data'] = {'text/html': figure(f'{up}{folder.name}/{name}', size, classes, alt, below)}
@@ -136,11 +173,21 @@ def size_image(match, page):
     return tag.replace('<img', f'<img width="{w}" height="{h}"' + ' loading="lazy"' * ('loading=' not in tag), 1)
 
 def box_table(match):
-    "A table in a box that scrolls; one with sentences in its cells keeps room for them on a phone."
+    "A table in a box that scrolls; short cells stay on a line, and one with sentences becomes a list on a phone."
     cells = re.findall(r'<td[^>]*>(.*?)</td>', match[0], re.S)
     prose = any(len(re.sub('<[^>]+>', '', cell)) > 100 for cell in cells)
-    return f'<div class="wide{" prose" * prose}">{match[0]}</div>'
+    table = re.sub(r'<(t[dh])( style="[^"]*")?>([^<]{1,10}</)', r'<\1\2 class="short">\3', match[0])
+    return f'<div class="wide{" prose" * prose}">{table}</div>'
 
+def hang_lines(match):
+    "Code whose long lines go on, where a page is narrow, a little to the right of their beginning."
+    def line(html):
+        text, tags = re.sub('<[^>]+>', '', html), [html.count(tag) for tag in ('<span', '</span')]
+        if len(text) < 36 or tags[0] != tags[1]: return html
+        return f'<span class="line" style="--in:{len(text) - len(text.lstrip())}">{html}</span>'
+    return match[1] + '\n'.join(map(line, match[2].split('\n'))) + match[3]
+
+CODE = re.compile(r'(<pre class="sourceCode[^"]*"><code[^>]*>)((?:(?!id="cb).)*?)(</code></pre>)', re.S)
 OUTSIDE = re.compile(r'@import\s+(?:url\()?["\']?https://[^;]*;')
 
 def finish(docs, root): # root: where the site stands on its server, such as /arsr/
@@ -150,6 +197,7 @@ def finish(docs, root): # root: where the site stands on its server, such as /ar
         text = re.sub(r'(<a [^>]*?href=")([^":#]*)#([^"]+)"', lambda m, page=page: mend_link(m, page), text)
         text = re.sub(r'<img [^>]*>', lambda m, page=page: size_image(m, page), text)
         text = re.sub(r'<table.*?</table>', box_table, text, flags=re.S)
+        text = CODE.sub(hang_lines, text)
         if page.name == '404.html': text = text.replace('<head>', f'<head><base href="{root}">', 1)
         text = text.replace('</head>', f'<script src="{up}/site.js" defer></script></head>', 1)
         text = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', text)

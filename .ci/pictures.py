@@ -3,7 +3,7 @@
     python .ci/pictures.py
 """
 from pathlib import Path
-import torch, torch.nn.functional as F
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from arsr import ARSR
 from arsr.field import sheet, to_bytes
@@ -21,12 +21,13 @@ def card(portraits): # (24,3,150,150) in [0,1] -> 1,200 x 630
         ImageDraw.Draw(whole).text((30, top), words, colour, ImageFont.load_default(height))
     return whole
 
-def growing(field, sizes, gap=8): # an `ImageField`, long sides in pixels, pixels between pictures
-    "The first image of a field at several sizes on one base line, pixel for pixel."
-    pictures = [field[0].render(size=s)[0] for s in sizes]
-    height = max(x.shape[-2] for x in pictures)
-    padded = [F.pad(x, (0, gap, height - x.shape[-2], 0), value=1.) for x in pictures]
-    return Image.fromarray(to_bytes(torch.cat(padded, -1)[..., :-gap]))
+def row(pictures, gap=8): # tensors (3,h,w) in [0,1], pixels between them -> RGBA
+    "Pictures of any size on one base line; between and above them one sees what is behind."
+    pictures = [Image.fromarray(to_bytes(x)) for x in pictures]
+    whole = Image.new('RGBA', (sum(x.width + gap for x in pictures) - gap, max(x.height for x in pictures)))
+    for k, x in enumerate(pictures):
+        whole.paste(x, (sum(y.width + gap for y in pictures[:k]), whole.height - x.height))
+    return whole
 
 def approaching(field, centre:tuple, spans, side:int=256)->torch.Tensor: # (k,3,side,side)
     "Windows of the first image around a point, in [0,1], each rendered for exactly its pixels."
@@ -36,13 +37,13 @@ def approaching(field, centre:tuple, spans, side:int=256)->torch.Tensor: # (k,3,
 
 def write_hero(nine, path, seed=3, eye=(.53, .6)): # an `ImageField`; which of it is looked at, and where
     "Nine new portraits above; below, one of them at several sizes, and from nearer and nearer."
-    above, field = sheet(nine.render(size=152), columns=9), nine[seed]
-    left = growing(field, (16, 32, 64, 128, 256))
-    right = sheet(approaching(field, eye, (1., .3, .08)), columns=3)
-    whole = Image.new('RGB', (above.width, above.height + 280), 'white')
-    whole.paste(above, (0, 0))
-    for part, x in ((left, 0), (right, above.width - right.width)):
-        whole.paste(part, (x, above.height + 24))
+    field = nine[seed]
+    above = row(nine.render(size=152), gap=0)
+    left = row([field.render(size=size)[0] for size in (16, 32, 64, 128, 256)])
+    right = row(approaching(field, eye, (1., .3, .08)))
+    whole = Image.new('RGBA', (above.width, above.height + 280))
+    whole.paste(above)
+    for part, x in ((left, 0), (right, above.width - right.width)): whole.paste(part, (x, above.height + 24))
     whole.save(path, quality=90)
 
 def write_portrait(field, path, seed=3, eye=(.53, .6)): # as for `write_hero`

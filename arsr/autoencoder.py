@@ -41,8 +41,8 @@ class Attention(nn.Module):
         self.norm, self.qkv, self.out = norm(c), nn.Conv2d(c, 3 * c, 1), nn.Conv2d(c, c, 1)
 
     def forward(self, x:Tensor)->Tensor: # (n,c,h,w) -> the same
-        q, k, v = rearrange(self.qkv(self.norm(x)), 'n (k m d) h w -> k n m (h w) d', k=3, m=self.heads)
-        y = F.scaled_dot_product_attention(q, k, v)
+        qkv = rearrange(self.qkv(self.norm(x)), 'n (k m d) h w -> k n m (h w) d', k=3, m=self.heads)
+        y = F.scaled_dot_product_attention(*qkv)
         return x + self.out(rearrange(y, 'n m (h w) d -> n (m d) h w', h=x.shape[-2]))
 
 # %% ../nbs/02_autoencoder.ipynb #89517f98
@@ -60,8 +60,7 @@ class Halve(nn.Conv2d):
 class Encoder(nn.Module):
     """The latent-diffusion encoder: levels of ResBlocks with stride-2 convolutions between them.
 
-    Published weights need `one_sided`: stride-2 convolutions padded on the right and at the bottom
-    only. Another padding is another function. Sides of the input: multiples of f = 2^(levels-1).
+    Published weights need `one_sided` padding. Sides of the input: multiples of f = 2^(levels-1).
     """
     def __init__(self, ch:int=128, mult:tuple=(1, 2, 4), n_res:int=2, z:int=3, # levels: ch * mult
                  one_sided:bool=False): # as published

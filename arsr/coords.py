@@ -15,7 +15,7 @@ from einops import rearrange
 FULL = (0., 0., 1., 1.)  # the window that is the whole picture: top, left, bottom, right
 
 def on_grid(n:int, lo:float, hi:float)->tuple: # pixels of the whole side, index of the first here
-    "The grid of `n` pixels between `lo` and `hi`; rounded where a hundred-thousandth is missing."
+    "The grid of `n` pixels between `lo` and `hi`; ends within 1e-5 of a pixel are whole."
     whole = n / (hi - lo)
     return tuple(round(x) if abs(x - round(x)) < 1e-5 else x for x in (whole, lo * whole))
 

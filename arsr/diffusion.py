@@ -115,7 +115,7 @@ def sample_ddim(
     denoise, z:Tensor, schedule:Schedule, callback=None, # as for `sample_ddpm`
     generator=None, eta:float=0., # of the fresh noise; eta 0: deterministic, 1: as noisy as DDPM
 )->Tensor: # (n,c,h,w) clean latents
-    "Song et al. (2021), equation 12: go to the estimate, come back with less noise."
+    "Song, Meng, Ermon (2021), equation 12: go to the estimate, come back with less noise."
     a = schedule.alphas_cumprod
     for i, t in enumerate(schedule.timesteps.to(z.device)):
         x0 = denoise(z, t.expand(len(z)))

@@ -6,8 +6,8 @@
 __all__ = ['STRIP', 'WRITERS', 'VIEWERS', 'SIDES', 'FirstStageConfig', 'check_factor', 'SyncBatchNorm', 'FirstStage',
            'downscale_pair', 'l1_loss', 'FirstStageLoss', 'read_bicubic', 'sample_bicubic', 'Renderer', 'Bicubic',
            'output_size', 'check_pixels', 'antialiased', 'register_writer', 'can_write', 'check_picture_path',
-           'has_alpha', 'to_bytes', 'sheet', 'as_pil', 'pillow_options', 'write_pillow', 'thumbnails', 'ImageField',
-           'to_multiple', 'encode_field']
+           'has_alpha', 'to_bytes', 'sheet', 'as_pil', 'pillow_options', 'write_pillow', 'thumbnails', 'FieldBatch',
+           'Rendering', 'ImageField', 'to_multiple', 'encode_field']
 
 # %% ../nbs/04_field.ipynb #f8953807
 import copy, io, math, os
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 import numpy as np, torch, torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import distributed as dist, nn, Tensor
@@ -23,7 +23,7 @@ from einops import rearrange
 from .autoencoder import Encoder, Decoder
 from .coords import (FULL, check_size, check_window, make_cell, make_coord, on_grid, resize,
                          split_range, subwindow, to_image, to_model)
-from .data import PictureInfo, atomic_write, note, progress
+from .data import PictureInfo, allow_heif, atomic_write, note, progress
 from .liif import LIIF
 
 # %% ../nbs/04_field.ipynb #b88565b2
@@ -97,9 +97,9 @@ class FirstStage(nn.Module):
 
     def sample(self, mean:Tensor, logvar:Tensor|None)->Tensor: # of `posterior`
         "What is decoded: without noise unless in training."
-        if self.training and logvar is not None: return mean + (logvar / 2).exp() * torch.randn_like(mean)
-        if self.training and self.cfg.latent == 'norm': return mean + self.cfg.noise * torch.randn_like(mean)
-        return mean
+        if not self.training or self.cfg.latent == 'plain': return mean
+        std = self.cfg.noise if logvar is None else (logvar / 2).exp()
+        return mean + std * torch.randn_like(mean)
 
     def forward(self, x:Tensor, coord:Tensor, cell:Tensor)->Tensor: # (n,q,3)
         "Encode (n,3,H,W), decode, query at (n,q,2) of both; colours in [-1,1]."
@@ -111,7 +111,7 @@ def downscale_pair(z:Tensor, image:Tensor, q:int)->tuple: # (n,z,h,h), (n,3,H,H)
     k = int(torch.randint(-(-z.shape[-1] // 2), z.shape[-1], ()))
     size = k * image.shape[-1] // z.shape[-1]
     small, pixels = resize(image, (size, size)), torch.randint(size**2, (q,), device=z.device)
-    coord, cell = (make(size).to(z.device)[pixels].expand(len(z), -1, -1) for make in (make_coord, make_cell))
+    coord, cell = (f(size).to(z.device)[pixels].expand(len(z), -1, -1) for f in (make_coord, make_cell))
     return resize(z, (k, k)), coord, cell, rearrange(small, 'n c h w -> n (h w) c')[:, pixels]
 
 # %% ../nbs/04_field.ipynb #9b8c2aac
@@ -152,7 +152,7 @@ class Renderer(Protocol):
 
 class Bicubic:
     "The renderer whose features are a picture itself, in the models' range."
-    def render(self, feat:Tensor, size, window=FULL)->Tensor: return sample_bicubic(feat, size, window)
+    def render(self, feat, size, window=FULL)->Tensor: return sample_bicubic(feat, size, window)
 
 # %% ../nbs/04_field.ipynb #3485957d
 def output_size(own:tuple, size=None, scale=None, window=FULL)->tuple: # (h, w) -> (h, w) in pixels
@@ -186,7 +186,7 @@ def antialiased(draw:Callable, own:tuple, size:tuple, window=FULL)->Tensor:
     ends = [(max(0., lo - a * (hi - lo) / m), min(1., hi + b * (hi - lo) / m))
             for (_, m, lo, hi), a, b in zip(axes, before, behind)]
     wide = [a + m + b for a, m, b in zip(before, size, behind)]
-    x = draw(tuple(k * m for k, m in zip(times, wide)), (ends[0][0], ends[1][0], ends[0][1], ends[1][1]))
+    x = draw(tuple(k * m for k, m in zip(times, wide)), tuple(e[k] for k in (0, 1) for e in ends))
     return resize(x, tuple(wide))[..., before[0]:before[0] + size[0], before[1]:before[1] + size[1]]
 
 # %% ../nbs/04_field.ipynb #dc8f5e02
@@ -197,8 +197,8 @@ def register_writer(suffixes, write): # ('.tif', ...), function(field, path, siz
     "From now on, `ImageField.save` writes files with these suffixes by `write`, a field at a time."
     WRITERS.update(dict.fromkeys(suffixes, write))
 
-SIDES = dict(JPEG=65500, MPO=65500, PDF=65500, WEBP=16383, AVIF=32768, GIF=65535, PCX=65535, SGI=65535, TGA=65535,
-             ICO=256)  # the longest side of Pillow's formats, in pixels; others go on
+SIDES = dict(JPEG=65500, MPO=65500, PDF=65500, WEBP=16383, AVIF=32768, GIF=65535, PCX=65535,
+             SGI=65535, TGA=65535, ICO=256)  # longest side of Pillow's formats, in pixels
 
 # %% ../nbs/04_field.ipynb #f1b37946
 @lru_cache
@@ -212,6 +212,7 @@ def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is k
     "The path, if such a picture can be written there; `ValueError` for a folder, format or size."
     path = Path(path)
     suffix, known = path.suffix.lower(), dict.fromkeys(['.png', '.jpg', '.webp', '.tif', *WRITERS])
+    if suffix in ('.heic', '.heif'): allow_heif()
     kind = Image.registered_extensions().get(suffix, '')
     if suffix not in WRITERS and not can_write(kind): raise ValueError(
         f"cannot tell an image format from '{path.name}'; use one of {', '.join(known)}")
@@ -247,7 +248,7 @@ def as_pil(pixels:np.ndarray)->Image.Image: # (h,w,c) bytes
 
 def pillow_options(info:PictureInfo)->dict: # of `Image.save`
     carried = dict(exif=info.exif, icc_profile=info.icc, xmp=info.xmp, dpi=info.dpi)
-    return dict(quality=95, subsampling='4:4:4') | {name: value for name, value in carried.items() if value}
+    return dict(quality=95, subsampling='4:4:4') | {k: v for k, v in carried.items() if v}
 
 def write_pillow(field, path:Path, size:tuple, window:tuple)->Path:
     "Write with Pillow, all or nothing, from one array; `ValueError` over the field's `max_pixels`."
@@ -273,27 +274,24 @@ def thumbnails(field, most:int=512)->Image.Image: # pixels along the longer side
     return grid
 
 # %% ../nbs/04_field.ipynb #a43baa5d
-class ImageField:
-    """A batch of images as continuous functions: features (n,c,h,w), and a renderer of them.
-
-    `size` is the field's own, (h, w) in pixels, what `scale=1` means; `correction` a smooth picture
-    (n,3,h,w) in the models' range, added to what is rendered; `fast` a renderer that was trained to
-    agree with the first; `lr` what the field was made to downsample to, and shows at that size;
-    `info` the `PictureInfo` of each: a grey one stays grey, a transparent one is rendered on white.
-    """
+class FieldBatch:
+    "Several images as features and a renderer of them: it has a length, and is cut like a list."
     max_pixels = 2**26  # the most that `render` makes in one piece, 8,192 x 8,192
     exact_pixels = 2**20  # up to 1,024 x 1,024, 'auto' is the exact renderer
 
-    def __init__(self, feat:Tensor, renderer:Renderer, size, correction:Tensor|None=None, fast:Renderer|None=None):
+    def __init__(self, feat:Tensor, renderer:Renderer, size, # (n,c,h,w); own (h, w), in pixels
+                 correction:Tensor|None=None, # (n,3,h,w), smooth, in the models' range: is added
+                 fast:Renderer|None=None): # trained to agree with the first
         self.feat, self.renderer, self.fast, self.correction = feat, renderer, fast, correction
         self.size, self.choice = check_size(size), 'auto'
-        self.lr:Tensor|None = None
-        self.info = (PictureInfo(),) * len(feat)
+        self.lr:Tensor|None = None  # what it was made to downsample to, and shows at that size
+        self.info = (PictureInfo(),) * len(feat)  # of each: it is rendered grey, or on white
 
     def __len__(self): return len(self.feat)
 
-    def __getitem__(self, i):
-        part, i = copy.copy(self), slice(i, i + 1 or None) if isinstance(i, (int, np.integer)) else i
+    def __getitem__(self, i)->Self: # an index or a slice; `IndexError` if nothing is left
+        if isinstance(i, (int, np.integer)): i = slice(i, i + 1 or None)
+        part = copy.copy(self)
         part.feat = self.feat[i]
         if len(part) == 0: raise IndexError(f"the field holds {len(self)} images")
         if self.correction is not None: part.correction = self.correction[i]
@@ -303,36 +301,27 @@ class ImageField:
 
     def __repr__(self): return f"{type(self).__name__}({len(self)} x {self.size[0]}x{self.size[1]})"
 
-    def _repr_png_(self)->tuple: # what a notebook shows, and its text alternative
-        out = io.BytesIO()
-        thumbnails(self).save(out, 'png')
-        return out.getvalue(), {'alt': f"{self!r}, pictures in a grid"}
-
-    def output_size(self, size=None, scale=None, window=FULL)->tuple: # (h, w)
-        "The size of what `render` returns for the same arguments."
-        return output_size(self.size, size, scale, window)
-
-    def with_renderer(self, renderer:str)->'ImageField': # 'auto', 'exact' or 'fast'
+    def with_renderer(self, renderer:str)->Self: # 'auto', 'exact' or 'fast'
         "The same field, bound to a renderer; `ValueError` if it has none of that name."
         if renderer not in ('auto', 'exact', 'fast'):
             raise ValueError(f"renderer must be 'auto', 'exact' or 'fast', not '{renderer}'")
-        if renderer == 'fast' and self.fast is None:
-            raise ValueError("these weights have no fast renderer for this; use 'exact'")
+        if renderer == 'fast' and self.fast is None: raise ValueError("there is no fast renderer for this; use 'exact'")
         part = copy.copy(self)
         part.choice = renderer
         return part
 
-    def bound(self, size:tuple)->'ImageField': # (h, w) in pixels
+    def bound(self, size:tuple)->Self: # (h, w) in pixels
         "The same field, 'auto' decided for a picture of this size, whose tiles share one renderer."
         if self.choice != 'auto': return self
         large = size[0] * size[1] > self.exact_pixels
         return self.with_renderer('exact' if self.fast is None or not large else 'fast')
 
-    def decode_rgb(self, size:tuple, window:tuple=FULL)->Tensor: # (n,3,h,w), not clamped
-        "What the renderer predicts at the pixels of a window, and the correction."
-        renderer = self.fast if self.fast and self.bound(size).choice == 'fast' else self.renderer
-        out = renderer.render(self.feat, size, window)
-        return out if self.correction is None else out + sample_bicubic(self.correction, size, window)
+# %% ../nbs/04_field.ipynb #fld3c001
+class Rendering(FieldBatch):
+    "From a size and a window to pixels: what the renderer predicts, corrected, grey or transparent."
+    def output_size(self, size=None, scale=None, window=FULL)->tuple: # (h, w)
+        "The size of what `render` returns for the same arguments."
+        return output_size(self.size, size, scale, window)
 
     def render(self, size=None, scale=None, window=FULL, renderer:str|None=None)->Tensor:
         """A window, (top, left, bottom, right), as (n,3,h,w) in [0,1]; `size`: (h, w) or long side.
@@ -346,6 +335,12 @@ class ImageField:
         rgb, alpha = self.colours(size, window), self.alpha(size, window)
         return rgb if alpha is None else rgb * alpha + 1 - alpha
 
+    def decode_rgb(self, size:tuple, window:tuple=FULL)->Tensor: # (n,3,h,w), not clamped
+        "What the renderer predicts at the pixels of a window, and the correction."
+        renderer = self.fast if self.fast and self.bound(size).choice == 'fast' else self.renderer
+        x = renderer.render(self.feat, size, window)
+        return x if self.correction is None else x + sample_bicubic(self.correction, size, window)
+
     def colours(self, size:tuple, window:tuple)->Tensor: # (n,3,h,w) in [0,1]
         "What is rendered, or read from `lr` up to the own size; grey images lose their hues."
         remedy = 'render fewer pictures or windows, or raise ImageField.max_pixels'
@@ -354,30 +349,41 @@ class ImageField:
         def decode(size, window): return to_image(self.decode_rgb(size, window))
         small = all(m < n + 1e-3 for m, n in zip(whole, self.size))
         draw = partial(sample_bicubic, self.lr) if small and self.lr is not None else decode
-        shrink = draw if getattr(self.renderer, 'antialiases', False) else partial(antialiased, draw, self.size)
-        rgb = shrink(size, window).clamp(0, 1)
+        shrinks = getattr(self.renderer, 'antialiases', False)
+        rgb = draw(size, window) if shrinks else antialiased(draw, self.size, size, window)
+        rgb = rgb.clamp(0, 1)
         for k, info in enumerate(self.info):
             if info.grey: rgb[k] = rgb[k].mean(0, keepdim=True)
         return rgb
 
     def alpha(self, size:tuple, window:tuple)->Tensor|None: # (n,1,h,w); None: all opaque
         "Bicubic interpolation of what the images carry."
-        if not any(info.alpha is not None for info in self.info): return None
-        opaque = torch.ones(1, *self.size)
-        own = torch.stack([opaque if info.alpha is None else info.alpha for info in self.info]).to(self.feat.device)
-        return antialiased(partial(sample_bicubic, own), self.size, size, window).clamp(0, 1)
+        carried = [info.alpha for info in self.info]
+        if all(x is None for x in carried): return None
+        own = torch.stack([torch.ones(1, *self.size) if x is None else x for x in carried])
+        draw = partial(sample_bicubic, own.to(self.feat.device))
+        return antialiased(draw, self.size, size, window).clamp(0, 1)
 
     def layers(self, size:tuple, window=FULL, opaque:bool=False)->Tensor: # (n,c,h,w) in [0,1]
         "All images as a file of the first holds it: grey or colour, and alpha; on white if opaque."
-        info = self.info[0]
-        rgb = self.render(size, window=window) if opaque or info.alpha is None else self.colours(size, window)
-        x, alpha = rgb[:, :info.channels(opaque=True)], None if opaque else self.alpha(size, window)
-        return x if info.alpha is None or alpha is None else torch.cat([x, alpha], 1)
+        opaque = opaque or self.info[0].alpha is None
+        rgb = self.render(size, window=window) if opaque else self.colours(size, window)
+        x = rgb[:, :self.info[0].channels(opaque=True)]
+        return x if opaque else torch.cat([x, self.alpha(size, window)], 1) # type: ignore[list-item]
+
+# %% ../nbs/04_field.ipynb #fld3c002
+class ImageField(Rendering):
+    "A batch of images as continuous functions: what to look at and to keep, at any size and window."
+    def _repr_png_(self)->tuple: # what a notebook shows, and its text alternative
+        out = io.BytesIO()
+        thumbnails(self).save(out, 'png')
+        return out.getvalue(), {'alt': f"{self!r}, pictures in a grid"}
 
     def to_pil(self, size=None, scale=None, window=FULL, renderer:str|None=None)->Image.Image:
-        "The first image as a PIL picture, grey or transparent if it is; same arguments as `render`."
+        "The first image as a PIL picture, grey or transparent if it is; arguments of `render`."
         one = self[0] if renderer is None else self[0].with_renderer(renderer)
-        return as_pil(to_bytes(one.layers(one.output_size(size, scale, window), check_window(window))[0]))
+        pixels = one.layers(one.output_size(size, scale, window), check_window(window))[0]
+        return as_pil(to_bytes(pixels))
 
     def save(self, path, size=None, scale=None, window=FULL)->Path: # where it was written
         "Write the first image to a file, all or nothing, in the format of its suffix; as `render`."

@@ -45,8 +45,7 @@ def linears(net:nn.Sequential)->list:
 class LIIF(nn.Module):
     """LIIF (Chen et al. 2021), without feature unfolding (Kim & Kim 2024, section 3).
 
-    `forward` is the definition: four neighbours, one MLP, predictions blended by area. `render` is
-    the same function for a whole grid of pixels at a fraction of the cost.
+    `forward` is the definition; `render` is the same function for a grid of pixels, at less cost.
     """
     def __init__(self, n_feat:int, n_out:int=3, hidden:tuple=(256,) * 4): # hidden: widths
         super().__init__()
@@ -137,7 +136,7 @@ def block_shape(size:tuple, cells:float, block:int)->tuple: # of the output, cel
 
 # %% ../nbs/03_liif.ipynb #41cb1056
 def precompute_first_layer(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tuple:
-    "Once for a window: the first layer at its lines' cells, (n,lines,w,hidden); `neighbours` twice."
+    "Once for a window: first layer at its lines' cells, (n,lines,w,hidden); `neighbours` twice."
     (H, W), (t, l, b, r), (h, w) = size, window, feat.shape[-2:]
     (row, rel_r), columns = neighbours(pixel_centres(H, t, b), h), neighbours(pixel_centres(W, l, r), w)
     top, bottom = int(row.min()), int(row.max()) + 1

@@ -54,7 +54,7 @@ def save_weights(module:nn.Module, path:Path):
     content = save(tensors)
     atomic_write(path, lambda part: part.write_bytes(content))
 
-def load_weights(module:nn.Module, path:Path):
+def load_weights(module:nn.Module, path:Path, what:str='its config.json'): # what they must fit
     "Fill a module from a safetensors file; `ValueError` if missing, damaged, or of another shape."
     if not path.is_file(): raise ValueError(f"missing weights file: {path}")
     try: tensors = load_file(path)
@@ -62,7 +62,7 @@ def load_weights(module:nn.Module, path:Path):
         f"{path} is not a complete safetensors file ({e}); fetch or train it again") from None
     def shapes(state): return {(k, x.shape) for k, x in state.items()}
     wrong = sorted({k for k, _ in shapes(module.state_dict()) ^ shapes(tensors)})
-    if wrong: raise ValueError(f"{path} does not fit its config.json: {len(wrong)} tensors differ in name or shape, "
+    if wrong: raise ValueError(f"{path} does not fit {what}: {len(wrong)} tensors differ in name or shape, "
                                f"the first is '{wrong[0]}'")
     module.load_state_dict(tensors)
 
@@ -133,7 +133,7 @@ def sample_labels(
 PARTS = {}  # what a model may consist of: name -> class of the network, class of its configuration
 
 def register_part(name:str, net, config): # net(config()) has it as `cfg`
-    "Let models have a part of this name: of its entry in config.json, its file of weights, and its attribute."
+    "Let models have a part of this name: its entry in config.json, its file and its attribute."
     PARTS[name] = net, config
 
 def build_parts(config:dict)->tuple: # all of config.json -> the parts by name, and the rest, `meta`
@@ -196,7 +196,7 @@ def cast_once(net:nn.Module):
 def back_project(
     field:ImageField, lr:Tensor, # and the (n,3,h,w) LR inputs in [0,1] that it was predicted from
     factor:int=4, rounds:int=3, # so often rendered so much larger, downsampled, and compared
-    tile:int=256, # pixels of `lr` a side that are treated together
+    tile:int=512, # pixels of `lr` a side that are treated together; more memory, less margin
 )->ImageField: # the same field plus a smooth correction
     "Correct a field until it downsamples to its LR input (back-projection, Irani and Peleg 1991)."
     (h, w), margin = lr.shape[-2:], 6 * rounds  # a round reaches less than six pixels
@@ -224,10 +224,9 @@ def in_batches(images, make)->Any: # (m,3,h,w) -> a field of m * n pictures
     sizes = list(dict.fromkeys(x.shape for x, _ in loaded))
     fields = [make(torch.stack([x for x, _ in loaded if x.shape == size])) for size in sizes]
     n = sum(map(len, fields)) // len(loaded)
-    for size, field in zip(sizes, fields):
-        field.info = tuple(info for x, info in loaded if x.shape == size for _ in range(n))
+    for s, field in zip(sizes, fields): field.info = tuple(info for x, info in loaded if x.shape == s for _ in range(n))
     if len(sizes) == 1: return fields[0]
-    rest = {size: iter([field[k:k+n] for k in range(0, len(field), n)]) for size, field in zip(sizes, fields)}
+    rest = {s: iter([f[k:k+n] for k in range(0, len(f), n)]) for s, f in zip(sizes, fields)}
     return [next(rest[x.shape]) for x, _ in loaded]
 
 def find_device()->str:
@@ -236,7 +235,7 @@ def find_device()->str:
 
 # %% ../nbs/09_pipeline.ipynb #47bc5125
 class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusion', 'super-resolution']):
-    "Networks by name that are loaded, moved and saved as one, with a configuration and without pickle."
+    "Networks by name, loaded, moved and saved as one, with a configuration and without pickle."
     first:FirstStage
     generator:Any # or None, as all parts but the first
     upscaler:Any
@@ -271,9 +270,9 @@ class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-di
     def dtype(self)->torch.dtype: return next(self.parameters()).dtype
 
     def _apply(self, fn, recurse=True): # behind `to`, `half`, `cuda`, ...
-        buffers = [(module, name, x) for module in self.modules() for name, x in module.named_buffers(recurse=False)]
+        buffers = [(m, k, x) for m in self.modules() for k, x in m.named_buffers(recurse=False)]
         super()._apply(fn, recurse)
-        for module, name, x in buffers: setattr(module, name, x.to(self.device))  # float32
+        for m, k, x in buffers: setattr(m, k, x.to(self.device))  # float32
         return self
 
     @classmethod
@@ -292,7 +291,7 @@ class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-di
         return model.to(memory_format=torch.channels_last) # type: ignore[call-overload]
 
     def save_pretrained(self, folder, **_)->Path: # type: ignore[override]
-        "Write config.json and half-precision weights, each all or nothing; and a card if there is none."
+        "Write config.json and half-precision weights, all or nothing; and a card if there is none."
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         files = [f'{k}.safetensors' for k in self.parts]
@@ -301,7 +300,7 @@ class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-di
         atomic_write(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
         own = self.folder or folder
         same = not own.samefile(folder) and filecmp.cmpfiles(own, folder, files, shallow=False)[0] == files
-        for name in ('results.json', 'preview.webp', 'README.md') if same else ():  # the card of what was measured
+        for name in ('results.json', 'preview.webp', 'README.md') if same else ():  # its card
             if (own/name).exists(): shutil.copy(own/name, folder)
         if not (folder/'README.md').exists(): self.generate_model_card().save(folder/'README.md')
         return folder
@@ -335,7 +334,7 @@ class Sampling(Pretrained):
         half = self.dtype in (torch.float16, torch.bfloat16)
         with torch.no_grad(), torch.autocast(self.device.type, self.dtype) if half else nullcontext(): yield
 
-    def _sample(self, net:Denoiser, denoise, noise:Tensor, options:dict, generator, callback)->Tensor:
+    def _sample(self, net:Denoiser, denoise, noise, options:dict, generator, callback)->Tensor:
         "Noise to latents as `decode` takes them."
         schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
         bar = progress(range(options['steps']), 'denoising')
@@ -363,8 +362,7 @@ class Sampling(Pretrained):
 class ARSR(Sampling):
     """First stage and denoisers in one (Kim & Kim 2024, figure 3): fields from noise or LR inputs.
 
-    Options that are None are those of the weights (`config.json`, `meta.defaults`), or of `DEFAULTS`. Whatever is wrong
-    with them is a `ValueError` of one line.
+    Options that are None are the weights' own, else `DEFAULTS`; a wrong one is a `ValueError`.
     """
     def generate(self,
         n:int=1, size=None, # pictures; their own size, (h, w) or one number; None: as in training
@@ -448,8 +446,8 @@ class ARSR(Sampling):
         factor, f, aligned = self.meta['factor'], self.first.cfg.f, self.meta.get('aligned')
         mode, scale = self.meta.get('enlarge', 'bicubic'), aligned / max(lr.shape[-2:]) if aligned else factor
         def encode(x):
-            enlarged = resize(x, tuple(round(scale * side) for side in x.shape[-2:]), mode).clamp(0, 1)
-            return self.first.encode(to_model(enlarged))
+            size = tuple(round(scale * side) for side in x.shape[-2:])
+            return self.first.encode(to_model(resize(x, size, mode).clamp(0, 1)))
         with self._inference(), fast_arithmetic(self.device.type):
             if aligned: z = encode(lr)
             else:  # convolutions pad with zeros: repeat the border, so that these are far away
@@ -460,5 +458,5 @@ class ARSR(Sampling):
 
     def encode(self, image)->ImageField: # image or images as in `upscale`
         "The first stage alone: pictures made continuous, a list where their sizes differ."
-        with self._inference():
-            return in_batches(image, lambda x: encode_field(self.first, x.to(self.device), self.parts.get('fast')))
+        def encoded(x): return encode_field(self.first, x.to(self.device), self.parts.get('fast'))
+        with self._inference(): return in_batches(image, encoded)

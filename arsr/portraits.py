@@ -135,18 +135,18 @@ def render_portrait(portrait:Portrait, size, window=FULL)->Tensor: # (h, w) -> (
 # %% ../nbs/01a_portraits.ipynb #0ced311c
 def combination(family:str, parts:dict)->str: # 'personas: body=small, eyes=wink, ...'
     "The name of a combination of parts, whatever its colours."
-    return f"{family}: {', '.join(f'{name}={parts[name]}' for name in sorted(part_choices(family)))}"
+    return f"{family}: {', '.join(f'{k}={parts[k]}' for k in sorted(part_choices(family)))}"
 
 # %% ../nbs/01a_portraits.ipynb #846808a3
 LONG_HAIR = [f'long{n:02}' for n in range(1, 27)]
 FIRST_FIVE = [f'variant{n:02}' for n in range(1, 6)]
 PAIRS = {  # of each family, two pairs that never meet in training
-    'toon-head': [{'hair': ['bun'], 'beard': ['fullBeard']}, {'eyes': ['wink'], 'mouth': ['agape']}],
-    'micah': [{'hair': ['pixie'], 'glasses': ['round']}, {'eyes': ['smiling'], 'mouth': ['laughing']}],
-    'adventurer': [{'hair': LONG_HAIR, 'glasses': ['variant01', 'variant02']},
-                   {'eyes': FIRST_FIVE, 'mouth': FIRST_FIVE}],
-    'personas': [{'hair': ['curly', 'curlyBun', 'curlyHighTop'], 'eyes': ['glasses']},
-                 {'eyes': ['wink'], 'mouth': ['bigSmile']}],
+    'toon-head': [dict(hair=['bun'], beard=['fullBeard']), dict(eyes=['wink'], mouth=['agape'])],
+    'micah': [dict(hair=['pixie'], glasses=['round']), dict(eyes=['smiling'], mouth=['laughing'])],
+    'adventurer': [dict(hair=LONG_HAIR, glasses=['variant01', 'variant02']),
+                   dict(eyes=FIRST_FIVE, mouth=FIRST_FIVE)],
+    'personas': [dict(hair=['curly', 'curlyBun', 'curlyHighTop'], eyes=['glasses']),
+                 dict(eyes=['wink'], mouth=['bigSmile'])],
 }
 
 def has_pair(family:str, parts:dict)->bool: # part -> option
@@ -172,7 +172,7 @@ def draw_portrait(family:str, split:str, *key)->Portrait: # one of SPLITS; `key`
 class Portraits:
     "Portraits without end: number k is the same on every machine."
     mirrored = False  # they face one way
-    def __init__(self, split:str='train', family:str|None=None, seed:int=0): # one of SPLITS; only one
+    def __init__(self, split:str='train', family:str|None=None, seed:int=0): # of SPLITS; only one
         self.families, self.seed = [*portrait_families()], seed
         self.split = find_option(SPLITS, split, 'split')
         self.drawn = [find_option(self.families, family, 'family')] if family else self.families
@@ -233,7 +233,7 @@ def attribute_options(family:str)->dict: # attribute -> {option: probability}
     return parts | colors | {'background': dict.fromkeys(BACKGROUNDS, 1 / len(BACKGROUNDS))}
 
 # %% ../nbs/01a_portraits.ipynb #8f450cc8
-def find_classes(options:dict, wanted:dict)->list: # class -> attribute -> options; attribute: option
+def find_classes(options:dict, wanted:dict)->list: # class -> attribute -> options, wishes
     "`ValueError` with the nearest names for an attribute or an option that none has."
     meant = [*options]
     for name, option in wanted.items():
@@ -259,7 +259,7 @@ def most_attributes()->int: return max(map(len, map(attribute_options, portrait_
 
 def portrait_label(portrait:Portrait)->Tensor: # (1+k,) integers, k the most attributes of a family
     "The place of the family, and the row of each attribute that is seen."
-    families = [*portrait_families()]
-    names = [(portrait.family, *p) for p in portrait.attributes.items() if p[0] != 'family']
-    rows = [portrait_rows().get(name, 0) for name in names]
-    return torch.tensor([families.index(portrait.family), *rows, *[0] * (most_attributes() - len(rows))])
+    family = [*portrait_families()].index(portrait.family)
+    names = [p for p in portrait.attributes.items() if p[0] != 'family']
+    rows = [portrait_rows().get((portrait.family, *p), 0) for p in names]
+    return torch.tensor([family, *rows, *[0] * (most_attributes() - len(rows))])

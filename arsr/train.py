@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn, Tensor
+from torch import distributed as dist, nn, optim, Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from .coords import FULL, resize, to_model
@@ -123,12 +123,11 @@ def check_inputs(out:Path, inputs:dict): # name -> hash
                                  "or delete this one to begin the stage again")
 
 # %% ../nbs/08_train.ipynb #4d4fec15
-def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer, state:dict, preview=None):
+def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt, state:dict, preview=None):
     "Write all that a training needs to go on, all or nothing; state and preview as for `fit`."
     out.mkdir(parents=True, exist_ok=True)
     tensors = nn.ModuleDict(dict(model=model, ema=ema.module)).state_dict()
-    for i, slots in opt.state_dict()['state'].items():
-        tensors |= {f'opt.{i}.{name}': value for name, value in slots.items()}
+    for i, slots in opt.state_dict()['state'].items(): tensors |= {f'opt.{i}.{name}': x for name, x in slots.items()}
     tensors, path = {k: x.contiguous() for k, x in tensors.items()}, out/'checkpoint.safetensors'
     check_finite(tensors, path)
     try: atomic_write(path, lambda part: save_file(tensors, part, {'state': json.dumps(state)}))
@@ -169,7 +168,7 @@ def encode_renders(
         loader = torch.utils.data.DataLoader(todo, batch, num_workers=workers, generator=torch.Generator())
         for k, x in enumerate(progress(loader, 'encoding')):
             x = torch.stack([x, x.flip(-1)], 1)[:, :shape[0]].to(device) / 255
-            if view: x = torch.stack([view(pictures, done + k * batch + j) for j, pictures in enumerate(x)])
+            if view: x = torch.stack([view(one, done + k * batch + j) for j, one in enumerate(x)])
             x = to_model(x.flatten(0, 1)).to(memory_format=torch.channels_last)
             with fast_arithmetic(device.type): z = first.encode(x)
             file.write(z.half().cpu().numpy().tobytes())
@@ -178,10 +177,10 @@ def encode_renders(
 # %% ../nbs/08_train.ipynb #e0eb5663
 class Latents(SeededDataset):
     "Cached z, perhaps cond, (n,m,c,h,w) over a factor; labels, and ground truth at some points."
-    def __init__(self, renders:Renders, cache:dict, scaling_factor:float=1., labels:bool=False, queries:int=0):
+    def __init__(self, renders:Renders, cache:dict, scaling_factor=1., labels=False, queries=0):
         super().__init__()
-        self.renders, self.cache, self.scaling_factor, self.queries = renders, cache, scaling_factor, queries
-        self.labels = labels
+        self.renders, self.cache, self.scaling_factor = renders, cache, scaling_factor
+        self.labels, self.queries = labels, queries
 
     def sample(self, rng)->dict: # z; cond (c,h,w), label, coord, cell (q,2), rgb (q,3) where wanted
         i, mirror = self.renders.pick(rng), int(rng.integers(1 + self.renders.mirrored))
@@ -214,7 +213,6 @@ def peak_rate(device:str)->float: # floating-point operations a second
 
 class FlopCounter(TorchDispatchMode):
     "Adds up operations as they are carried out, by PyTorch's rules and two more for a CPU."
-    # PyTorch's `FlopCounterMode` takes some of them apart, and the step that it watches ends in other last digits.
     def __init__(self):
         from torch.utils.flop_counter import flop_registry  # late: it imports Triton
         super().__init__()
@@ -286,12 +284,14 @@ class NotebookReport(Report):
         self.bar.update(1000)
 
 # %% ../nbs/08_train.ipynb #e6943bb2
+@atexit.register
+def _leave_group(): # of processes: its threads would abort one that ends with them
+    if dist.is_available() and dist.is_initialized(): dist.destroy_process_group()
+
 def accelerator(): # accelerate.Accelerator
     "The processes and the device that the launcher gave us, in the hardware's number format."
     from accelerate import Accelerator
-    acc = Accelerator(mixed_precision=hardware()['mixed_precision'])
-    atexit.register(acc.state.destroy_process_group)  # its threads would abort a process that ends with them
-    return acc
+    return Accelerator(mixed_precision=hardware()['mixed_precision'])
 
 class Objective(nn.Module):
     "A model and its loss as one module, so that processes average the gradients of all it calls."
@@ -321,8 +321,7 @@ PATIENCE = 20  # steps in a row that may be skipped: an fp16 scaler, from 2^16, 
 
 def prepare(acc, model:nn.Module, loss, settings:Settings)->tuple: # objective, optimizer, average
     model.train().to(memory_format=hardware()['layout'])  # type: ignore[call-overload]
-    decay = settings.weight_decay
-    opt = torch.optim.AdamW(model.parameters(), settings.lr, betas=(.9, .99), weight_decay=decay, fused=True)
+    opt = optim.AdamW(model.parameters(), settings.lr, (.9, .99), weight_decay=settings.weight_decay, fused=True)
     return *acc.prepare(Objective(model, loss), opt), EMA(model, settings.decay)
 
 def count_on(acc, state:dict, inputs:dict|None)->dict: # of a checkpoint -> as `take_step` needs it

@@ -239,8 +239,7 @@ class AutoguidanceLoss:
 
     def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # batch as for `DenoisingLoss`
         inputs, _ = training_inputs(denoiser, batch, self.drop)
-        with torch.no_grad():
-            weak, strong = self.weak.predict(*inputs).float(), self.strong.predict(*inputs).float()
+        with torch.no_grad(): weak, strong = (net.predict(*inputs).float() for net in (self.weak, self.strong))
         return F.mse_loss(denoiser.predict(*inputs).float(), weak + self.scale * (strong - weak))
 
 # %% ../nbs/06_unet.ipynb #bb2b58f1
@@ -256,7 +255,7 @@ def blend_weights(n:int, window:int, overlap:int, grow:int=1, device=None)->list
     up = torch.arange(1., side + 1)
     ramp, weights = torch.minimum(up, up.flip(0)), torch.zeros(len(starts), grow * n, device=device)
     for start, row in zip(starts, weights): row[grow * start:][:side] = ramp
-    return [(start, row[grow * start:][:side]) for start, row in zip(starts, weights / weights.sum(0))]
+    return [(k, row[grow * k:][:side]) for k, row in zip(starts, weights / weights.sum(0))]
 
 # %% ../nbs/06_unet.ipynb #fbf4301f
 def tiled_apply(
@@ -278,7 +277,7 @@ def tiled_apply(
         again = partial(tiled_apply, f, window=window, overlap=overlap, batch=batch, grow=grow, what=what)
         return torch.cat([again(*pieces) for pieces in zip(*(x.split(most) for x in maps))])
     if max(h, w) <= window: return f(*maps)
-    def cut(x, top, left, g=1): return x[..., g * top:g * (top + window), g * left:g * (left + window)]
+    def cut(x, t, l, g=1): return x[..., g * t:g * (t + window), g * l:g * (l + window)]
     sides = (blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))
     windows, out, per = list(product(*sides)), torch.empty(0), max(1, batch // n)
     for group in progress([windows[i:i + per] for i in range(0, len(windows), per)], what):

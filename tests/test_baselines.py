@@ -1,6 +1,7 @@
 import json, math
 import numpy as np, pytest, torch, torch.nn.functional as F
 from dataclasses import replace
+from functools import partial
 from hypothesis import given, strategies as st
 from PIL import Image
 from safetensors.torch import load_file
@@ -8,13 +9,14 @@ from torch.testing import assert_close
 import arsr.lab.baselines, arsr.train
 from arsr.lab.baselines import (
     BASELINES, IDMConfig, Implicit, ImplicitDiffusion, Lanczos, LIIFConfig, LIIFRegression, LowCrops,
-    PixelSampler, SampledField, WindowPairs, common_noise, interpolated, level_sizes, load_baseline,
+    PixelSampler, SampledField, WindowPairs, common_noise, interpolated, level_sizes, load_baseline, load_baselines,
     perceptual_regression_loss, pixel_loss, regression_loss, save_baseline, train_baseline, window_axis)
 from arsr.coords import make_cell, make_coord, pixel_centres, resize, to_image, to_model
 from arsr.data import Renders, downsample
 from arsr.diffusion import sample_dpmpp_2m
 from arsr.field import FirstStage, ImageField, sample_bicubic
 from arsr.beyond.refining import GRID_WEIGHT, grid_artifact_loss
+from arsr.lab.cards import write_card
 from arsr.lab.metrics import efflite, psnr
 from arsr.lab.recipes import NANO, NANO_UPSCALER
 from arsr.train import Settings
@@ -469,3 +471,10 @@ def test_missing_and_damaged_folders_refused(idm, tmp_path, refuses):
     with refuses('missing weights file'): load_baseline(tmp_path)
     (tmp_path/'config.json').write_text('[1')
     with refuses('not valid JSON'): load_baseline(tmp_path)
+
+def test_all_baselines_of_a_folder(idm, tmp_path, refuses):
+    for read in (partial(load_baselines, tmp_path), partial(write_card, 'photo', baselines=tmp_path)):
+        with refuses('no trained baseline in', 'arsr baseline'): read()
+    (tmp_path/'idm-photo').mkdir()
+    save_baseline('idm', idm, tmp_path/'idm-photo')
+    assert [*load_baselines(tmp_path, 'cpu')] == ['idm-photo'] and load_baselines(None) == {}

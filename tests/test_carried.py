@@ -1,5 +1,6 @@
 "What a picture carries beside its colours comes out again: alpha, bits, colour profile, EXIF, DPI, greyness."
-import io, struct, zlib
+import io, struct, sys, zlib
+from types import SimpleNamespace
 import numpy as np, pytest, tifffile, torch
 from hypothesis import given, strategies as st
 from PIL import Image, ImageCms
@@ -7,7 +8,7 @@ from torch.testing import assert_close
 import arsr.beyond.streaming  # noqa: F401 (registers its writers)
 from arsr.coords import resize
 from arsr.data import PictureInfo, fill_transparent, load_image, load_picture, read_profile, srgb_profile, to_srgb
-from arsr.field import Bicubic, ImageField, antialiased, sample_bicubic
+from arsr.field import Bicubic, ImageField, antialiased, check_picture_path, sample_bicubic
 from arsr.liif import LIIF
 from arsr.pipeline import in_batches
 from conftest import crops
@@ -37,14 +38,24 @@ def profile(gamma=2.2, swap=False)->bytes:
     if swap: lamps = lamps[:, ::-1]
     tags = {n: b'XYZ ' + bytes(4) + s15(*lamps[:, k]) for k, n in enumerate((b'rXYZ', b'gXYZ', b'bXYZ'))}
     tags |= {n: parametric(gamma) for n in (b'rTRC', b'gTRC', b'bTRC')}
-    tags[b'wtpt'] = b'XYZ ' + bytes(4) + s15(.9642, 1, .8249)
+    return packed(tags)
+
+def packed(tags:dict, kind=b'mntrRGB XYZ ')->bytes:
+    "A colour profile of these tags, for a device and its channels, with the colours in between."
+    tags = tags | {b'wtpt': b'XYZ ' + bytes(4) + s15(.9642, 1, .8249)}
     body, table, at = b'', b'', 132 + 12 * len(tags)
     for name, tag in tags.items():
         table += name + struct.pack('>II', at + len(body), len(tag))
         body += tag
-    head = bytes(8) + b'\2\x40\0\0mntrRGB XYZ ' + bytes(12) + b'acsp' + bytes(28) + s15(.9642, 1, .8249)
+    head = bytes(8) + b'\2\x40\0\0' + kind + bytes(12) + b'acsp' + bytes(28) + s15(.9642, 1, .8249)
     icc = head.ljust(128, b'\0') + struct.pack('>I', len(tags)) + table + body
     return struct.pack('>I', len(icc)) + icc[4:]
+
+def inks_profile()->bytes:
+    "A profile of four inks, a table of two points a side: paper is white, and one ink alone is black."
+    ramp, points = bytes(range(256)), b''.join(bytes([255 * (k == 0), 128, 128]) for k in range(16))
+    table = b'mft1' + bytes(4) + bytes([4, 3, 2, 0]) + s15(1, 0, 0, 0, 1, 0, 0, 0, 1) + 4 * ramp + points + 3 * ramp
+    return packed({b'A2B0': table}, b'prtrCMYKLab ')
 
 def saved(im, kind='PNG', **kwargs)->io.BytesIO:
     file = io.BytesIO()
@@ -179,6 +190,70 @@ def test_32_bits_and_floats(refuses):
     assert_close(load_image(tiff(colour, photometric='rgb')).double(),
                  torch.from_numpy(colour / (2**32 - 1)).permute(2, 0, 1), atol=1e-6, rtol=0)
     with refuses('pixel values must lie in [0,1]'): load_image(tiff(200 * a))
+
+@pytest.mark.parametrize('planes', ['contig', 'separate'])
+@pytest.mark.parametrize('byteorder', '<>')
+def test_inks_of_16_bits(planes, byteorder, capsys):
+    inks = np.random.default_rng(0).integers(0, 2**16, (7, 9, 4), dtype=np.uint16)
+    stored = inks if planes == 'contig' else inks.transpose(2, 0, 1).copy()
+    x, info = load_picture(tiff(stored, photometric='separated', planarconfig=planes, byteorder=byteorder))
+    light = torch.from_numpy(1 - inks / 65535)
+    assert info.depth == 16 and info.alpha is None and capsys.readouterr().err == ''
+    assert_close(x.double(), (light[..., :3] * light[..., 3:]).permute(2, 0, 1), atol=1e-6, rtol=0)
+
+@pytest.mark.parametrize('bits, kind', [(8, 'jpg'), (8, 'tif'), (16, 'tif')])
+def test_red_ink_is_red(bits, kind):
+    im, file = Image.new('CMYK', (16, 16), (0, 204, 255, 51)), io.BytesIO()
+    if bits == 16: file = tiff(np.asarray(im).astype(np.uint16) * 257, photometric='separated')
+    else: im.save(file, dict(jpg='JPEG', tif='TIFF')[kind])  # a JPEG has the marker of Adobe, and its inks upside down
+    assert_close(load_image(file)[:, 8, 8], torch.tensor([.8, .16, 0]), atol=.012, rtol=0)
+
+def lab(rgb)->np.ndarray: # (h,w,3) in [0,1] -> CIELAB under D50
+    light = np.where(rgb > .04045, ((rgb + .055) / 1.055)**2.4, rgb / 12.92)
+    xyz = light @ read_profile(srgb_profile())[1].T / (.9642, 1, .8249)
+    f = np.where(xyz > (6 / 29)**3, np.cbrt(xyz), xyz / 3 / (6 / 29)**2 + 4 / 29)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+
+def test_lab_is_converted():
+    rgb = np.random.default_rng(0).uniform(.3, .8, (5, 7, 3))
+    file = tiff((lab(rgb) * [2.55, 1, 1]).round().astype(np.int64).astype(np.uint8), photometric='cielab')
+    assert_close(load_image(file).double(), torch.from_numpy(rgb).permute(2, 0, 1), atol=.02, rtol=0)
+
+@pytest.mark.parametrize('byteorder', '<>')
+def test_white_may_be_zero_in_16_bits(byteorder):
+    a = np.random.default_rng(0).integers(0, 2**16, (7, 9), dtype=np.uint16)
+    x, info = load_picture(tiff(a, photometric='miniswhite', byteorder=byteorder))
+    assert info.depth == 16 and info.grey
+    assert_close(x[0].double(), torch.from_numpy(1 - a / 65535), atol=1e-6, rtol=0)
+
+def test_premultiplied_colours_of_16_bits_are_read_in_8_and_that_is_said(capsys):
+    a = np.random.default_rng(0).integers(2**15, 2**16, (7, 9, 4), dtype=np.uint16)
+    times = (a[..., :3] * (a[..., 3:] / 65535)).round().astype(np.uint16)
+    stored = np.concatenate([times, a[..., 3:]], -1)
+    x = load_image(tiff(stored, photometric='rgb', extrasamples=['assocalpha']))
+    light, alpha = torch.from_numpy(a / 65535).permute(2, 0, 1).split([3, 1])
+    assert_close(x.double(), light * alpha + 1 - alpha, atol=.02, rtol=0)
+    assert 'has 16 bits a channel, of which 8 are read' in capsys.readouterr().err
+
+@pytest.mark.parametrize('bits', [8, 16])
+def test_inks_with_a_profile_are_read_in_8_bits_and_that_is_said(bits, capsys):
+    inks = np.zeros((2, 3, 4), np.uint8 if bits == 8 else np.uint16)
+    inks[0, :, 0] = 2**bits - 1  # cyan, which this profile prints black
+    x, info = load_picture(tiff(inks, photometric='separated', iccprofile=inks_profile()))
+    assert info.depth == 8 and x[:, 0].max() < .03 and x[:, 1].min() > .97
+    assert ('has 16 bits a channel, of which 8 are read' in capsys.readouterr().err) == (bits == 16)
+
+def test_the_thumbnail_of_a_raw_file_is_not_taken_for_it(refuses):
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        for side, kind in ((8, 1), (64, 0)): writer.write(noise(side, side, 3), subfiletype=kind, photometric='rgb')
+    with refuses('a reduced picture, as in raw files'): load_image(file)
+    assert load_picture(file, frame=1)[0].shape == (3, 64, 64)
+
+@pytest.mark.parametrize('kind, values', [('cielab', np.uint16), ('cielab', np.float32), ('icclab', np.uint8)])
+def test_colours_of_another_kind_are_refused(refuses, kind, values):
+    a = np.zeros((16, 16, 3), values)
+    with refuses('colours of the kind', 'are not read'): load_image(tiff(a, photometric=kind))
 
 @pytest.mark.parametrize('values, words', [(np.float32([[-1, 2]]), 'must lie in'), (np.float32([[np.nan, 0]]), 'NaN'),
                                            (np.int16([[-5, 300]]), 'below zero'),
@@ -316,10 +391,26 @@ def test_frames_that_are_left_out_are_counted(tmp_path, capsys, refuses):
         with refuses('no frame 3', 'the last 2'): load_picture(tmp_path/name, frame=3)
 
 def test_heic(tmp_path):
-    heif = pytest.importorskip('pillow_heif')
-    heif.register_heif_opener()
-    Image.new('RGB', (64, 48), (200, 100, 50)).save(tmp_path/'a.heic', quality=95)
+    pytest.importorskip('pillow_heif')
+    plain(Image.new('RGB', (64, 48), (200, 100, 50))).save(tmp_path/'a.heic', scale=1)
     assert_close(load_image(tmp_path/'a.heic').mean((1, 2)), torch.tensor([200., 100, 50]) / 255, atol=.02, rtol=0)
+
+def test_pillow_heif_is_imported_when_the_first_is_met(tmp_path, monkeypatch, refuses):
+    calls = []
+    def register():
+        calls.append(1)
+        Image.OPEN['HEIF'] = Image.OPEN['PNG']
+    monkeypatch.setitem(sys.modules, 'pillow_heif', SimpleNamespace(register_heif_opener=register))
+    def forget(): monkeypatch.setattr(Image, 'OPEN', {k: v for k, v in Image.OPEN.items() if k != 'HEIF'})
+    forget()
+    load_image(saved(Image.new('RGB', (2, 2))))
+    assert calls == []
+    for _ in range(2):
+        with refuses('is not an image'): load_image(b'perhaps a picture')
+    assert calls == [1]
+    forget()
+    with refuses('cannot tell an image format'): check_picture_path(tmp_path/'a.heic')
+    assert calls == [1, 1]
 
 # smaller than its own size
 

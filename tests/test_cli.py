@@ -192,9 +192,14 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (UP + ['--steps', '1001'], 'steps must be a whole number between 1 and 1000'),
     (UP + ['--seed', '-1'], 'seed must be a whole number from 0'),
     (UP + ['--seed', str(2**64)], 'seed must be a whole number from 0'),
+    (UP + ['--device', 'meta'], "cannot compute on 'meta'"),
+    (['export', '--weights', 'toy', '-o', 'cat.png'], 'cat.png is no folder'),
+    (TRAIN[:2] + ['--out', 'cat.png', '--stage', 'first'], 'cat.png is no folder; give the name of one'),
+    (['bench', '--out', 'cat.png/deep'], 'cat.png is no folder'),
+    (['baseline', 'liif', '--out', 'cat.png'], 'cat.png is no folder'),
     (UP + ['--device', 'abacus'], "cannot compute on 'abacus'"), (UP + ['--refine'], 'they have no refiner'),
     (UP + ['--restore', 'auto'], 'they have no restorer'),
-    (UP + ['--restore', 'much'], "--restore: invalid share value: 'much'"),
+    (UP + ['--restore', 'much'], "--restore: must be auto, or a number from 0 to 1, not 'much'"),
     (UP + ['--restore', '1.5'], 'restore must be between 0 and 1, not 1.5'),
     (UP + ['--latent-weight', '-1'], 'latent_weight must be between 0 and 1'),
     (UP + ['--latent-weight', '1'], 'latent_weight is an option of the refiner'),
@@ -222,7 +227,7 @@ TRAIN = ['train', 'emoji-generate', '--out', 'new', '--stage']
     (GEN + ['-n', '0'], 'n must be a number above zero'), (GEN + ['--guidance', 'nan'], 'guidance must be a number'),
     (GEN + ['--category', 'Dragons'], "unknown category 'Dragons'; choose one of Animals, Food"),
     (GEN + ['--size', '9999'], 'over the limit'),
-    (GEN[:-1] + ['cat.png'], 'cat.png is a file'), (['generate', '--weights', 'nothing', '-o', 'new'],
+    (GEN[:-1] + ['cat.png'], 'cat.png is no folder'), (['generate', '--weights', 'nothing', '-o', 'new'],
                                                     'no weights called'),
     (['info', '--weights', 'nothing'], 'no weights called'),
     (['train', 'large', '--stage', 'first', '--out', 'new'], "unknown preset 'large'; choose one of emoji-generate"),
@@ -300,6 +305,9 @@ def test_train_gives_a_model_and_goes_on(run, preset):
     assert int(re.search(r'first: (\d+) steps', again)[1]) > steps
     for stage in ('latent', 'align'): assert query(stage, '--minutes', .002)[0] == 0
     assert run('upscale', 'cat.png', '--weights', 'runs', '--steps', 1, '-o', 'a.png')[0] == 0
+    assert query('first', '--minutes', .002, '--start', 'runs', '--out', 'more')[0] == 0
+    code, _, err = query('first', '--start', 'emoji', '--out', 'others')
+    assert code == 2 and "does not fit the stage 'first' of toy" in err and err.count('\n') == 1
     code, _, err = run('generate', '--weights', 'runs', '-o', 'new')
     assert code == 2 and 'cannot generate' in err
 

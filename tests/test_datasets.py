@@ -4,7 +4,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from arsr.data import Images, held_out
 from arsr.lab import datasets
-from arsr.lab.datasets import (NATURE, UBUNTU, WALLPAPERS, category_of, pack_emoji, pack_photos, photo_key,
+from arsr.lab.datasets import (PHOTOGRAPHS, category_of, pack_emoji, pack_photos, photo_key,
                                photographs, random_crop, subgroups, textures)
 
 KNOWN = {'woman-climbing': 'People & Body', 'cat': 'Animals & Nature'}
@@ -55,7 +55,7 @@ def test_textures_are_large_and_photographic(tmp_path):
     assert textures(tmp_path) == large[:2]
 
 def test_the_held_out_photographs_are_these_for_ever():
-    names = WALLPAPERS + NATURE + UBUNTU
+    names = ' '.join(PHOTOGRAPHS.values()).split()
     assert len(set(names)) == 36
     assert [n for n in names if held_out(n, .15)] == ['Garden', 'LadyBird', 'Storm']
 

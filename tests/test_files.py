@@ -1,10 +1,10 @@
 "Files of the user: none is lost, none is left half written, and many are read and written by one call."
-import io, os, re, shutil, signal, subprocess, sys, threading, time, zipfile
+import errno, io, os, re, shutil, signal, socket, subprocess, sys, threading, time, zipfile
 from types import SimpleNamespace
 import pytest, numpy as np, torch
 from PIL import Image
 from torch.testing import assert_close
-import arsr.apps.cli, arsr.pipeline
+import arsr.apps.cli, arsr.data, arsr.pipeline
 from arsr import ARSR, load_image, one_line
 from arsr.apps.cli import announce, crop, fit, main, tidy, with_estimate
 from arsr.beyond.streaming import tiles_folder
@@ -208,7 +208,17 @@ def test_a_named_pipe_is_not_replaced(plain, tmp_path, capsys):
 def test_a_folder_that_cannot_be_made_is_refused_first(plain, capsys, name, command):
     plain.loaded.clear()
     code, out, err = run(capsys, *command)
-    assert (code, out, plain.loaded) == (2, '', []) and 'cat.png is a file; give a folder' in err
+    assert (code, out, plain.loaded) == (2, '', []) and 'cat.png is no folder; give the name of one' in err
+
+def test_a_link_to_itself_is_one_line(plain, tmp_path, capsys):
+    (tmp_path/'loop.png').symlink_to('loop.png')
+    (tmp_path/'loop').symlink_to('loop')
+    plain.loaded.clear()
+    for argv, words in ((['loop.png', '-o', 'a.png'], f'loop.png is not an image.*{os.strerror(errno.ELOOP)}'),
+                        (['loop.png', '-o', 'a.dzi'], 'loop.png is not an image'),
+                        (['cat.png', 'dog.webp', '-o', 'loop'], 'loop is no folder; give the name of one')):
+        code, out, err = run(capsys, 'upscale', *argv)
+        assert (code, out, plain.loaded, err.count('\n')) == (2, '', [], 1) and re.search(words, err)
 
 def test_a_folder_that_may_not_be_written(plain, monkeypatch, capsys):
     monkeypatch.setattr(os, 'access', lambda path, how: False)  # whoever runs the tests may be allowed everything
@@ -249,6 +259,27 @@ def test_several_and_folders(plain, tmp_path, capsys):
 def test_pictures_stand_before_and_behind_options(plain, capsys, argv):
     code, out, err = run(capsys, 'upscale', *argv)
     assert (code, err) == (0, '') and [x.split()[0] for x in out.splitlines()] == ['new/cat.png', 'new/dog.webp']
+
+def test_names_of_files_stay_and_those_of_addresses_end_early(plain, tmp_path, monkeypatch, capsys):
+    shutil.copy('cat.png', 'a#1?b.png')
+    content = (tmp_path/'cat.png').read_bytes()
+    monkeypatch.setattr(arsr.data, 'urlopen', lambda *args, **kwargs: io.BytesIO(content))
+    call = 'upscale', 'a#1?b.png', 'HTTPS://example.org/deep/c.png?size=2#top', '-o', 'new', '--scale', '1'
+    code, out, err = run(capsys, *call)
+    assert (code, err) == (0, '') and same('new/a#1?b.png') and same('new/c.png') and len(os.listdir('new')) == 2
+
+@pytest.mark.parametrize('name', ['gone.png', '/dev/null'])
+def test_an_empty_file_is_called_empty(plain, capsys, name):
+    open('gone.png', 'w').close()
+    code, _, err = run(capsys, 'upscale', name, '-o', 'a.png')
+    assert code == 2 and err.startswith(f'arsr: {name} is not an image') and err.endswith(': it is empty\n')
+
+def test_a_server_that_does_not_answer_is_one_line(plain, capsys):
+    with socket.socket() as free:
+        free.bind(('localhost', 0))  # nobody listens there
+        port = free.getsockname()[1]
+    code, _, err = run(capsys, 'upscale', f'http://localhost:{port}/a.png', '-o', 'a.png')
+    assert code == 2 and err.count('\n') == 1 and f'a.png could not be fetched: [Errno {errno.ECONNREFUSED}]' in err
 
 def test_one_picture_into_a_new_folder(plain, capsys):
     assert run(capsys, 'upscale', 'cat.png', '-o', 'new/deep/', '--scale', '1')[0] == 0 and same('new/deep/cat.png')

@@ -67,3 +67,46 @@ def test_alignment():
     aligned, control = errors('align'), errors('control')
     lower = sum(aligned[k] < control[k] for k in aligned)
     assert len(aligned) == 7 and lower == 5 and 'lower at five of seven' in row('alignment')
+
+# ---- portraits
+
+PORTRAITS = json.loads((ROOT/'arsr'/'weights'/'portraits'/'results.json').read_text(encoding='utf-8'))
+WAYS = {'bicubic': 'bicubic', 'LIIF regression': 'liif', 'LIIF regression, L1 and perceptual': 'liif-perceptual',
+        'image-space diffusion (IDM-like)': 'idm', 'one evaluation of ours': 'one evaluation',
+        "**the paper's path**, one sample": 'one sample', "the paper's path + back-projection":
+        'one sample + back-projection', 'mean of 16 samples': 'mean of 16 samples'}
+
+def short(x, digits=2): return f'{x:.{digits}f}'.removeprefix('0')
+
+def portrait_lines(): # of the home page's two tables
+    new = PORTRAITS['generation'].values()
+    columns = {'FD-EffLite2 to held-out ones': [f"{r['fd']:.0f}" for r in new],
+               'two sets of held-out ones': [f"{r['held-out fd']:.0f}" for r in new],
+               'precision, recall': [f"{short(r['precision'])}, {short(r['recall'])}" for r in new],
+               'of held-out ones': [f"{short(r['held-out precision'])}, {short(r['held-out recall'])}" for r in new],
+               'n of each': [f"{r['n']:,}" for r in new]}
+    for name, cells in columns.items(): yield f"| {name} | {' | '.join(cells)} |"
+    for name, way in WAYS.items():
+        r = PORTRAITS['16 px to 128 px'][way]
+        yield (f"| {r['psnr']:.2f} dB | {short(r['pd2'], 3)} | {r['fd']:.0f} | {r['consistency']:.1f} dB |", name)
+
+@pytest.mark.parametrize('line', list(portrait_lines()), ids=str)
+def test_portraits_tables(line):
+    "Every figure of the two tables is the one that was measured."
+    if isinstance(line, str): assert line in HOME
+    else: assert row(f'{line[1]} |').endswith(line[0])
+
+def test_portraits_sentences():
+    "So are the ratios that the text draws from them."
+    new, enlarged = PORTRAITS['generation'].values(), PORTRAITS['16 px to 128 px']
+    ratios = [r['fd'] / r['held-out fd'] for r in new]
+    assert f'still {min(ratios):.0f} to {max(ratios):.0f} times as far' in HOME
+    one, regression = enlarged['one sample'], enlarged['liif']
+    larger = PORTRAITS['16 px to 512 px']
+    near, fd = (short(one[k] / regression[k]) for k in ('pd2', 'fd'))
+    far = short(larger['one sample']['pd2'] / larger['liif']['pd2'])
+    assert (f"has {one['psnr'] - regression['psnr']:.1f} dB more, {near} of the perceptual distance "
+            f"({far} at 512 px; .6 was wished for) and {fd} of the Fréchet distance") in HOME
+    assert f"other real ones are at an FD of {enlarged['truth']['fd']:.0f}" in HOME
+    first = PORTRAITS['first stage, held-out portraits, PSNR']
+    assert f"reaches {mean(r['field'] for k, r in first.items() if k.endswith(', 128 px')):.1f} dB" in HOME

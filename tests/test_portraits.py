@@ -160,35 +160,6 @@ def test_faces_are_enlarged_by_every_way_and_baseline():
     assert all(x.shape == (2, 3, 136, 136) for x in found.values())
     assert torch.equal(found['liif'][1:], nets['liif'].upscale(lr[1]).render(size=136))
 
-def test_the_home_page_says_what_the_card_says():
-    results = json.loads((WEIGHTS/'portraits'/'results.json').read_text())
-    home = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
-    found = results['generation'].values()
-    def cells(*keys): return ' | '.join(', '.join(f'{x[k]:.2f}'.lstrip('0') for k in keys) for x in found)
-    for start, row in {
-            'FD-EffLite2 to held-out ones': ' | '.join(f"{x['fd']:.0f}" for x in found),
-            'two sets of held-out ones': ' | '.join(f"{x['held-out fd']:.0f}" for x in found),
-            'precision, recall': cells('precision', 'recall'),
-            'of held-out ones': cells('held-out precision', 'held-out recall')}.items():
-        assert f'| {start} | {row} |' in home
-    rows = results['first stage, held-out portraits, PSNR']
-    mean = sum(rows[f'{family}, 128 px']['field'] for family in FAMILIES) / len(FAMILIES)
-    assert f'reaches {mean:.1f} dB at 128 px' in home
-
-def test_the_home_page_says_how_small_faces_are_enlarged():
-    results = json.loads((WEIGHTS/'portraits'/'results.json').read_text())['16 px to 128 px']
-    home = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
-    names = {'bicubic': '| bicubic |', 'one evaluation': '| one evaluation',
-             'one sample': ', one sample |',
-             'one sample + back-projection': '+ back-projection |', 'mean of 16 samples': '| mean of 16 samples |'}
-    for name, words in names.items():
-        row, = (line for line in home.splitlines() if words in line and 'dB | .' in line)
-        x = results[name]
-        cells = f"{x['psnr']:.2f} dB | {x['pd2']:.3f} | {x['fd']:.0f} | {x['consistency']:.1f} dB |"
-        cells = cells.replace('| 0.', '| .')
-        assert row.endswith(cells), (row, cells)
-    assert f"FD of {results['truth']['fd']:.0f}." in home
-
 def test_the_home_page_says_what_alignment_and_composition_say():
     home = (Path(__file__).parent.parent/'README.md').read_text(encoding='utf-8')
     errors = json.loads((WEIGHTS/'portraits'/'alignment-generator.json').read_text())

@@ -86,16 +86,6 @@ def test_latents_with_more_cells_than_pixels_are_cut_at_the_same_place(numbered)
         a, b = Windows(renders, fine, 4, 4, 9)[k], Windows(renders, latents, 4, 4, 9)[k]
         assert torch.equal(a['z'][:, ::2, ::2], b['z'])
 
-def test_windows_of_latents_alone_are_what_a_decoder_may_learn_from(numbered):
-    "Without a factor there is no LR input, and a side counts in cells."
-    renders, latents = numbered
-    data = Windows(renders, {'z': latents['z']}, None, crop=4, queries=50)
-    for k in range(10):
-        item = data[k]
-        assert set(item) == {'z', 'coord', 'cell', 'rgb'} and item['z'].shape == (1, 4, 4)
-        top, left = divmod(int(-item['z'][0, 0, 0]) % 1000, 100)
-        agree(renders, item | dict(cond=-item['z']), (top / 8, left / 8, top / 8 + .5, left / 8 + .5), 50)
-
 def test_a_patch_belongs_to_the_whole_picture(numbered):
     data = Patches(*numbered, factor=4, side=16)
     for k in range(20): agree(numbered[0], data[k], (0, 0, 1, 1), 256)

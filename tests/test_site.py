@@ -160,8 +160,34 @@ def test_a_caption_stands_below_its_figure(code, kind, tmp_path):
     assert cell['source'] == f'#| code-fold: true\n{code}'
     shown = out['data']['text/html']
     assert '<figcaption>All is <code>grey</code> &amp; even.</figcaption>' in shown
-    assert f'class="{kind} broad" alt="A picture of one colour alone">' in shown and 'src="../figures/' in shown
-    assert len([*(tmp_path/'figures').iterdir()]) == 1
+    for scheme, name in (('light', 'lab-page-0.png'), ('dark', 'lab-page-0-dark.webp')):
+        assert f'<img src="../figures/{name}" width="640" height="300" class="{kind} broad {scheme}"' in shown
+        assert (tmp_path/'figures'/name).is_file()
+    assert shown.count('alt="A picture of one colour alone"') == 2
+
+def test_a_figure_for_dark_pages(tmp_path):
+    "Its paper is transparent, its letters are light, a picture in it stays as it is."
+    drawn = Image.new('RGB', (200, 100), 'white')
+    drawn.paste((200, 30, 40), (20, 30, 80, 90))
+    drawn.paste('white', (40, 50, 60, 70))  # within the picture
+    drawn.paste('black', (30, 10, 40, 14))  # a letter above it
+    drawn.paste((47, 109, 179), (150, 10, 152, 14))
+    pages = script('pages')
+    dark = np.asarray(pages.for_dark(drawn, pages.panels(drawn, drawn.size)), int)
+    assert (dark[5, 5, 3], dark[95, 150, 3]) == (0, 0)
+    assert (dark[30:90, 20:80, 3] == 255).all() and (dark[30:90, 20:80, :3] == np.asarray(drawn)[30:90, 20:80]).all()
+    assert dark[12, 35].min() > 200
+    red, green, blue, alpha = dark[12, 151]
+    assert blue > 200 > green > red and alpha > 200
+
+def test_a_long_line_of_code_hangs():
+    "It is wrapped to the right of its beginning; a short one, and a text over many lines, are left alone."
+    pages = script('pages')
+    long = f"    <span class=\"im\">return</span> {'x + ' * 12}x"
+    page = f'<pre class="sourceCode python"><code class="sourceCode python">f()\n{long}\n<span>text</code></pre>'
+    lines = pages.CODE.sub(pages.hang_lines, page).split('\n')
+    assert lines[1] == f'<span class="line" style="--in:4">{long}</span>'
+    assert [lines[0], lines[2]] == [page.split('\n')[0], page.split('\n')[2]]
 
 def test_verdicts_are_computed():
     "On the page of the benchmark no claim is said to hold, or not to, by hand: each is looked up in its table."
@@ -266,11 +292,11 @@ def drawn(page, seed:int, family:str):
 
 def exactly(page): page.get_by_text('each pixel decoded').wait_for()
 
-PIXELS = """k => { const c = document.querySelectorAll('#draw-map canvas')[k]
+PIXELS = """([box, k]) => { const c = [...document.querySelectorAll(box + ' canvas')].at(k)
   return { size: c.width, data: [...c.getContext('2d').getImageData(0, 0, c.width, c.width).data] } }"""
 
-def pixels(page, k=0): # of a pane -> (h,w,3) in bytes
-    got = page.evaluate(PIXELS, k)
+def pixels(page, k=0, box='#draw-map'): # of a pane, or of an estimate -> (h,w,3) in bytes
+    got = page.evaluate(PIXELS, [box, k])
     return np.array(got['data'], np.int16).reshape(got['size'], got['size'], 4)[..., :3]
 
 # ---- the live page with a tiny model, which knows attributes and enlarges pictures that are first aligned
@@ -340,6 +366,9 @@ def test_a_portrait_in_the_browser(tiny, site, browser, model):
         drawn(page, 3, pipe.meta['categories'][1])
         assert page.locator('#draw-steps canvas').count() == pipe.options('generate')['steps']
         assert difference(pixels(page), field) <= 2
+        if model != 'tiny':  # a rough decoder, but one of pictures
+            estimate, exact = pixels(page, -1, '#draw-steps'), np.asarray(field.to_pil(), int)
+            assert np.abs(estimate - exact).mean() < 30
         page.locator('#draw-map').focus()
         for key in ('+', '+', '+', 'ArrowLeft', 'ArrowUp'): page.keyboard.press(key)
         page.get_by_text('8.0×').wait_for()

@@ -10,7 +10,8 @@ from arsr.data import Images, NativeCrops, Shards, downsample
 from arsr.field import FirstStageConfig
 from arsr.lab.recipes import PRESETS, Preset, for_data
 from arsr.lab.stages import (
-    EXTRAS, PAPER, Run, alignment_curve, assemble, cached, find_stage, lr_view, renders_stamp, train_stage)
+    EXTRAS, PAPER, Run, alignment_curve, assemble, cached, find_stage, lr_view, renders_stamp, starting_weights,
+    train_stage)
 from arsr.pipeline import ARSR
 from arsr.train import Settings, low_resolution
 from arsr.unet import DenoiserConfig, UNetConfig
@@ -140,12 +141,24 @@ def test_a_stage_may_begin_with_any_weights(root, tmp_path, refuses):
         given = root/'generator'/'first.safetensors'
         train_stage('toy-generator', 'first', tmp_path/'on', **more, start=given)
         train_stage('toy-generator', 'first', tmp_path/'new', **more)
+        train_stage('toy-generator', 'first', tmp_path/'part', **more, start=root/'upscaler')  # a folder of weights
         with refuses('missing weights file', 'nothing.safetensors'):
             train_stage('toy-generator', 'first', tmp_path/'no', **more, start=tmp_path/'nothing.safetensors')
-    before, on, new = (load_file(p) for p in (given, *(tmp_path/k/'first.safetensors' for k in ('on', 'new'))))
+        with refuses("does not fit the stage 'first' of toy-generator", "the first is 'decoder."):
+            train_stage('toy-generator', 'first', tmp_path/'no', **more, start='portraits')
+        with refuses("no weights called 'portrait'"):
+            train_stage('toy-generator', 'first', tmp_path/'no', **more, start='portrait')
+    other = load_file(root/'upscaler'/'first.safetensors')
+    before, on, new, part = (load_file(p) for p in (
+        given, *(tmp_path/k/'first.safetensors' for k in ('on', 'new', 'part'))))
     weights = [k for k in before if 'norm.running' not in k and before[k].is_floating_point()]
-    assert all(torch.equal(before[k], on[k]) for k in weights)
+    assert all(torch.equal(before[k], on[k]) and torch.equal(other[k], part[k]) for k in weights)
     assert any(not torch.equal(before[k], new[k]) for k in weights)
+
+def test_a_stage_takes_its_own_part_of_weights():
+    outputs = 'first', 'generator-align', 'refiner-finish', 'refiner_fast', 'distilled-{run.generator_stamp}'
+    names = [starting_weights('emoji', output).name.removesuffix('.safetensors') for output in outputs]
+    assert names == ['first', 'generator', 'refiner', 'refiner_fast', 'distilled']
 
 @pytest.mark.parametrize('stage', ['latent', 'refine', 'fast'])
 def test_an_earlier_stage_is_asked_for_by_name(root, stage, tmp_path, refuses):

@@ -1,4 +1,4 @@
-import math, subprocess, sys, time
+import atexit, math, subprocess, sys, time
 from functools import partial
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -12,8 +12,8 @@ from arsr.coords import resize, to_model
 from arsr.data import Renders, downsample, open_source
 from arsr.field import FirstStageLoss
 from arsr.train import (
-    PATIENCE, EMA, Latents, NotebookReport, Report, Settings, batches, check_inputs, count_flops, encode_renders, fit,
-    hardware, in_notebook, learning_rate, load_checkpoint, low_resolution, save_checkpoint)
+    PATIENCE, EMA, Latents, NotebookReport, Report, Settings, accelerator, batches, check_inputs, count_flops,
+    encode_renders, fit, hardware, in_notebook, learning_rate, load_checkpoint, low_resolution, save_checkpoint)
 from arsr.unet import DenoisingLoss
 
 # pieces
@@ -22,6 +22,12 @@ def test_hardware_names_a_precision_and_a_layout():
     hw = hardware()
     assert hw['mixed_precision'] in ('no', 'bf16', 'fp16')
     assert hw['layout'] in (torch.contiguous_format, torch.channels_last)
+
+def test_the_group_of_processes_is_left_once():
+    accelerator()
+    before = atexit._ncallbacks()
+    accelerator()
+    assert atexit._ncallbacks() == before
 
 @pytest.mark.parametrize('real, expected', [(True, 'bf16'), (False, 'fp16')])
 def test_emulated_bf16_is_none(monkeypatch, real, expected):

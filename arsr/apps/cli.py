@@ -5,18 +5,19 @@
 # %% auto #0
 __all__ = ['STAGES', 'ERRORS', 'parse_size', 'share', 'check_numbers', 'check_target', 'check_device', 'fit', 'crop',
            'find_target', 'warn_stretched', 'check_folder', 'find_jobs', 'check_jobs', 'say_if_long', 'with_estimate',
-           'time_piece', 'announce', 'try_piece', 'check_overwrite', 'upscale', 'upscale_many', 'upscale_one', 'shrink',
-           'predict', 'read_frames', 'upscale_frames', 'write', 'generate', 'list_attributes', 'train', 'baseline',
-           'info', 'bench', 'export', 'Parser', 'parser', 'complain', 'tidy', 'main']
+           'announce', 'try_piece', 'check_overwrite', 'upscale', 'upscale_many', 'upscale_one', 'shrink', 'predict',
+           'read_frames', 'upscale_frames', 'write', 'generate', 'list_attributes', 'train', 'baseline', 'info',
+           'bench', 'export', 'Parser', 'parser', 'complain', 'tidy', 'main']
 
 # %% ../../nbs/apps/01_cli.ipynb #a5fb963f
-import argparse, io, os, signal, sys, threading, time
-from contextlib import contextmanager
+import argparse, io, math, os, signal, sys, threading, time
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
+from urllib.parse import urlsplit
 from .. import one_line
 
 # %% ../../nbs/apps/01_cli.ipynb #2889f190
@@ -28,7 +29,9 @@ def parse_size(text:str): # '512' or '1920x1080', width before height -> a numbe
         raise ValueError(f"size must be pixels like 512, or WIDTHxHEIGHT like 1920x1080, not '{text}'")
     return parts[0] if len(parts) == 1 else tuple(reversed(parts))
 
-def share(text:str): return text if text == 'auto' else float(text) # 'auto' or a number
+def share(text:str): # 'auto' or a number
+    with suppress(ValueError): return text if text == 'auto' else float(text)
+    raise argparse.ArgumentTypeError(f"must be auto, or a number from 0 to 1, not '{text}'")
 
 def _pair(text:str): # 'hair=long'
     name, _, option = text.partition('=')
@@ -45,11 +48,9 @@ def check_numbers(args):
             raise ValueError(f"{name} must be a number above zero, not {value:g}")
         if name in ('latent_weight', 'restore') and not 0 <= value <= 1:
             raise ValueError(f"{name} must be between 0 and 1, not {value:g}")
-    if not 0 <= given.get('seed', 0) < 2**32:
-        raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, not {args.seed}")
+    if not 0 <= given.get('seed', 0) < 2**32: raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}")
     if given.get('n', 1) > 10**6: raise ValueError(f"n must be at most 1,000,000, not {args.n}")
-    if not abs(given.get('guidance', 0)) < float('inf'):
-        raise ValueError(f"guidance must be a number, not {args.guidance}")
+    if not math.isfinite(given.get('guidance', 0)): raise ValueError(f"guidance must be a number, not {args.guidance}")
 
 # %% ../../nbs/apps/01_cli.ipynb #9a611625
 def check_target(own:tuple, size, scale, force:bool)->tuple: # (h, w) of the field, options -> (h, w) of its picture
@@ -61,9 +62,8 @@ def check_target(own:tuple, size, scale, force:bool)->tuple: # (h, w) of the fie
 def check_device(name):
     "The device of this name, or None; `ValueError` if there is no such thing here."
     import torch
-    try: torch.empty(0, device=name or 'cpu')
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"cannot compute on '{name}' here; use cpu, or cuda where PyTorch finds a GPU") from None
+    try: torch.empty(0, device=name or 'cpu').cpu()  # which 'meta' cannot
+    except Exception: raise ValueError(f"cannot compute on '{name}' here; use cpu, or cuda with a GPU") from None
     return name
 
 # %% ../../nbs/apps/01_cli.ipynb #f4462c5a
@@ -95,9 +95,9 @@ def warn_stretched(own:tuple, size:tuple, args):
 
 # %% ../../nbs/apps/01_cli.ipynb #046e7326
 def check_folder(folder:Path):
-    "`ValueError` unless pictures can be written into it, or into the one where it is to be made."
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not there.is_dir(): raise ValueError(f"{there} is a file; give a folder for the pictures")
+    "`ValueError` unless files can be written into it, or into the one where it is to be made."
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir(): raise ValueError(f"{there} is no folder; give the name of one")
     if not os.access(there, os.W_OK): raise ValueError(f"nothing may be written into the folder {there}")
 
 def find_jobs(images:list, output:str)->list: # paths, folders, URLs or '-'; a path or '-' -> pairs of input and target
@@ -109,14 +109,15 @@ def find_jobs(images:list, output:str)->list: # paths, folders, URLs or '-'; a p
     if not single and (output == '-' or out.is_file() or out.suffix.lower() in {*SUFFIXES, '.dzi'} and not into):
         raise ValueError(f"{output} holds one picture; give a folder for several")
     check_folder(out)
-    def target(name): return str(out/(name if name.suffix.lower() in SUFFIXES else name.with_suffix('.png')))
+    def target(name): return str(out/name if Path(name).suffix.lower() in SUFFIXES else (out/name).with_suffix('.png'))
     jobs = []
     for image in images:
         if Path(image).is_dir():
             found = [n for n in picture_names(image) if out.resolve() not in (Path(image)/n).resolve().parents]
             if not found: raise ValueError(f"no pictures in the folder {image}")
-            jobs += [(str(Path(image)/name), target(Path(name))) for name in found]
-        else: jobs.append((image, target(Path(Path('stdin' if image == '-' else image.split('?')[0]).name))))
+            jobs += [(str(Path(image)/name), target(name)) for name in found]
+        elif '://' in image: jobs.append((image, target(Path(urlsplit(image).path).name)))
+        else: jobs.append((image, target('stdin' if image == '-' else Path(image).name)))
     return jobs
 
 # %% ../../nbs/apps/01_cli.ipynb #688fd0b1
@@ -129,7 +130,7 @@ def check_jobs(jobs:list, overwrite:bool, depth:int|None=None):
         path = Path(target)
         if target in sources: raise ValueError(f"{sources[target]} and {image} would both be {target}")
         if path.exists() and file(path) in inputs: raise ValueError(f"{path} is an input; choose another name")
-        if path.suffix.lower() == '.dzi' and tiles_folder(path).resolve() in Path(image).resolve().parents:
+        if path.suffix.lower() == '.dzi' and tiles_folder(path).resolve() in Path(os.path.realpath(image)).parents:
             raise ValueError(f"{image} is a part of {path}; choose another name")
         if target == '-' and (not sys.stdout or sys.stdout.isatty()): raise ValueError("-o - needs a file or program")
         sources[target] = image
@@ -153,11 +154,6 @@ def with_estimate(items, n:int): # and how many there are
         yield item
 
 # %% ../../nbs/apps/01_cli.ipynb #b4334c1d
-def time_piece(job, times:float)->tuple: # a part of a job; all of it is so many times as large
-    "What the part gives, and the seconds that all will take."
-    start = time.monotonic()
-    return job(), times * (time.monotonic() - start)
-
 def announce(target:str, field, size:tuple, seconds:float=0., times:float=1.):
     "Of a file of `size`, and `seconds` for its field, `times` as large as this one, of which a tile is rendered."
     if size[0] * size[1] < 2**23 and not seconds: return
@@ -166,8 +162,9 @@ def announce(target:str, field, size:tuple, seconds:float=0., times:float=1.):
     (h, w), area, info = field.size, size[0] * size[1], field.info[0]
     full = [n * (area / (times * h * w)) ** .5 for n in field.size]
     part = [max(1, min(256, int(n))) for n in full]
-    window = 0., 0., *(min(1., n / m) for n, m in zip(part, full))
-    seconds += time_piece(partial(field[0].bound(size).render, part, window=window), area / (part[0] * part[1]))[1]
+    window, start = (0., 0., *(min(1., n / m) for n, m in zip(part, full))), time.monotonic()
+    field[0].bound(size).render(part, window=window)
+    seconds += (time.monotonic() - start) * area / (part[0] * part[1])
     pixels = area * info.channels() * info.depth // 8
     memory = 3 * times * sum(x.nbytes for x in (field.feat, field.correction, field.lr) if x is not None)
     if Path(target).suffix.lower() not in ('', *WRITERS): memory += 2 * pixels
@@ -178,9 +175,9 @@ def try_piece(x, info, size, target, pipe, args): # as `load_picture`; the model
     "The line of a large picture, by a piece of its middle that is large enough for windows as the whole has them."
     from arsr.beyond.restoring import centre_crop
     piece = centre_crop(x, 264)
-    times = x.numel() / piece.numel()
-    (field, _), seconds = time_piece(partial(predict, pipe, piece, replace(info, alpha=None), args), times)
-    announce(target, field, size, seconds, times)
+    times, start = x.numel() / piece.numel(), time.monotonic()
+    field, _ = predict(pipe, piece, replace(info, alpha=None), args)
+    announce(target, field, size, times * (time.monotonic() - start), times)
 
 # %% ../../nbs/apps/01_cli.ipynb #f333015a
 def check_overwrite(paths:list, overwrite:bool):
@@ -254,7 +251,6 @@ def predict(pipe, x, info, args)->tuple: # as `load_picture` -> a field; how muc
     field.info = (replace(info, depth=args.depth or info.depth),)
     return field, f', restored by {restore:.0%}' if restore >= .005 else ''
 
-# %% ../../nbs/apps/01_cli.ipynb #c91b1e89
 def read_frames(image:str, target:str, args): # a path, URL or '-'; a path or '-' -> as `load_picture`, for each frame
     "The picture, or all its frames if the target can hold them and none is asked for."
     from arsr.beyond.streaming import holds_frames
@@ -311,7 +307,7 @@ def list_attributes(pipe):
 def train(args):
     "One stage of a preset, for so many minutes."
     from arsr.lab.stages import train_stage
-    state = train_stage(args.preset, args.stage, args.out, args.data, minutes=args.minutes, plan=args.plan)
+    state = train_stage(args.preset, args.stage, args.out, args.data, args.start, minutes=args.minutes, plan=args.plan)
     _report(args.stage, state, f'{args.out} can be used as --weights')
 
 def baseline(args):
@@ -362,6 +358,7 @@ def export(args):
     "Weights as ONNX graphs, for a browser or wherever else there is no PyTorch."
     from arsr import ARSR
     from arsr.apps.export import export_onnx
+    check_folder(Path(args.output))
     for name, error in export_onnx(ARSR.from_pretrained(args.weights, 'cpu'), args.output, args.half).items():
         path = Path(args.output)/f'{name}.onnx'
         print(f"{path} {path.stat().st_size / 1e6:.1f} MB, within {error:.0e} of PyTorch")
@@ -450,6 +447,8 @@ def _add_train(commands):
     p.add_argument('--stage', required=True, help=STAGES)
     p.add_argument('--out', required=True, help='folder; the stages of a model share it, and a later call continues')
     p.add_argument('--data', help="'emoji', a folder, a zip, NAME:FOLDER, hub:OWNER/NAME (default: the preset's)")
+    p.add_argument('--start', metavar='WEIGHTS', help='begin with these: a name, a folder, a hub id, or a file '
+                   '(default: as the stage does)')
     _add_budget(p, 25)
 
 def _add_baseline(commands):
@@ -512,6 +511,7 @@ def main(argv=None)->int: # exit code: 0; 2 for wrong input, 1 where only some o
         if late: args.image += late  # pictures that stand behind an option
         try:
             check_numbers(args)
+            if 'out' in args: check_folder(Path(args.out))  # of a training or of tables
             code = int(args.run(args) or 0)
             if sys.stdout: sys.stdout.flush()
             return code

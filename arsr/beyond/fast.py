@@ -88,18 +88,19 @@ def render_fast(fast:FastRenderer, grid:Tensor, cells:tuple, size, window=FULL, 
     top, below, y_share, lines = _between(H, h, t, b, grid.device)
     left, right, x_share, columns = _between(W, w, l, r, grid.device)
     cell = grid.new_tensor(cell_size(size, window)) * grid.new_tensor(cells)
-    bias = fast.cell(cell.to(fast.cell.weight)).float()
+    bias, y_share, x_share = fast.cell(cell.to(fast.cell.weight)).to(grid.dtype), y_share.to(grid), x_share.to(grid)
     grid = rearrange(grid[:, :, lines, columns], 'n k h w -> n h w k') + bias
     block = block or (8192 if grid.device.type == 'cpu' else 2**20)  # pixels at a time
     wide, high = min(W, block), min(H, max(1, block // W))
-    net, out = linears(fast.mlp), grid.new_empty(n, H, W, 3)
-    layers = [packed_linear(layer, grid.dtype, high * wide, relu=layer is not net[-1]) for layer in net]
+    (*net, last), out = linears(fast.mlp), grid.new_empty(n, H, W, 3, dtype=torch.float32)
+    layers = [packed_linear(layer, grid.dtype, high * wide) for layer in net]
+    to_rgb = packed_linear(last, torch.float32, high * wide, relu=False)
     for i, ys, xs in product(range(n), split_range(H, high), split_range(W, wide)):
         line = torch.lerp(grid[i, top[ys]], grid[i, below[ys]], y_share[ys, None, None])
         x = torch.lerp(line.index_select(1, left[xs]), line.index_select(1, right[xs]), x_share[xs, None]).relu_()
         shape, x = x.shape[:2], x.flatten(0, 1)
         for layer in layers: x = layer(x)
-        out[i, ys, xs] = x.view(*shape, -1)
+        out[i, ys, xs] = to_rgb(x.float()).view(*shape, -1)
     return rearrange(out, 'n h w c -> n c h w')
 
 # %% ../../nbs/beyond/01_fast.ipynb #26f1dc3c
@@ -122,7 +123,7 @@ def render_by_parts(fast:FastRenderer, feat:Tensor, size, window=FULL, side:int=
     for ys, xs in product(split_range(H, high), split_range(W, wide)):
         near, inside = neighbourhood(feat, subwindow((t, l, b, r), (H, W), ys, xs))
         part = ys.stop - ys.start, xs.stop - xs.start
-        with fast_arithmetic(feat.device.type): grid = fast.grid(near)  # nine tenths of the work
+        with fast_arithmetic(feat.device.type): grid = fast.prepare(near.to(fast.cell.weight))  # most of the work
         out[..., ys, xs] = render_fast(fast, grid, near.shape[-2:], part, inside)
     return out
 

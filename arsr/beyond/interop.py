@@ -166,8 +166,7 @@ def unet2d_rules(n:int)->list: # ResBlocks a level
             (r'^down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.', down),
             (r'^down_blocks\.(\d+)\.downsamplers\.0\.conv\.', halve),
             (r'^up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.', up),
-            (r'^up_blocks\.(\d+)\.upsamplers\.0\.conv\.', double),
-            (r'^mid_block\.attentions\.0\.', 'middle.0.attn.'),
+            (r'^up_blocks\.(\d+)\.upsamplers\.0\.conv\.', double), (r'^mid_block\.attentions\.0\.', 'middle.0.attn.'),
             (r'^mid_block\.resnets\.(\d)\.', r'middle.\1.res.'), *ATTENTION, *TIMERESBLOCK]
 
 def convert_unet(unet:Any, z:int, betas:tuple)->Denoiser: # UNet2DModel, latent channels

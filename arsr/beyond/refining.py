@@ -88,13 +88,13 @@ class Enlargements(SeededDataset):
 # %% ../../nbs/beyond/03_refining.ipynb #25e4cec4
 class Windows(Enlargements):
     "A window of an LR input and of its latents, and the ground truth at a few points of it."
-    def __init__(self, renders:Renders, latents:dict, factor:int|None=4, crop:int=16, queries:int=512): # crop: a side
+    def __init__(self, renders:Renders, latents:dict, factor:int=4, crop:int=16, queries:int=512): # crop: LR pixels
         super().__init__(renders, latents, factor)
         self.crop, self.queries = crop, queries
 
     def sample(self, rng)->dict: # z, cond (z,k,k), lr (3,crop,crop) in [-1,1]; coord, cell (q,2) and rgb (q,3)
         inputs, truth = self.pick(rng)
-        side = min(x.shape[-1] for x in inputs.values())  # of the coarsest, in which `crop` counts
+        side = inputs['lr'].shape[-1]  # a pixel is one latent cell or several
         top, left = random_window(side, self.crop, rng)
         bottom, right = top + self.crop, left + self.crop
         def cut(x):

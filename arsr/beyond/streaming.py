@@ -48,8 +48,7 @@ class TileSource:
         return self.compute((bottom - top, right - left), subwindow(self.window, self.size, ys, xs))
 
 # %% ../../nbs/beyond/02_streaming.ipynb #589cfd2e
-def _chunk(kind, data):
-    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+def _chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
 def strips(size, pixels:int=2**20)->list: # (top, left, bottom, right) of each
     "A picture from top to bottom, in strips of at most so many pixels and at least one line."
@@ -65,7 +64,6 @@ def _about(info)->bytes: # chunks
     if info.xmp: out += _chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0' + info.xmp)
     return out
 
-# %% ../../nbs/beyond/02_streaming.ipynb #b4d7f90b
 def write_png(path, pixels:TileSource):
     "Write a PNG strip by strip."
     (H, W), depth, kind = pixels.size, pixels.depth, {1: 0, 2: 4, 3: 2, 4: 6}[pixels.channels]

@@ -6,7 +6,7 @@
 __all__ = ['BASELINES', 'Lanczos', 'interpolated', 'EDSR', 'LIIFConfig', 'LIIFRegression', 'Implicit', 'window_axis',
            'level_sizes', 'IDMConfig', 'PixelUNet', 'ImplicitDiffusion', 'common_noise', 'PixelSampler', 'SampledField',
            'LowCrops', 'WindowPairs', 'regression_loss', 'perceptual_regression_loss', 'pixel_loss', 'Baseline',
-           'find_baseline', 'save_baseline', 'load_baseline', 'train_baseline']
+           'find_baseline', 'save_baseline', 'load_baseline', 'load_baselines', 'train_baseline']
 
 # %% ../../nbs/lab/02_baselines.ipynb #1c3ede43
 import json
@@ -20,7 +20,7 @@ from einops import rearrange
 from ..autoencoder import conv3, norm
 from ..coords import FULL, check_size, check_window, make_cell, make_coord, pixel_centres, to_image, to_model
 from ..data import (
-    RandomScaleCrops, Renders, SeededDataset, atomic_write, downsample, load_image, random_window, view)
+    RandomScaleCrops, Renders, SeededDataset, atomic_write, downsample, find_named, load_image, random_window, view)
 from ..diffusion import alpha_sigma, cosine_schedule, find_sampler, make_target, q_sample, spaced_schedule, to_x0
 from ..field import Bicubic, ImageField, check_pixels
 from ..liif import LIIF, nearest
@@ -30,7 +30,7 @@ from ..unet import TimeResBlock, time_features, zero
 from ..beyond.refining import patch_loss
 from .metrics import efflite
 from .recipes import find_preset, for_data
-from .stages import log_stage, open_pictures, open_renders, renders_stamp
+from .stages import Run, log_stage
 
 # %% ../../nbs/lab/02_baselines.ipynb #ac311416
 class Lanczos:
@@ -82,7 +82,8 @@ class LIIFRegression(nn.Module):
         return self.liif(self.features(lr), coord, cell)
 
     @torch.no_grad()
-    def upscale(self, image)->ImageField: # path, PIL image, array or tensor -> a field of the input's own size
+    def upscale(self, image, seed=None)->ImageField: # path, PIL image, array or tensor; whatever the seed, the same
+        "A field of the input's own size."
         lr = load_image(image)[None].to(next(self.parameters()).device)
         return ImageField(self.features(to_model(lr)), self.liif, lr.shape[-2:])
 
@@ -304,10 +305,7 @@ BASELINES = {'liif': Baseline(LIIFConfig(), LIIFRegression, LowCrops, regression
                                          Settings(lr=5e-4, batch=16), crop=48),
              'idm': Baseline(IDMConfig(), ImplicitDiffusion, WindowPairs, pixel_loss, Settings(lr=6e-4), crop=64)}
 
-def find_baseline(name:str)->Baseline:
-    "A trained baseline by name; `ValueError` lists what there is."
-    if name not in BASELINES: raise ValueError(f"unknown baseline '{name}'; choose one of {', '.join(BASELINES)}")
-    return BASELINES[name]
+def find_baseline(name:str)->Baseline: return find_named(BASELINES, name, 'baseline') # or `ValueError`
 
 # %% ../../nbs/lab/02_baselines.ipynb #1b3f2096
 def save_baseline(name:str, net, out:Path, **meta):
@@ -319,8 +317,7 @@ def save_baseline(name:str, net, out:Path, **meta):
 def load_baseline(folder, device=None)->nn.Module: # what `train_baseline` left; the GPU if there is one
     "A trained baseline, and how in its `meta`; `ValueError` for a folder without one, damage, another shape."
     folder = Path(folder)
-    if not (folder/'config.json').is_file():
-        raise ValueError(f"{folder} holds no baseline: train one with arsr baseline")
+    if not (folder/'config.json').is_file(): raise ValueError(f"{folder} holds no baseline: train one by arsr baseline")
     def build(config):
         kind = find_baseline(config.get('baseline'))
         net = kind.net(build_config(type(kind.config), config['config']))
@@ -330,22 +327,27 @@ def load_baseline(folder, device=None)->nn.Module: # what `train_baseline` left;
     load_weights(net, folder/'model.safetensors')
     return net.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval().requires_grad_(False)
 
+def load_baselines(folder, device=None)->dict: # of folders like liif-emoji, or None: {} -> name of each -> net
+    "All trained baselines in a folder, as `load_baseline`; `ValueError` where there is none."
+    found = sorted(Path(folder).glob('*/config.json')) if folder else []
+    if folder and not found: raise ValueError(f"no trained baseline in {folder}: train one with arsr baseline")
+    return {path.parent.name: load_baseline(path.parent, device) for path in found}
+
 # %% ../../nbs/lab/02_baselines.ipynb #b188fa73
 def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BASELINES, its folder, of `open_source`
     """Train a baseline as our own upscaler is: same pictures, sizes and task; from OUT/init.safetensors where that is.
 
     `budget` and what is returned are those of `fit`. `ValueError` for an unknown name, wrong numbers, another's folder.
     """
-    kind, out = find_baseline(name), Path(out)
+    kind, out, acc = find_baseline(name), Path(out), accelerator()
     ours = {'emoji': 'emoji-upscale', 'portraits': 'portraits-upscale-8x'}.get(data, 'photo-upscale')
-    preset = for_data(find_preset(ours), data)
+    run = Run(for_data(find_preset(ours), data), out)
     Budget(dict(step=0, seconds=0.), **budget)  # wrong numbers are refused before anything is rendered
     if (out/'config.json').is_file() and read_config(out, lambda config: config.get('baseline')) != name:
         raise ValueError(f"{out} holds another model; use another folder")
-    acc, source = accelerator(), open_pictures(preset, data)
-    inputs = {'pictures': renders_stamp(preset, source)}
+    preset, inputs = run.preset, {'pictures': run.pictures[1]}
     check_inputs(out/name, inputs)
-    with acc.main_process_first(): renders = open_renders(preset, source, inputs['pictures'], out)
+    with acc.main_process_first(): renders = run.renders
     torch.manual_seed(kind.settings.seed)
     net = load_if_exists(kind.net(kind.config), out/'init.safetensors')
     crop = kind.crop or (preset.base if preset.lr_sides else preset.crop)  # where a part lies says what it is
@@ -354,6 +356,6 @@ def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BA
     if acc.is_main_process:
         meta = dict(data=Path(str(data)).name, factor=preset.factor)
         save_baseline(name, net, out, **meta, steps=state['step'], minutes=round(state['seconds'] / 60, 1))
-        log_stage(out, name, state, kind.settings)
+        log_stage(run, name, state, kind.settings)
     acc.wait_for_everyone()
     return state

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PHOTOS', 'SAMPLES', 'ANSWERED', 'TITLES', 'DATASETS', 'DATA', 'NEW', 'ENLARGED', 'DistinctDrawings',
            'evaluation_photos', 'compare_upscaled', 'mean_row', 'measure_photos', 'measure_drawings', 'named_row',
-           'portrait_figures', 'held_out_features', 'new_features', 'generation_figures', 'baseline_answers',
-           'portrait_answers', 'upscaling_figures', 'answers_differ', 'portrait_tables', 'commit', 'measure',
-           'write_answers', 'markdown_table', 'card', 'hub_figures', 'hub_card', 'write_card', 'ship']
+           'portrait_figures', 'held_out_features', 'new_features', 'generation_figures', 'portrait_answers',
+           'upscaling_figures', 'answers_differ', 'portrait_tables', 'commit', 'measure', 'write_answers',
+           'markdown_table', 'card', 'hub_figures', 'hub_card', 'write_card', 'ship']
 
 # %% ../../nbs/lab/06_cards.ipynb #73a0282e
 import json, platform, shutil, subprocess
@@ -21,7 +21,7 @@ import arsr
 from ..coords import resize
 from ..data import Drawings, atomic_write, downsample, load_image
 from ..field import sample_bicubic, sheet
-from .baselines import ImplicitDiffusion, load_baseline
+from .baselines import ImplicitDiffusion, load_baselines
 from .metrics import (
     diversity, efflite, first_stage_psnr, frechet, interval, precision_recall, psnr, sharpness, shrunk_psnr)
 from ..pipeline import ARSR, PARTS
@@ -87,7 +87,7 @@ def portrait_figures(pipe:ARSR, each:int=16)->dict: # family and size -> a row o
     "The first stage on held-out portraits of every family at 128 px."
     rows = {}
     for family in portrait_families():
-        found = first_stage_psnr(pipe.parts['first'], Portraits('valid', family), sizes=(128, 512, 1024), limit=each)
+        found = first_stage_psnr(pipe.first, Portraits('valid', family), sizes=(128, 512, 1024), limit=each)
         rows |= {f'{family}, {size} px': named_row(row) for size, row in found.items()}
     return rows
 
@@ -114,22 +114,19 @@ def generation_figures(new, size:int)->dict: # (n,d) features of portraits rende
         row |= {name + k: round(figures[k], d) for k, d in dict(fd=1, se=1, precision=3, recall=3).items()}
     return row | {'n': len(new)}
 
-def baseline_answers(net, lr, size:int): # of `load_baseline`, (n,3,16,16) -> (n,3,size,size)
-    how = dict(seed=0) if isinstance(net, ImplicitDiffusion) else {}
-    return torch.cat([net.upscale(x, **how).render(size=size) for x in lr])
-
 # %% ../../nbs/lab/06_cards.ipynb #9d2964c4
 def portrait_answers(pipe:ARSR, lr, size:int, baselines:dict)->dict: # (n,3,16,16) -> name: (n,3,size,size)
     "Every way to enlarge faces; above 128 px without what takes hours, a mean of 16 and image-space diffusion."
     def ours(seed=0, **how):
         fields = [pipe.upscale(x, seed=seed, **how) for x in lr.split(20)]
         return torch.cat([field.render(size=size) for field in fields])
+    def theirs(net): return torch.cat([net.upscale(x, seed=0).render(size=size) for x in lr])
     one, small = ours(back_project=False), size <= 128
     found = {'bicubic': sample_bicubic(lr, (size, size)).clamp(0, 1), 'one sample': one,
              'one sample + back-projection': ours(back_project=True),
              'one evaluation': ours(steps=1, back_project=False)}
     if small: found['mean of 16 samples'] = sum((ours(1000 * k, back_project=False) for k in range(1, 16)), one) / 16
-    return found | {name: baseline_answers(net, lr, size) for name, net in baselines.items()
+    return found | {name: theirs(net) for name, net in baselines.items()
                     if small or not isinstance(net, ImplicitDiffusion)}
 
 def upscaling_figures(pipe:ARSR, n:int, size:int, baselines:dict)->dict: # faces, pixels; name -> net; way -> figures
@@ -176,7 +173,7 @@ def measure(pipe:ARSR, baselines:dict)->dict: # name -> net, compared with portr
            'threads': torch.get_num_threads(), 'commit': commit(), 'seed': 0}
     if pipe.meta['name'] == 'photo': return out | {'photographs x4': measure_photos(pipe)}
     if pipe.meta['name'] == 'portraits': return out | portrait_tables(pipe, baselines)
-    rows = first_stage_psnr(pipe.parts['first'], DistinctDrawings())
+    rows = first_stage_psnr(pipe.first, DistinctDrawings())
     out['first stage, held-out drawings'] = {size: named_row(row) for size, row in rows.items()}
     if pipe.upscaler: out |= {f'held-out drawings x{s}': measure_drawings(pipe, s) for s in (4, 16)}
     return out
@@ -243,10 +240,8 @@ def hub_card(pipe:ARSR, folder:Path): # with a README.md and a results.json
 # %% ../../nbs/lab/06_cards.ipynb #110622ed
 def write_card(folder:Path, remarks:str='', baselines=None): # targets missed; folder of baselines, for portraits
     "Measure the model in `folder` and write results.json and README.md beside its weights."
-    found = sorted(Path(baselines).glob('*/config.json')) if baselines else []
     pipe, folder = ARSR.from_pretrained(folder, device='cpu'), Path(folder)
-    nets = {path.parent.name: load_baseline(path.parent, 'cpu') for path in found}
-    results, log = measure(pipe, nets), json.loads((folder/'training.json').read_text())
+    results, log = measure(pipe, load_baselines(baselines, 'cpu')), json.loads((folder/'training.json').read_text())
     atomic_write(folder/'results.json', lambda part: part.write_text(json.dumps(results, indent=1)))
     atomic_write(folder/'README.md', lambda part: part.write_text(card(pipe.meta['name'], log, results, remarks)))
     hub_card(pipe, folder)

@@ -118,11 +118,10 @@ def composition_figures(readings:list, bar:float)->dict: # of pictures, and the 
     "Shares that are whole, new, forbidden, and distance of frequencies: of pictures whose parts are all recognised."
     whole = [r for r in readings if r.confidence >= bar]
     pairs = [sum(meeting_share(r.family, pair) for pair in PAIRS[r.family]) for r in whole]
-    return dict(
-        whole=len(whole) / len(readings), n=len(readings), part_distance=part_distance(whole),
-        new=sum(held_out(combination(r.family, r.parts)) for r in whole) / len(whole),
-        forbidden=sum(has_pair(r.family, r.parts) for r in whole) / len(whole),
-        forbidden_if_independent=sum(pairs) / len(pairs))
+    return dict(whole=len(whole) / len(readings), n=len(readings), part_distance=part_distance(whole),
+                new=sum(held_out(combination(r.family, r.parts)) for r in whole) / len(whole),
+                forbidden=sum(has_pair(r.family, r.parts) for r in whole) / len(whole),
+                forbidden_if_independent=sum(pairs) / len(pairs))
 
 # %% ../../nbs/lab/08_composition.ipynb #bbbf6b90
 def seen_pair(family:str, pair:dict)->dict: # of `PAIRS` -> attribute -> option

@@ -11,6 +11,7 @@ __all__ = ['NANO', 'SMALL', 'FAST', 'KINDS', 'BOUNDED', 'PHOTOS', 'PORTRAITS', '
 from dataclasses import dataclass, field, replace
 from typing import Any
 from ..beyond.fast import FastConfig
+from ..data import find_named
 from ..field import FirstStageConfig, check_factor
 from ..portraits import portrait_families, portrait_rows
 from ..train import Settings
@@ -113,7 +114,4 @@ PRESETS = {
         data='lsun:data', base=256, sizes=(32, 256), crop=256, factor=16, room=0, settings=_published()),
 }
 
-def find_preset(name:str)->Preset:
-    "A preset by name; `ValueError` lists what there is."
-    if name not in PRESETS: raise ValueError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+def find_preset(name:str)->Preset: return find_named(PRESETS, name, 'preset') # or `ValueError`

@@ -3,7 +3,7 @@ import { Map } from './map.js'
 
 const $ = id => document.getElementById('draw-' + id)
 const post = (type, more = {}) => worker.postMessage({ type, id: ++asked, ...more })
-let worker, model, asked = 0, waiting = null, small = null
+let worker, model, asked = 0, waiting = null, small = null, laid = false
 
 function start() {
   $('off').hidden = true
@@ -43,10 +43,19 @@ function bitmap(pixels, [h, w]) {
 
 function begin(words) {
   busy(true)
-  $('still').hidden = true
   status(words, 0)
   $('readout').textContent = ''
   $('steps').replaceChildren()
+  $('steps').hidden = true
+  laid = false
+}
+
+function lay(count) { // the panes of so many pictures, and one for bicubic enlargement
+  laid = true
+  $('still').hidden = true
+  $('tools').hidden = false
+  map.show([...Array(count).fill('estimate, roughly decoded'), 'bicubic'])
+  map.box.classList.toggle('four', count > 1)
 }
 
 // ---- what the worker tells
@@ -61,10 +70,13 @@ const shows = {
     busy(false)
   },
   loading({ done, total }) { status(`loading the model: ${megabytes(done)} of ${megabytes(total)} MB`, done / total) },
-  step({ step, steps, size, pixels }) {
+  step({ step, steps, size, pictures }) {
     status(`denoising: step ${step} of ${steps}`, step / steps)
-    if (!pixels) return
-    const item = document.createElement('li'), canvas = bitmap(pixels, [size, size])
+    const canvases = pictures.map(pixels => bitmap(pixels, [size, size]))
+    if (!laid) lay(canvases.length)
+    canvases.forEach((canvas, k) => map.put(k, canvas, [0, 0, 1, 1], true))
+    if (canvases.length > 1) return
+    const item = document.createElement('li'), [canvas] = canvases
     canvas.setAttribute('role', 'img')
     canvas.setAttribute('aria-label', `estimate after step ${step} of ${steps}`)
     item.append(canvas)
@@ -76,9 +88,7 @@ const shows = {
     const what = count === 1 ? `The portrait of seed ${$('seed').value}` : `${count} answers`
     status(`${what}, in ${(ms / 1000).toFixed(1)} s on the ${provider === 'webgpu' ? 'GPU' : 'CPU'}.`)
     const names = count === 1 ? ['decoded for these pixels'] : Array.from({ length: count }, (_, k) => `answer ${k + 1}`)
-    map.show([...names, count === 1 ? `bicubic, from ${model.config.meta.size} px` : 'bicubic, from the small picture'])
-    map.box.classList.toggle('four', count > 1)
-    $('tools').hidden = false
+    map.label([...names, count === 1 ? `bicubic, from ${model.config.meta.size} px` : 'bicubic, from the small picture'])
     map.go()
   },
   view({ id, pane, size, window, pixels, ms, exact }) {

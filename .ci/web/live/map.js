@@ -18,13 +18,20 @@ export class Map {
     this.panes = names.map(name => {
       const figure = document.createElement('figure'), canvas = document.createElement('canvas')
       canvas.setAttribute('role', 'img')
-      canvas.setAttribute('aria-label', name)
-      figure.append(canvas, Object.assign(document.createElement('figcaption'), { textContent: name }))
+      figure.append(canvas, document.createElement('figcaption'))
       return { figure, canvas, drawn: null }
     })
+    this.label(names)
     this.box.replaceChildren(...this.panes.map(p => p.figure))
     this.box.hidden = false
     Object.assign(this, { x: .5, y: .5, zoom: 1 })
+  }
+
+  label(names) { // what each pane is said to show
+    for (const [k, { figure, canvas }] of this.panes.entries()) {
+      canvas.setAttribute('aria-label', names[k])
+      figure.lastChild.textContent = names[k]
+    }
   }
 
   get size() { return Math.max(1, Math.round(this.panes[0].canvas.clientWidth * devicePixelRatio)) }
@@ -39,12 +46,13 @@ export class Map {
     const half = .5 / this.zoom
     this.x = clamp(x, half, 1 - half)
     this.y = clamp(y, half, 1 - half)
+    this.box.toggleAttribute('data-whole', this.zoom === 1)
     for (const pane of this.panes) this.paint(pane)
     this.changed()
   }
 
-  put(k, image, window) { // a view that has come: an ImageBitmap or canvas, and the window that it shows
-    this.panes[k].drawn = { image, window }
+  put(k, image, window, rough = false) { // a view that has come: an ImageBitmap or canvas, and the window that it shows
+    this.panes[k].drawn = { image, window, rough }
     this.paint(this.panes[k])
   }
 
@@ -55,6 +63,7 @@ export class Map {
     const [top, left] = this.window, [t, l, b, r] = drawn.window, scale = n * this.zoom, g = canvas.getContext('2d')
     const same = drawn.image.width === n && Math.abs(b - t - 1 / this.zoom) < 1e-9 && Math.abs(t - top) + Math.abs(l - left) < 1e-9
     g.clearRect(0, 0, n, n)
+    g.filter = drawn.rough ? `blur(${n / 110}px)` : 'none' // the cells of an estimate are not to be seen
     if (same) g.drawImage(drawn.image, 0, 0) // pixel by pixel, nothing resampled
     else g.drawImage(drawn.image, (l - left) * scale, (t - top) * scale, (r - l) * scale, (b - t) * scale)
   }

@@ -52,19 +52,19 @@ export function fromRGBA(bytes) { // (q,4) bytes -> (q,3) in [-1,1], on white
   return out
 }
 
-export function preview({ weight, side }, z, channels, grid) { // the best linear decoder: 3x3 cells -> side x side pixels each
-  const size = grid * side, out = new Float32Array(3 * size * size), inputs = 9 * channels + 1, k = 3 * side * side
+export function preview({ layers: [first, second], side }, z, channels, grid) { // two small layers: 3x3 cells -> side x side pixels each
+  const size = grid * side, out = new Float32Array(3 * size * size), count = 9 * (channels + 1), wide = first.length / count, k = 3 * side * side
+  const near = new Float32Array(count), hidden = new Float32Array(wide + 1).fill(1)
+  const times = (weight, row, input) => { let sum = 0; for (let i = 0, at = row * input.length; i < input.length; i++) sum += weight[at + i] * input[i]; return sum }
   for (let y = 0; y < grid; y++) for (let x = 0; x < grid; x++) {
-    const near = new Float32Array(inputs).fill(1)
-    for (let c = 0, i = 0; c < channels; c++) for (let dy = -1; dy < 2; dy++) for (let dx = -1; dx < 2; dx++, i++) {
-      const row = Math.min(grid - 1, Math.max(0, y + dy)), col = Math.min(grid - 1, Math.max(0, x + dx))
-      near[i] = z[(c * grid + row) * grid + col]
+    for (let c = 0, i = 0; c <= channels; c++) for (let row = y - 1; row < y + 2; row++) for (let col = x - 1; col < x + 2; col++, i++) {
+      const inside = row >= 0 && row < grid && col >= 0 && col < grid
+      near[i] = !inside ? 0 : c === channels ? 1 : z[(c * grid + row) * grid + col] // last, where the picture is
     }
+    for (let j = 0; j < wide; j++) hidden[j] = Math.max(0, times(first, j, near))
     for (let o = 0; o < k; o++) {
-      let sum = 0
-      for (let i = 0; i < inputs; i++) sum += weight[o * inputs + i] * near[i]
       const c = o % 3, px = (o / 3 | 0) % side, py = o / (3 * side) | 0
-      out[3 * ((y * side + py) * size + x * side + px) + c] = sum
+      out[3 * ((y * side + py) * size + x * side + px) + c] = times(second, o, hidden)
     }
   }
   return out

@@ -122,14 +122,16 @@ function guided(label, guidance, dims) { // classifier-free guidance (Ho and Sal
   }
 }
 
+function estimates(n, [channels, cells]) { // tells of each step and its n pictures, decoded roughly
+  return (step, steps, x0) => tell({ type: 'step', step, steps, size: cells * model.preview.side, pictures: Array.from({ length: n }, (_, k) =>
+    toRGBA(preview(model.preview, x0.slice(k * x0.length / n, (k + 1) * x0.length / n), channels, cells))) })
+}
+
 async function generate({ seed, label }) {
   await load('generator', 'decoder', 'renderer', 'fast_grid', 'fast')
   const started = performance.now(), dims = shape(), [channels, cells] = dims, size = model.config.meta.size
   const z = noise(seed, channels * cells * cells), denoise = guided(label, model.options.generate.guidance, dims)
-  await decode(await sample('generator', 'generate', z, 1, denoise, (step, steps, x0) => {
-    const pixels = toRGBA(preview(model.preview, x0, channels, cells))
-    tell({ type: 'step', step, steps, size: cells * model.preview.side, pixels })
-  }), dims)
+  await decode(await sample('generator', 'generate', z, 1, denoise, estimates(1, dims)), dims)
   source = { image: await render(fields[0], [size, size], [0, 0, 1, 1], 'renderer'), side: size }
   tell({ type: 'ready', count: 1, ms: performance.now() - started, provider })
 }
@@ -146,7 +148,7 @@ async function upscale({ pixels, side, seed, n }) { // an RGBA square -> n diffe
   const cond = tensor(repeated, n, ...dims), z = new Float32Array(repeated.length)
   for (let k = 0; k < n; k++) z.set(noise(seed + k, data.length), k * data.length)
   const denoise = async (z, t) => (await run('upscaler', { z_t: tensor(z, n, ...dims), t: integers(Array(n).fill(t), n), cond })).data
-  await decode(await sample('upscaler', 'upscale', z, n, denoise, (step, steps) => tell({ type: 'step', step, steps })), dims)
+  await decode(await sample('upscaler', 'upscale', z, n, denoise, estimates(n, dims)), dims)
   source = { image, side }
   tell({ type: 'ready', count: n, ms: performance.now() - started, provider })
 }
