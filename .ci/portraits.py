@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np, torch
 from einops import rearrange
 from arsr import ARSR
-from arsr.alignment import AlignmentLoss
+from arsr.alignment import AlignmentLoss, freeze
 from arsr.beyond.fast import DistillationLoss
 from arsr.beyond.refining import DecoderLoss
 from arsr.coords import FULL, make_cell, make_coord, subwindow, to_model
@@ -28,7 +28,7 @@ from arsr.diffusion import q_sample, sample_dpmpp_2m, spaced_schedule
 from arsr.lab.cards import commit, new_features
 from arsr.lab.metrics import efflite, frechet, interval, psnr, shrunk_psnr
 from arsr.lab.recipes import find_preset
-from arsr.lab.stages import lr_view, stage_errors
+from arsr.lab.stages import LEVELS, lr_view, stage_errors
 from arsr.pipeline import WEIGHTS, load_weights, save_weights
 from arsr.portraits import Portraits
 from arsr.train import Latents, Settings, encode_renders, fast_arithmetic, fit, machine, precision
@@ -38,7 +38,6 @@ SHIPPED = WEIGHTS/'portraits'
 PRESETS = {'generator': find_preset('portraits-generate'), 'upscaler': find_preset('portraits-upscale-8x')}
 ENCODED, CONDITIONS, EDITED = 32_000, 4_000, 4_000  # portraits whose latents are kept, LR inputs, latents edited
 WINDOW, PATCH = 16, 48  # side of a decoder's window in cells, of its patch in pixels
-LEVELS = 100, 200, 300, 400  # of noise, from which latents are edited
 
 class Faces(Renders):
     "Portraits rendered when asked for, 40% of them adventurers: line drawings are the hardest to learn."
@@ -85,7 +84,7 @@ class Folder:
 
 def load(net, path): # a module, a weights file -> the module, frozen
     load_weights(net, path)
-    return net.eval().requires_grad_(False)
+    return freeze(net)
 
 # ---- the two denoisers
 
@@ -116,7 +115,7 @@ def write_curve(folder:Folder, task:str, n:int=32):
     x = torch.stack([held.view(i, p.base) for i in range(n)])
     lr = torch.cat([lr_view(p, x[i:i + 1], i) for i in range(n)]) if task == 'upscaler' else None
     nets = {stage: folder.model(task, f'{task}-{stage}') for stage in ('latent', 'control', 'align')}
-    levels = folder.model(task).alphas_cumprod[list(steps)].tolist()
+    levels = nets['latent'].alphas_cumprod[list(steps)].tolist()
     curve = {'alphas_cumprod': levels, 'pictures': n} | stage_errors(first, nets, x, lr, steps)
     (folder.path/f'alignment-{task}.json').write_text(json.dumps(curve))
 
@@ -137,19 +136,18 @@ def family_alone(label:torch.Tensor)->torch.Tensor: # (1+k,) -> (1+k,), no attri
 @torch.no_grad()
 def edited(folder:Folder, task:str)->torch.Tensor: # (n,c,h,w) half precision
     "Latents with noise added, from one of LEVELS, and removed by a denoiser in two to six steps (SDEdit)."
-    path = folder.path/f'edited-{task}.f16'
-    stages = [f'{task}-{k}' for k in ('guide', 'align', 'latent')]
-    net, z, source = folder.model(task, *stages), folder.latents()[:EDITED, 0].float(), Portraits('train')
+    path, z = folder.path/f'edited-{task}.f16', folder.latents()[:EDITED, 0]
     if not path.exists():
+        net = folder.model(task, *(f'{task}-{k}' for k in ('guide', 'align', 'latent')))
+        if task == 'upscaler': given = dict(cond=folder.latents('cond')[:EDITED, 0].float())
+        else: given = dict(label=torch.stack([family_alone(Portraits('train').label(i)) for i in range(EDITED)]))
         rng, done = torch.Generator().manual_seed(0), []
         for k, i in enumerate(torch.arange(EDITED).split(50)):
-            level = LEVELS[k % len(LEVELS)]
-            if task == 'upscaler': given = dict(cond=folder.latents('cond')[i, 0].float())
-            else: given = dict(label=torch.stack([family_alone(source.label(int(j))) for j in i]))
-            eps = torch.randn(z[i].shape, generator=rng)
-            z_t = q_sample(z[i], torch.full((len(i),), level - 1), eps, net.alphas_cumprod)
+            level, eps = LEVELS[k % len(LEVELS)], torch.randn(z[i].shape, generator=rng)
+            z_t = q_sample(z[i].float(), torch.full((len(i),), level - 1), eps, net.alphas_cumprod)
             schedule = spaced_schedule(net.alphas_cumprod[:level], 1 + level // 80)
-            with fast_arithmetic('cpu'): done.append(sample_dpmpp_2m(partial(net, **given), z_t, schedule).half())
+            denoise = partial(net, **{name: x[i] for name, x in given.items()})
+            with fast_arithmetic('cpu'): done.append(sample_dpmpp_2m(denoise, z_t, schedule).half())
         path.write_bytes(torch.cat(done).numpy().tobytes())
     return torch.from_file(str(path), size=z.numel(), dtype=torch.half).view(z.shape)
 
