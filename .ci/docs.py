@@ -14,7 +14,7 @@ from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, add_fold, add_show_docs, clean_show_doc, exec_show_docs, mv_exports
 from nbdev.showdoc import showdoc_nm
 from smalldocs.layout import KATEX
-from pages import extract, finish
+from pages import extract, finish, join_prints
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, WEB, PROC, DOCS, CACHE = (ROOT/name for name in ('nbs', '.ci/web', '_proc', '_docs', '.cache'))
@@ -127,6 +127,7 @@ def process():
         nb = read_nb(src)
         extract(nb, page_of(src), PROC/'figures')
         split_title(nb)
+        join_prints(nb)
         Lesson()(nb)
         dst = PROC/page_of(src).with_suffix('.ipynb')
         dst.parent.mkdir(parents=True, exist_ok=True)

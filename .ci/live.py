@@ -60,6 +60,12 @@ def write(graph, path:Path):
     path.write_bytes(model.SerializeToString())
     return path
 
+STEPS = 12  # at most: a reader waits for them, on whatever machine
+
+def page_options(pipe, task:str)->dict: # 'generate' or 'upscale'
+    options = pipe.options(task)
+    return options | {'steps': min(options['steps'], STEPS)}
+
 def export(name, cache:Path)->Path: # as for `find_weights`
     "A folder of the page's networks and model.json, with a preview and sizes of files, exported once and kept."
     folder, part = cache/f'{Path(name).name}-{fingerprint(find_weights(name))}', cache/'part'
@@ -71,7 +77,7 @@ def export(name, cache:Path)->Path: # as for `find_weights`
     if 'upscaler' not in found: del found['encoder'] # the page encodes what it enlarges, and nothing else
     for stem, graph in found.items(): write(graph, part/f'{stem}.onnx')
     model = manifest(pipe, found) | dict(preview=small_decoder(pipe))
-    model['options'] = {task: pipe.options(task) for task, net in TASKS.items() if net in pipe.parts}
+    model['options'] = {task: page_options(pipe, task) for task, net in TASKS.items() if net in pipe.parts}
     for file, entry in model['files'].items(): entry['bytes'] = (part/file).stat().st_size
     (part/'model.json').write_text(json.dumps(model))
     return part.rename(folder)

@@ -84,14 +84,23 @@ def bands(spans, n, gap=6): # slices of n pixels; breaks of up to `gap` pixels a
     for span in spans: taken[span] = True
     return ndimage.binary_closing(np.pad(taken, gap), np.ones(gap + 1))[gap:-gap]
 
+def inside(part, ink): # slices of two axes, (h,w) bool -> slices
+    "A bar of colours without the ticks at its side; nothing where a part is no such bar."
+    sides = sorted(span.stop - span.start for span in part)
+    solid = ndimage.binary_opening(ink[part], np.ones((5, 5)))
+    if not 6 < sides[0] <= 22 or sides[1] < 60 or not solid.any(): return slice(0), slice(0)
+    found = (np.flatnonzero(solid.any(1 - axis)) + part[axis].start for axis in (0, 1))
+    return tuple(slice(at[0], at[-1] + 1) for at in found)
+
 def panels(image, size): # (w, h) on the page in pixels -> (h,w) bool, of the image's own
     "Rows and columns that hold something larger than letters: the pictures of a figure, without its titles."
     ink = np.asarray(image.resize(size, Image.Resampling.BOX)).min(-1) < 245
     parts = ndimage.find_objects(ndimage.label(ink, np.ones((3, 3)))[0])
     large = [part for part in parts if all(span.stop - span.start > 22 for span in part)]
     rows, columns = (bands([part[axis] for part in large], n) for axis, n in enumerate(ink.shape))
-    whole = Image.fromarray(rows[:, None] & columns).resize(image.size, Image.Resampling.NEAREST)
-    return np.asarray(whole)
+    whole = rows[:, None] & columns
+    for part in parts: whole[inside(part, ink)] = True
+    return np.asarray(Image.fromarray(whole).resize(image.size, Image.Resampling.NEAREST))
 
 def for_dark(image, kept): # RGB; (h,w) bool: what stays as it is -> RGBA
     "White becomes transparent and black light, hues remain: what was drawn on paper, for a dark page."
@@ -143,6 +152,17 @@ def extract(nb, page, folder):
             below = caption if out is found[-1][0] else ''
             alt = html.escape(alt_text(cells, k))
             out['data'] = {'text/html': figure(f'{up}{folder.name}/{name}', size, classes, alt, below)}
+
+def join_prints(nb):
+    "What a cell has printed at several moments, as one block."
+    def kind(out): return out['output_type'], out.get('name')
+    for cell in nb['cells']:
+        found = []
+        for out in cell.get('outputs', []):
+            if found and kind(out) == kind(found[-1]) and out['output_type'] == 'stream':
+                found[-1]['text'] = [*found[-1]['text'], *out['text']]  # lines, or letters
+            else: found.append(out)
+        if found: cell['outputs'] = found
 
 # ---- pages as they are built
 
@@ -198,6 +218,7 @@ def finish(docs, root): # root: where the site stands on its server, such as /ar
         text = re.sub(r'<img [^>]*>', lambda m, page=page: size_image(m, page), text)
         text = re.sub(r'<table.*?</table>', box_table, text, flags=re.S)
         text = CODE.sub(hang_lines, text)
+        text = re.sub(r'<div class="cell-output cell-output-display">\s*</div>\n?', '', text)  # room for nothing
         if page.name == '404.html': text = text.replace('<head>', f'<head><base href="{root}">', 1)
         text = text.replace('</head>', f'<script src="{up}/site.js" defer></script></head>', 1)
         text = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', text)

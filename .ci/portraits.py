@@ -4,6 +4,7 @@
     python .ci/portraits.py generator FOLDER --minutes 80  the denoising loss, begun with the weights that ship
     python .ci/portraits.py align-generator FOLDER       alignment, and as many steps without it, for comparison
     python .ci/portraits.py guide FOLDER --weak FILE     autoguidance distilled into the generator
+    python .ci/portraits.py mean FOLDER --other FILE     its weights averaged with those of another state
     python .ci/portraits.py upscaler FOLDER --minutes 30; python .ci/portraits.py align-upscaler FOLDER
     python .ci/portraits.py decoder FOLDER --minutes 60  decoder and LIIF on encoded and on edited latents
     python .ci/portraits.py fast FOLDER --minutes 5      the fast renderer of the new decoder
@@ -128,6 +129,12 @@ def guide(folder:Folder, weak:Path, minutes:float, scale:float):
         if isinstance(module, torch.nn.Dropout): module.p = 0.
     folder.train('generator-guide', net, loss, data, p.settings['guide'], minutes=minutes, plan=minutes)
 
+def average(folder:Folder, other:Path):
+    "The mean of two states of one training, weight by weight (model soups, Wortsman et al. 2022)."
+    net, second = folder.model('generator', 'generator-align'), load(folder.model('generator'), other)
+    for a, b in zip(net.parameters(), second.parameters()): a.data.lerp_(b.data, .5)
+    save_weights(net, folder.file('generator-mean'))
+
 # ---- decoder and fast renderer
 
 def family_alone(label:torch.Tensor)->torch.Tensor: # (1+k,) -> (1+k,), no attribute given
@@ -138,7 +145,7 @@ def edited(folder:Folder, task:str)->torch.Tensor: # (n,c,h,w) half precision
     "Latents with noise added, from one of LEVELS, and removed by a denoiser in two to six steps (SDEdit)."
     path, z = folder.path/f'edited-{task}.f16', folder.latents()[:EDITED, 0]
     if not path.exists():
-        net = folder.model(task, *(f'{task}-{k}' for k in ('guide', 'align', 'latent')))
+        net = folder.model(task, *(f'{task}-{k}' for k in ('mean', 'guide', 'align', 'latent')))
         if task == 'upscaler': given = dict(cond=folder.latents('cond')[:EDITED, 0].float())
         else: given = dict(label=torch.stack([family_alone(Portraits('train').label(i)) for i in range(EDITED)]))
         rng, done = torch.Generator().manual_seed(0), []
@@ -239,12 +246,14 @@ if __name__ == '__main__':
     parser.add_argument('folder', type=Folder)
     parser.add_argument('--minutes', type=float, default=8)
     parser.add_argument('--weak', type=Path)
+    parser.add_argument('--other', type=Path)
     parser.add_argument('--scale', type=float, default=2.)
     a = parser.parse_args()
     a.folder.path.mkdir(parents=True, exist_ok=True)
     steps = {
         'latents': lambda: [a.folder.latents(kind) for kind in ('z', 'cond')],
         'decoder': partial(train_decoder, a.folder, a.minutes), 'fast': partial(train_fast, a.folder, a.minutes),
+        'mean': partial(average, a.folder, a.other),
         'guide': partial(guide, a.folder, a.weak, a.minutes, a.scale), 'measure': partial(measure, a.folder),
         **{task: partial(train_denoiser, a.folder, task, a.minutes) for task in PRESETS},
         **{f'align-{task}': partial(align, a.folder, task, a.minutes) for task in PRESETS}}

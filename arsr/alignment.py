@@ -28,7 +28,8 @@ class AlignmentLoss:
     drop:float = .1              # share of labels replaced by 'unknown'
 
     def __post_init__(self):
-        if self.kind not in ('l1', 'l2'): raise ValueError(f"kind must be 'l1' or 'l2', not '{self.kind}'")
+        if self.kind not in ('l1', 'l2'):
+            raise ValueError(f"kind must be 'l1' or 'l2', not '{self.kind}'")
 
     def __call__(self,
         denoiser:Denoiser, # the model being trained

@@ -70,7 +70,8 @@ class Encoder(nn.Module):
         for i, (a, b) in enumerate(zip([ch, *chs], chs)):
             layers += [ResBlock(a if r == 0 else b, b) for r in range(n_res)]
             if i < len(mult) - 1: layers.append(Halve(b) if one_sided else conv3(b, b, stride=2))
-        self.layers = nn.Sequential(*layers, middle(b), norm(b), nn.SiLU(), conv3(b, z), nn.Conv2d(z, z, 1))
+        layers += [middle(b), norm(b), nn.SiLU(), conv3(b, z), nn.Conv2d(z, z, 1)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, x:Tensor)->Tensor: # (n,3,H,W) in [-1,1] -> (n,z,H/f,W/f)
         return self.layers(x)
@@ -82,7 +83,8 @@ class Decoder(nn.Module):
         super().__init__()
         chs = [ch * m for m in reversed(mult)]
         layers:list[nn.Module] = [nn.Conv2d(z, z, 1), conv3(z, chs[0]), middle(chs[0])]
-        for a, b in zip([chs[0], *chs], chs): layers += [ResBlock(a if r == 0 else b, b) for r in range(n_res + 1)]
+        for a, b in zip([chs[0], *chs], chs):
+            layers += [ResBlock(a if r == 0 else b, b) for r in range(n_res + 1)]
         self.layers, self.n_feat = nn.Sequential(*layers), chs[-1]
 
     def forward(self, z:Tensor)->Tensor: # (n,z,h,w) -> (n,ch*mult[0],h,w)

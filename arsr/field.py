@@ -45,7 +45,8 @@ class FirstStageConfig:
 
 def check_factor(factor:int, f:int): # of an LR input, of a latent
     "`ValueError` unless an LR input enlarged by `factor` is a whole number of latent cells."
-    if factor < f or factor % f: raise ValueError(f"factor must be a multiple of f, which is {f}, not {factor}")
+    if factor < f or factor % f:
+        raise ValueError(f"factor must be a multiple of f, which is {f}, not {factor}")
 
 # %% ../nbs/04_field.ipynb #5e37433b
 class _Gather(torch.autograd.Function):
@@ -65,7 +66,8 @@ class _Gather(torch.autograd.Function):
 class SyncBatchNorm(nn.BatchNorm2d):
     "Batch normalisation over the batches of all processes, on any device."
     def forward(self, x:Tensor)->Tensor: # (n,c,h,w) of this process -> the same
-        if not (self.training and dist.is_available() and dist.is_initialized()): return super().forward(x)
+        several = dist.is_available() and dist.is_initialized()
+        if not (self.training and several): return super().forward(x)
         whole = super().forward(_Gather.apply(x.contiguous()))
         return whole.chunk(dist.get_world_size())[dist.get_rank()]
 
@@ -111,8 +113,9 @@ def downscale_pair(z:Tensor, image:Tensor, q:int)->tuple: # (n,z,h,h), (n,3,H,H)
     k = int(torch.randint(-(-z.shape[-1] // 2), z.shape[-1], ()))
     size = k * image.shape[-1] // z.shape[-1]
     small, pixels = resize(image, (size, size)), torch.randint(size**2, (q,), device=z.device)
-    coord, cell = (f(size).to(z.device)[pixels].expand(len(z), -1, -1) for f in (make_coord, make_cell))
-    return resize(z, (k, k)), coord, cell, rearrange(small, 'n c h w -> n (h w) c')[:, pixels]
+    def at_pixels(x): return x.to(z.device)[pixels].expand(len(z), -1, -1)
+    rgb = rearrange(small, 'n c h w -> n (h w) c')[:, pixels]
+    return resize(z, (k, k)), at_pixels(make_coord(size)), at_pixels(make_cell(size)), rgb
 
 # %% ../nbs/04_field.ipynb #9b8c2aac
 def l1_loss(first:FirstStage, z:Tensor, coord:Tensor, cell:Tensor, rgb:Tensor)->Tensor:
@@ -139,7 +142,7 @@ class FirstStageLoss:
 # %% ../nbs/04_field.ipynb #bfd9ba19
 def read_bicubic(x:Tensor, coord:Tensor)->Tensor: # (n,c,h,w), (n,H,W,2) -> (n,c,H,W)
     "A picture read as a bicubic function, at any points (row, column) in [-1,1]."
-    return F.grid_sample(x, coord.flip(-1), mode='bicubic', padding_mode='border', align_corners=False)
+    return F.grid_sample(x, coord.flip(-1), 'bicubic', 'border', align_corners=False)
 
 def sample_bicubic(x:Tensor, size, window=FULL)->Tensor: # (n,c,h,w) -> (n,c,H,W)
     "Its value at every pixel centre of a window that is `size` large."
@@ -173,7 +176,8 @@ def check_pixels(size:tuple, limit:int|None, remedy:str, n:int=1)->tuple: # the 
     "`ValueError` for `n` pictures of more than `limit` pixels together; None: no limit."
     (h, w), many = size, f", {n} times," if n > 1 else ''
     if not limit or n * h * w <= limit: return size
-    raise ValueError(f"{w} wide and {h} high{many} is over the limit of {limit:,} pixels at once; {remedy}")
+    over = f"{w} wide and {h} high{many} is over the limit of {limit:,} pixels at once"
+    raise ValueError(f"{over}; {remedy}")
 
 # %% ../nbs/04_field.ipynb #a319cf4f
 def antialiased(draw:Callable, own:tuple, size:tuple, window=FULL)->Tensor:
@@ -181,8 +185,9 @@ def antialiased(draw:Callable, own:tuple, size:tuple, window=FULL)->Tensor:
     axes = [(n, m, *window[k::2]) for k, (n, m) in enumerate(zip(own, size))]
     times = [max(1, math.ceil(n / on_grid(m, lo, hi)[0] - 1e-6)) for n, m, lo, hi in axes]
     if max(times) == 1: return draw(size, window)
-    before, behind = ([min(2, math.floor(gap * m / (hi - lo) + 1e-5)) for (_, m, lo, hi), gap in zip(axes, gaps)]
-                      for gaps in (window[:2], (1 - window[2], 1 - window[3])))
+    before, behind = (
+        [min(2, math.floor(gap * m / (hi - lo) + 1e-5)) for (_, m, lo, hi), gap in zip(axes, gaps)]
+        for gaps in (window[:2], (1 - window[2], 1 - window[3])))
     ends = [(max(0., lo - a * (hi - lo) / m), min(1., hi + b * (hi - lo) / m))
             for (_, m, lo, hi), a, b in zip(axes, before, behind)]
     wide = [a + m + b for a, m, b in zip(before, size, behind)]
@@ -218,9 +223,11 @@ def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is k
         f"cannot tell an image format from '{path.name}'; use one of {', '.join(known)}")
     folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
     if not folder.is_dir(): raise ValueError(f"no such folder: {folder}")
+    there = 'folder' if path.is_dir() else 'pipe or device'
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}; give the name of a file")
-    if not os.access(folder, os.W_OK): raise ValueError(f"nothing may be written into the folder {folder}")
+        raise ValueError(f"{path} is a {there}; give the name of a file")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"nothing may be written into the folder {folder}")
     if size is None or max(size) <= SIDES.get(kind, max(size)): return path
     most = f"a {suffix} file holds at most {SIDES[kind]:,} pixels a side"
     raise ValueError(f"{most}, and not {size[1]} wide and {size[0]} high; use {', '.join(WRITERS)}")
@@ -228,7 +235,8 @@ def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is k
 # %% ../nbs/04_field.ipynb #29bedf51
 def has_alpha(path:Path)->bool:
     "Can files of this format be transparent?"
-    return path.suffix.lower()[1:] in 'png apng webp tif tiff avif gif tga ico jp2 j2k heic heif dds qoi sgi'.split()
+    known = 'png apng webp tif tiff avif gif tga ico jp2 j2k heic heif dds qoi sgi'
+    return path.suffix.lower()[1:] in known.split()
 
 def to_bytes(x:Tensor, depth:int=8)->np.ndarray: # (c,h,w) in [0,1], bits -> (h,w,c)
     "A picture as files hold it."
@@ -252,13 +260,16 @@ def pillow_options(info:PictureInfo)->dict: # of `Image.save`
 
 def write_pillow(field, path:Path, size:tuple, window:tuple)->Path:
     "Write with Pillow, all or nothing, from one array; `ValueError` over the field's `max_pixels`."
-    remedy = f"{path.suffix} is held in memory whole: use {', '.join(WRITERS)}, or raise ImageField.max_pixels"
-    (h, w), info, opaque = check_pixels(size, field.max_pixels, remedy), field.info[0], not has_alpha(path)
+    other = f"use {', '.join(WRITERS)}, or raise ImageField.max_pixels"
+    remedy = f"{path.suffix} is held in memory whole: {other}"
+    h, w = check_pixels(size, field.max_pixels, remedy)
+    info, opaque = field.info[0], not has_alpha(path)
     canvas = np.empty((h, w, info.channels(opaque)), np.uint8)
     for ys in progress(split_range(h, max(1, STRIP // w)), 'writing'):
         part = subwindow(window, size, ys, slice(0, w))
         canvas[ys] = to_bytes(field.layers((ys.stop - ys.start, w), part, opaque)[0])
-    if path.suffix.lower() == '.gif' and info.alpha is not None: canvas[..., -1] = canvas[..., -1] // 128 * 255
+    if path.suffix.lower() == '.gif' and info.alpha is not None:
+        canvas[..., -1] = canvas[..., -1] // 128 * 255
     options = pillow_options(info) | dict(sizes=[(w, h)])  # of an icon
     return atomic_write(path, lambda part: as_pil(canvas).save(part, **options))
 
@@ -305,7 +316,8 @@ class FieldBatch:
         "The same field, bound to a renderer; `ValueError` if it has none of that name."
         if renderer not in ('auto', 'exact', 'fast'):
             raise ValueError(f"renderer must be 'auto', 'exact' or 'fast', not '{renderer}'")
-        if renderer == 'fast' and self.fast is None: raise ValueError("there is no fast renderer for this; use 'exact'")
+        if renderer == 'fast' and self.fast is None:
+            raise ValueError("there is no fast renderer for this; use 'exact'")
         part = copy.copy(self)
         part.choice = renderer
         return part
@@ -318,7 +330,7 @@ class FieldBatch:
 
 # %% ../nbs/04_field.ipynb #fld3c001
 class Rendering(FieldBatch):
-    "From a size and a window to pixels: what the renderer predicts, corrected, grey or transparent."
+    "From a size and a window to pixels: what a renderer predicts, corrected, grey or transparent."
     def output_size(self, size=None, scale=None, window=FULL)->tuple: # (h, w)
         "The size of what `render` returns for the same arguments."
         return output_size(self.size, size, scale, window)
@@ -369,11 +381,12 @@ class Rendering(FieldBatch):
         opaque = opaque or self.info[0].alpha is None
         rgb = self.render(size, window=window) if opaque else self.colours(size, window)
         x = rgb[:, :self.info[0].channels(opaque=True)]
-        return x if opaque else torch.cat([x, self.alpha(size, window)], 1) # type: ignore[list-item]
+        if opaque: return x
+        return torch.cat([x, self.alpha(size, window)], 1) # type: ignore[list-item]
 
 # %% ../nbs/04_field.ipynb #fld3c002
 class ImageField(Rendering):
-    "A batch of images as continuous functions: what to look at and to keep, at any size and window."
+    "A batch of images as continuous functions: to be looked at and kept, at any size and window."
     def _repr_png_(self)->tuple: # what a notebook shows, and its text alternative
         out = io.BytesIO()
         thumbnails(self).save(out, 'png')

@@ -138,12 +138,14 @@ def block_shape(size:tuple, cells:float, block:int)->tuple: # of the output, cel
 def precompute_first_layer(liif:LIIF, feat:Tensor, size:tuple, window:tuple)->tuple:
     "Once for a window: first layer at its lines' cells, (n,lines,w,hidden); `neighbours` twice."
     (H, W), (t, l, b, r), (h, w) = size, window, feat.shape[-2:]
-    (row, rel_r), columns = neighbours(pixel_centres(H, t, b), h), neighbours(pixel_centres(W, l, r), w)
+    row, rel_r = neighbours(pixel_centres(H, t, b), h)
+    columns = neighbours(pixel_centres(W, l, r), w)
     top, bottom = int(row.min()), int(row.max()) + 1
     first, c = linears(liif.mlp)[0], liif.n_feat
     feat = feat[:, :, top:bottom].float()  # half precision is made whole where it is needed
     cell = feat.new_tensor(cell_size(size, window)) * feat.new_tensor([h, w])
-    weight, bias = first.weight[:, :c].float(), first.bias.float() + first.weight[:, c + 2:].float() @ cell
+    weight, w_cell = first.weight[:, :c].float(), first.weight[:, c + 2:].float()
+    bias = first.bias.float() + w_cell @ cell
     lines = rearrange(feat, 'n c h w -> h n w c')
     base = torch.stack([F.linear(line, weight, bias) for line in lines], 1)  # equal in every window
     return base, (row - top, rel_r), columns
@@ -159,7 +161,7 @@ def _block(lines, table, read, layers, weights):
 
 # %% ../nbs/03_liif.ipynb #f71c8b47
 @torch.no_grad()
-def render_grid(liif:LIIF, feat:Tensor, size, window=FULL, block:int|None=None, dtype=torch.float32)->Tensor:
+def render_grid(liif:LIIF, feat:Tensor, size, window=FULL, block=None, dtype=torch.float32)->Tensor:
     "`liif` of features (n,c,h,w) on a window's pixels, (n,n_out,H,W), exactly but for rounding."
     (H, W), window = check_size(size), check_window(window)
     base, (row, rel_r), (col, rel_c) = precompute_first_layer(liif, feat, (H, W), window)
@@ -171,10 +173,12 @@ def render_grid(liif:LIIF, feat:Tensor, size, window=FULL, block:int|None=None, 
     to_rgb = packed_linear(last, torch.float32, high * wide, relu=False)
     table = base.new_zeros(high, 2, first.out_features, MAX_TABLE_CELLS + 1, dtype=dtype)
     table[..., -1] = w_col
-    row, rel_r, out = row.to(base.device), rel_r.to(base), base.new_empty(len(feat), H, W, last.out_features)
+    row, rel_r = row.to(base.device), rel_r.to(base)
+    out = base.new_empty(len(feat), H, W, last.out_features)
     for xs in split_range(W, wide):
         read, cells = gather_matrix(col[:, xs], rel_c[:, xs])
-        read, right, near = read.to(base.device, dtype), rel_c[:, xs].to(base), base[:, :, cells].mT.contiguous()
+        read, right = read.to(base.device, dtype), rel_c[:, xs].to(base)
+        near = base[:, :, cells].mT.contiguous()
         for k, ys in product(range(len(feat)), split_range(H, high)):
             lines = near[k, row[:, ys].T] + (rel_r[:, ys].T[..., None] * w_row)[..., None]
             weights = blend_weights(rel_r[:, ys], right).mT[..., None].to(dtype)

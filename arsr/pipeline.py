@@ -23,7 +23,8 @@ from torch import nn, Tensor
 from .coords import FULL, check_size, resize, split_range, subwindow, tiles, to_image, to_model
 from .data import atomic_write, downsample, load_picture, progress
 from .diffusion import find_sampler, noise_like, spaced_schedule
-from .field import FirstStage, FirstStageConfig, ImageField, check_factor, encode_field, sample_bicubic
+from .field import (
+    FirstStage, FirstStageConfig, ImageField, check_factor, encode_field, sample_bicubic)
 from .portraits import attribute_rows, find_classes, find_option
 from .train import check_finite, fast_arithmetic
 from .unet import Denoiser, DenoiserConfig, cfg_denoiser, tiled_apply
@@ -62,8 +63,8 @@ def load_weights(module:nn.Module, path:Path, what:str='its config.json'): # wha
         f"{path} is not a complete safetensors file ({e}); fetch or train it again") from None
     def shapes(state): return {(k, x.shape) for k, x in state.items()}
     wrong = sorted({k for k, _ in shapes(module.state_dict()) ^ shapes(tensors)})
-    if wrong: raise ValueError(f"{path} does not fit {what}: {len(wrong)} tensors differ in name or shape, "
-                               f"the first is '{wrong[0]}'")
+    if wrong: raise ValueError(f"{path} does not fit {what}: {len(wrong)} tensors differ in name "
+                               f"or shape, the first is '{wrong[0]}'")
     module.load_state_dict(tensors)
 
 def load_if_exists(module:nn.Module, path:Path)->nn.Module: # `module`
@@ -79,16 +80,18 @@ def find_weights(name, **hub)->Path: # a name, options of the hub's client -> a 
     for folder in (WEIGHTS/str(name), Path(name)):
         if (folder/'config.json').is_file(): return folder
     if str(name).count('/') == 1 and not Path(name).exists(): return _snapshot(str(name), **hub)
-    known = [*sorted(p.parent.name for p in WEIGHTS.glob('*/config.json')), 'a folder with a config.json']
-    raise ValueError(f"no weights called '{name}': use {', '.join(known)}, or a hub id OWNER/NAME")
+    known = ', '.join(sorted(p.parent.name for p in WEIGHTS.glob('*/config.json')))
+    raise ValueError(f"no weights called '{name}': use {known}, "
+                     "a folder with a config.json, or a hub id OWNER/NAME")
 
 def _snapshot(repo_id, **hub):
     "Weights fetched from the hub, or found in its cache."
     from huggingface_hub import snapshot_download
-    try: return Path(snapshot_download(repo_id, allow_patterns=['*.json', '*.safetensors', '*.md', '*.webp'], **hub))
+    files = ['*.json', '*.safetensors', '*.md', '*.webp']
+    try: return Path(snapshot_download(repo_id, allow_patterns=files, **hub))
     except (OSError, ValueError) as e:  # of the network, of the name
-        reason = str(e).splitlines()[0]
-        raise ValueError(f"'{repo_id}' is no folder here and could not be fetched from the hub: {reason}") from None
+        reason = f"could not be fetched from the hub: {str(e).splitlines()[0]}"
+        raise ValueError(f"'{repo_id}' is no folder here and {reason}") from None
 
 # %% ../nbs/09_pipeline.ipynb #449002c6
 def seeded_generators(n:int, seed:int|None=None, generator:torch.Generator|None=None):
@@ -107,7 +110,8 @@ def matching_classes(meta:dict, category:str|None, wanted:dict)->list: # attribu
     names = meta.get('categories', [])
     meant = [name for name in names if category is None or category in name.split(' / ')]
     known = ', '.join(dict.fromkeys(name.split(' / ')[0] for name in names))
-    if category and not meant: raise ValueError(f"unknown category '{category}'; choose one of {known}")
+    if category and not meant:
+        raise ValueError(f"unknown category '{category}'; choose one of {known}")
     options = {name: meta.get('attributes', {}).get(name, {}) for name in meant}
     if wanted and not any(options.values()): raise ValueError(
         f"the weights '{meta['name']}' know no attributes such as {next(iter(wanted))}")
@@ -121,9 +125,11 @@ def sample_labels(
     category:str|None=None, wanted:dict|None=None, # as for `matching_classes`
 )->Tensor: # (n,), and with attributes wanted (n,1+k), their rows beside the class
     "Classes, sampled as often as in the data. `ValueError` for an unknown category or attribute."
-    weights = torch.tensor(meta['shares']) * torch.tensor(matching_classes(meta, category, wanted or {}))
-    if generator: label = torch.multinomial(weights.to(generator.device), n, replacement=True, generator=generator)
-    else: label = torch.cat([torch.multinomial(weights, 1, generator=g) for g in seeded_generators(n, seed)])
+    matching = matching_classes(meta, category, wanted or {})
+    weights = torch.tensor(meta['shares']) * torch.tensor(matching)
+    def draw(n, g): return torch.multinomial(weights.to(g.device), n, replacement=True, generator=g)
+    draws = [draw(n, generator)] if generator else [draw(1, g) for g in seeded_generators(n, seed)]
+    label = torch.cat(draws)
     if not wanted: return label
     rows, names = attribute_rows(meta['attributes']), [meta['categories'][k] for k in label]
     asked = [[rows[name, *pair] for pair in wanted.items()] for name in names]
@@ -138,10 +144,11 @@ def register_part(name:str, net, config): # net(config()) has it as `cfg`
 
 def build_parts(config:dict)->tuple: # all of config.json -> the parts by name, and the rest, `meta`
     "The networks of a model, with random weights. `ValueError` for parts that are not registered."
-    others = ', '.join(sorted(config.keys() - PARTS.keys() - {'meta'}))
-    if others: raise ValueError(f"the model has {others}, which nobody registered: import arsr.beyond before")
-    wanted = {k: part for k, part in PARTS.items() if k == 'first' or k in config}
-    return {k: net(build_config(cfg, config[k])) for k, (net, cfg) in wanted.items()}, config['meta']
+    new = ', '.join(sorted(config.keys() - PARTS.keys() - {'meta'}))
+    if new:
+        raise ValueError(f"the model has {new}, which nobody registered: import arsr.beyond before")
+    used = {k: part for k, part in PARTS.items() if k == 'first' or k in config}
+    return {k: net(build_config(cfg, config[k])) for k, (net, cfg) in used.items()}, config['meta']
 
 register_part('first', FirstStage, FirstStageConfig)
 register_part('generator', Denoiser, DenoiserConfig)
@@ -151,13 +158,16 @@ register_part('upscaler', Denoiser, DenoiserConfig)
 BATCH_CELLS = 2**16  # of latents that are sampled at once: 64 pictures of 32 x 32, or 16 of 64 x 64
 DEFAULTS = {  # of neither the call nor the weights; refine and restore: where there is such a part
     'generate': dict(steps=10, sampler='dpmpp_2m', guidance=2.),
-    'upscale': dict(steps=2, sampler='dpmpp_2m', refine=None, latent_weight=1., restore=None, back_project=True)}
+    'upscale': dict(steps=2, sampler='dpmpp_2m', refine=None, latent_weight=1., restore=None,
+                    back_project=True)}
 PAPER = dict(refine=False, restore=0., back_project=False)  # the method of the paper alone
 
 def check_number(name:str, value, low=-math.inf, high=math.inf, kind=Real):
     "`ValueError` unless `value` is a finite number, or a whole one (`Integral`), in the range."
-    if isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high: return
-    span = f" between {low} and {high}" if high < math.inf else f" of at least {low}" if low > -math.inf else ''
+    finite = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+    if finite and low <= value <= high: return
+    least = f" of at least {low}" if low > -math.inf else ''
+    span = f" between {low} and {high}" if high < math.inf else least
     raise ValueError(f"{name} must be a {'whole ' * (kind is Integral)}number{span}, not {value!r}")
 
 def check_options(options:dict, T:int): # T: timesteps of the training
@@ -166,10 +176,12 @@ def check_options(options:dict, T:int): # T: timesteps of the training
     check_number('steps', options['steps'], 1, T, Integral)
     check_number('guidance', options.get('guidance', 1))
     check_number('latent_weight', options.get('latent_weight', 1), 0, 1)
-    if options.get('restore') != 'auto': check_number("restore, unless 'auto',", options.get('restore', 0), 0, 1)
+    if options.get('restore') != 'auto':
+        check_number("restore, unless 'auto',", options.get('restore', 0), 0, 1)
     for name in ('refine', 'back_project'):
         given = options.get(name, False)
-        if not isinstance(given, bool): raise ValueError(f"{name} must be True or False, not {given!r}")
+        if isinstance(given, bool): continue
+        raise ValueError(f"{name} must be True or False, not {given!r}")
 
 # %% ../nbs/09_pipeline.ipynb #tiledden1
 def tile_options(z:Tensor)->dict: # (n,c,h,w) -> of `tiled_apply`; attention is quadratic in windows
@@ -205,8 +217,10 @@ def back_project(
     renderer:Any = field.fast if large else field.renderer  # the one that such a size is shown with
     fixed.correction, fixed.lr = torch.empty_like(lr), lr
     for t, l, b, r in progress(tiles((h, w), tile), 'back-projecting'):
-        ys, xs = slice(max(0, t - margin), min(h, b + margin)), slice(max(0, l - margin), min(w, r + margin))
-        size, window = (factor * (ys.stop - ys.start), factor * (xs.stop - xs.start)), subwindow(FULL, (h, w), ys, xs)
+        ys = slice(max(0, t - margin), min(h, b + margin))
+        xs = slice(max(0, l - margin), min(w, r + margin))
+        size = factor * (ys.stop - ys.start), factor * (xs.stop - xs.start)
+        window = subwindow(FULL, (h, w), ys, xs)
         with fast_arithmetic(lr.device.type): rgb = renderer.render(field.feat, size, window)
         change = start[..., ys, xs]
         for _ in range(rounds):
@@ -224,17 +238,20 @@ def in_batches(images, make)->Any: # (m,3,h,w) -> a field of m * n pictures
     sizes = list(dict.fromkeys(x.shape for x, _ in loaded))
     fields = [make(torch.stack([x for x, _ in loaded if x.shape == size])) for size in sizes]
     n = sum(map(len, fields)) // len(loaded)
-    for s, field in zip(sizes, fields): field.info = tuple(info for x, info in loaded if x.shape == s for _ in range(n))
+    for s, field in zip(sizes, fields):
+        field.info = tuple(info for x, info in loaded if x.shape == s for _ in range(n))
     if len(sizes) == 1: return fields[0]
     rest = {s: iter([f[k:k+n] for k in range(0, len(f), n)]) for s, f in zip(sizes, fields)}
     return [next(rest[x.shape]) for x, _ in loaded]
 
 def find_device()->str:
     "A GPU if there is one: CUDA's, else Apple's."
-    return 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if torch.cuda.is_available(): return 'cuda'
+    return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 # %% ../nbs/09_pipeline.ipynb #47bc5125
-class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-diffusion', 'super-resolution']):
+class Pretrained(nn.Module, ModelHubMixin, library_name='arsr',
+                 tags=['latent-diffusion', 'super-resolution']):
     "Networks by name, loaded, moved and saved as one, with a configuration and without pickle."
     first:FirstStage
     generator:Any # or None, as all parts but the first
@@ -250,8 +267,8 @@ class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-di
         super().__init__()
         self.meta = {'name': 'unnamed', 'size': 128, 'factor': 4} | (meta or {})
         given = dict(first=first, generator=generator, upscaler=upscaler) | parts
-        unknown = ', '.join(sorted(given.keys() - PARTS.keys()))
-        if unknown: raise ValueError(f"there is no part called {unknown}; there are {', '.join(PARTS)}")
+        new = ', '.join(sorted(given.keys() - PARTS.keys()))
+        if new: raise ValueError(f"there is no part called {new}; there are {', '.join(PARTS)}")
         if upscaler: check_factor(self.meta['factor'], first.cfg.f)
         for name in PARTS: self.register_module(name, given.get(name))
         self.folder:Path|None = None  # where the weights were read
@@ -265,7 +282,6 @@ class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-di
 
     @property
     def device(self)->torch.device: return next(self.parameters()).device
-
     @property
     def dtype(self)->torch.dtype: return next(self.parameters()).dtype
 
@@ -282,11 +298,11 @@ class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-di
         revision:str|None=None, cache_dir=None, token=None, local_files_only:bool=False, # hub
     )->Self: # frozen
         "Load a model. `ValueError` for an unknown name, weights of another shape or damaged."
-        hub = dict(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
-        folder = find_weights(name, **hub)
+        folder = find_weights(name, revision=revision, cache_dir=cache_dir, token=token,
+                              local_files_only=local_files_only)
         parts, meta = read_config(folder, build_parts)
         for k, module in parts.items(): load_weights(module, folder/f'{k}.safetensors')
-        model = cls(**parts, meta=meta).requires_grad_(False).to(device=device or find_device(), dtype=dtype)
+        model = cls(**parts, meta=meta).requires_grad_(False).to(device or find_device(), dtype)
         model.folder = folder
         return model.to(memory_format=torch.channels_last) # type: ignore[call-overload]
 
@@ -297,9 +313,10 @@ class Pretrained(nn.Module, ModelHubMixin, library_name='arsr', tags=['latent-di
         files = [f'{k}.safetensors' for k in self.parts]
         for name, module in zip(files, self.parts.values()): save_weights(module, folder/name)
         config = {'meta': self.meta, **{k: asdict(module.cfg) for k, module in self.parts.items()}}
-        atomic_write(folder/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
+        atomic_write(folder/'config.json', lambda p: p.write_text(json.dumps(config, indent=1)))
         own = self.folder or folder
-        same = not own.samefile(folder) and filecmp.cmpfiles(own, folder, files, shallow=False)[0] == files
+        same = not own.samefile(folder) and files == filecmp.cmpfiles(
+            own, folder, files, shallow=False)[0]
         for name in ('results.json', 'preview.webp', 'README.md') if same else ():  # its card
             if (own/name).exists(): shutil.copy(own/name, folder)
         if not (folder/'README.md').exists(): self.generate_model_card().save(folder/'README.md')
@@ -317,22 +334,25 @@ class Sampling(Pretrained):
         "What is given, and the defaults for the rest."
         options = DEFAULTS[task] | self.meta.get('defaults', {}).get(task, {})
         T = len(self._part('generator' if task == 'generate' else 'upscaler', task).alphas_cumprod)
-        if given.get('sampler') == 'ddpm': options['steps'] = T
+        if given.get('sampler') == 'ddpm' != options['sampler']: options['steps'] = T
         if given.get('refine') is False: options |= PAPER
         options |= {k: v for k, v in given.items() if v is not None}
         if options.get('refine', 0) is None: options['refine'] = 'refiner' in self.parts
-        if options.get('restore', 0) is None: options['restore'] = 'auto' if 'restorer' in self.parts else 0
+        if options.get('restore', 0) is None:
+            options['restore'] = 'auto' if 'restorer' in self.parts else 0
         check_options(options, T)
         if not options.get('refine'): options.pop('latent_weight', None)
         if given.get('latent_weight') is not None and 'latent_weight' not in options:
-            raise ValueError("latent_weight is an option of the refiner: give refine=True, or leave it away")
+            raise ValueError("latent_weight is an option of the refiner: "
+                             "give refine=True, or leave it away")
         return options
 
     @contextmanager
     def _inference(self):
         "No gradients; half-precision arithmetic where the weights are in half precision."
         half = self.dtype in (torch.float16, torch.bfloat16)
-        with torch.no_grad(), torch.autocast(self.device.type, self.dtype) if half else nullcontext(): yield
+        cast = torch.autocast(self.device.type, self.dtype) if half else nullcontext()
+        with torch.no_grad(), cast: yield
 
     def _sample(self, net:Denoiser, denoise, noise, options:dict, generator, callback)->Tensor:
         "Noise to latents as `decode` takes them."
@@ -367,29 +387,36 @@ class ARSR(Sampling):
     def generate(self,
         n:int=1, size=None, # pictures; their own size, (h, w) or one number; None: as in training
         seed:int|None=None, # picture k is that of seed + k
-        steps:int|None=None, sampler=None, # evaluations of 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
+        steps:int|None=None, sampler=None, # evaluations; a name of `SAMPLERS`, or a function
         category:str|None=None, # such as 'Food & Drink' or 'food-fruit'; None: by chance
         guidance:float|None=None, # 1: as trained; above: more typical of the category
         distilled:bool=False, # the few steps of the distilled generator, its sampler and guidance
-        generator:torch.Generator|None=None, callback=None, # in place of a seed; called with (step, x0 for `decode`)
-        family:str|None=None, wishes:dict|None=None, **wanted:str, # of portraits; what they should have: hair='fonze'
+        generator:torch.Generator|None=None, # in place of a seed
+        callback=None, # called with (step, x0 for `decode`)
+        family:str|None=None, # of portraits
+        wishes:dict|None=None, **wanted:str, # what they should have: hair='fonze'
     )->ImageField: # n pictures
         "New pictures from noise, `BATCH_CELLS` cells at once; `attributes`: what may be wanted."
-        net, given = self._part('generator', 'generate'), dict(steps=steps, sampler=sampler, guidance=guidance)
+        net = self._part('generator', 'generate')
+        given = dict(steps=steps, sampler=sampler, guidance=guidance)
         check_number('n', n, 1, kind=Integral)
-        h, w = (max(1, round(v / self.first.cfg.f)) for v in check_size(self.meta['size'] if size is None else size))
+        size = check_size(self.meta['size'] if size is None else size)
+        h, w = (max(1, round(v / self.first.cfg.f)) for v in size)
         category, wanted = category or family, wanted | (wishes or {})
         if (category or wanted) and not net.cfg.unet.classes:
             raise ValueError(f"the weights '{self.meta['name']}' know no categories")
         if distilled:
-            student, extra = self._part('distilled', 'take few steps'), [k for k in given if given[k] is not None]
-            if extra: raise ValueError(f"distilled=True has its own {' and '.join(extra)}: leave one or the other away")
+            student = self._part('distilled', 'take few steps')
+            extra = ' and '.join(k for k in given if given[k] is not None)
+            if extra: raise ValueError(
+                f"distilled=True has its own {extra}: leave one or the other away")
             net, options = self._merged(), dict(steps=student.cfg.steps, sampler='ddim', guidance=1)
         else: options = self.options('generate', **given)
         with self._inference():
             generators, label = seeded_generators(n, seed, generator), torch.zeros(n)
             noise = noise_like(torch.empty(n, net.cfg.z, h, w), generators)
-            if net.cfg.unet.classes: label = sample_labels(self.meta, n, seed, generator, category, wanted)
+            if net.cfg.unet.classes:
+                label = sample_labels(self.meta, n, seed, generator, category, wanted)
             label = label.to(self.device)
             def sample(part): # slice of the pictures
                 own = generators if generator else generators[part]
@@ -408,8 +435,9 @@ class ARSR(Sampling):
     def upscale(self,
         image, # path, URL, open file, PIL image, array or tensor; or a list of them
         seed:int|None=None, n:int=1, # prediction k of the n for each input is that of seed + k
-        steps:int|None=None, sampler=None, # evaluations of 'dpmpp_2m', 'ddim', 'ddpm', or a function like `sample_ddim`
-        generator:torch.Generator|None=None, callback=None, # in place of a seed; called with (step, x0 for `decode`)
+        steps:int|None=None, sampler=None, # evaluations; a name of `SAMPLERS`, or a function
+        generator:torch.Generator|None=None, # in place of a seed
+        callback=None, # called with (step, x0 for `decode`)
         refine:bool|None=None, # let a refiner read the latents; False: the paper's path
         latent_weight:float|None=None, # of sampled latents in the refiner; 0: regression
         restore:float|str|None=None, # share of the restorer's change, from 0 to 1, or 'auto'
@@ -418,14 +446,15 @@ class ARSR(Sampling):
         "LR inputs as fields. Where nothing is sampled, seed, steps and sampler change nothing."
         self._part('upscaler', 'upscale')
         check_number('n', n, 1, kind=Integral)
-        options = self.options('upscale', steps=steps, sampler=sampler, refine=refine, latent_weight=latent_weight,
-                               restore=restore, back_project=back_project)
-        def predict(lr): return self._upscale(lr.to(self.device), n, options, seed, generator, callback)
+        given = dict(steps=steps, sampler=sampler, refine=refine, latent_weight=latent_weight)
+        options = self.options('upscale', **given, restore=restore, back_project=back_project)
+        def predict(lr): return self._upscale(lr, n, options, seed, generator, callback)
         with self._inference(): return in_batches(image, predict)
 
     def _upscale(self, lr:Tensor, n:int, options:dict, seed, generator, callback)->ImageField:
         "LR inputs (m,3,h,w) of one size to a field of m * n pictures."
-        net, weight = self.upscaler, options.get('latent_weight')  # None: not refined
+        lr, net = lr.to(self.device), self.upscaler
+        weight = options.get('latent_weight')  # None: not refined
         if options['restore']:
             strength = None if options['restore'] == 'auto' else options['restore']
             lr = self._part('restorer', 'restore').restore(lr, strength)
@@ -433,7 +462,7 @@ class ARSR(Sampling):
         if weight == 0: z = torch.zeros_like(cond)  # regression
         else:
             generators = seeded_generators(n, seed, generator)
-            noise = noise_like(torch.empty(n, *cond.shape[1:]), generators).repeat(len(cond) // n, 1, 1, 1)
+            noise = noise_like(cond[:n], generators).repeat(len(cond) // n, 1, 1, 1)
             z = self._sample(net, tiled_denoiser(net, cond), noise, options, generators, callback)
         if weight is None: field = self.decode(z, lr.shape[-2:])
         else:
@@ -444,15 +473,16 @@ class ARSR(Sampling):
     def condition(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> (n,c,h*factor/f,w*factor/f)
         "The upscaler's condition: LR inputs, enlarged (faces to `meta['aligned']`) and encoded."
         factor, f, aligned = self.meta['factor'], self.first.cfg.f, self.meta.get('aligned')
-        mode, scale = self.meta.get('enlarge', 'bicubic'), aligned / max(lr.shape[-2:]) if aligned else factor
+        mode = self.meta.get('enlarge', 'bicubic')
+        scale = aligned / max(lr.shape[-2:]) if aligned else factor
         def encode(x):
             size = tuple(round(scale * side) for side in x.shape[-2:])
             return self.first.encode(to_model(resize(x, size, mode).clamp(0, 1)))
         with self._inference(), fast_arithmetic(self.device.type):
             if aligned: z = encode(lr)
             else:  # convolutions pad with zeros: repeat the border, so that these are far away
-                around, cut = F.pad(lr, (4,) * 4, mode='replicate'), 4 * factor // f
-                z = tiled_apply(encode, around, **tile_options(around), grow=factor // f, what='encoding')
+                x, cut = F.pad(lr, (4,) * 4, mode='replicate'), 4 * factor // f
+                z = tiled_apply(encode, x, **tile_options(x), grow=factor // f, what='encoding')
                 z = z[..., cut:-cut, cut:-cut]
         return z.float() / self.upscaler.scaling_factor
 

@@ -10,21 +10,20 @@ __all__ = ['NONE', 'BACKGROUNDS', 'LONG_HAIR', 'FIRST_FIVE', 'PAIRS', 'SPLITS', 
            'portrait_rows', 'most_attributes', 'portrait_label']
 
 # %% ../nbs/01a_portraits.ipynb #3814ca04
-import difflib, hashlib, json, lzma, operator, re
+import difflib, hashlib, operator, re
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from itertools import count
 import torch
 from torch import Tensor
 from .coords import FULL
-from .data import held_out, render_svg
+from .data import held_out, read_asset, render_svg
 
 # %% ../nbs/01a_portraits.ipynb #bd63c7e0
 @cache
 def portrait_families()->dict: # name -> side, layout, parts, colors, and who made it
     "The families of portraits: strings of SVG with placeholders, and lists of what goes there."
-    return json.loads(lzma.decompress((resources.files('arsr')/'assets/portraits.json.xz').read_bytes()))
+    return read_asset('portraits')
 
 # %% ../nbs/01a_portraits.ipynb #03a840a9
 def find_option(options, name:str, what:str)->str: # known names, one asked for, of what
@@ -123,7 +122,8 @@ class Portrait:
         s = family_spec(self.family)['side']
         rect = f'<rect width="{s}" height="{s}" fill="#{self.colors["background"]}"/>'
         body = insert_colors(insert_parts(self.family, self.parts), self.colors)
-        return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {s} {s}" fill="none">{rect}{body}</svg>'
+        head = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {s} {s}" fill="none"'
+        return f'<svg {head}>{rect}{body}</svg>'
 
 # %% ../nbs/01a_portraits.ipynb #ab68a7b2
 def render_portrait(portrait:Portrait, size, window=FULL)->Tensor: # (h, w) -> (3,h,w) in [0,1]

@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import distributed as dist, nn, optim, Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, Subset
 from .coords import FULL, resize, to_model
-from .data import Renders, SeededDataset, atomic_write, downsample, in_notebook, progress, random_queries
+from .data import (
+    Renders, SeededDataset, atomic_write, downsample, in_notebook, progress, random_queries)
 from .field import FirstStage
 
 # %% ../nbs/08_train.ipynb #68cd84b9
@@ -45,8 +47,9 @@ def precision()->str: return hardware()['mixed_precision'].replace('no', 'fp32')
 def machine(device='cpu')->str:
     "Name of the GPU, or of the CPU and how many threads, for the logs."
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
-    n, name = torch.get_num_threads(), re.search(r'model name\s*: (.+)', cpuinfo())
-    return f"{name[1] if name else platform.processor() or platform.machine()}, {n} CPU thread{'s' * (n > 1)}"
+    n, found = torch.get_num_threads(), re.search(r'model name\s*: (.+)', cpuinfo())
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name}, {n} CPU thread{'s' * (n > 1)}"
 
 # %% ../nbs/08_train.ipynb #ca9f0ba7
 def autocast_dtype()->torch.dtype:
@@ -80,16 +83,18 @@ def learning_rate(progress:float, step:int, warmup:int=200)->float: # a factor
 
 class Budget:
     "Minutes of this call, minutes (`plan`) or steps of all training: whichever runs out first."
-    def __init__(self, state:dict, minutes:float|None=None, plan:float|None=None, steps:int|None=None, now=time.time):
+    def __init__(self, state:dict, minutes=None, plan=None, steps=None, now=time.time):
         for name, limit in dict(minutes=minutes, plan=plan, steps=steps).items():
-            if limit is not None and not limit > 0: raise ValueError(f"{name} must be above zero, not {limit}")
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name} must be above zero, not {limit}")
         self.state, self.minutes, self.steps, self.now = state, minutes, steps, now
         self.start, self.before = now(), state['seconds']
         self.plan = plan or (self.before / 60 + minutes if minutes and not steps else None)
 
     def tick(self):
         "One more step is done."
-        self.state.update(step=self.state['step'] + 1, seconds=self.before + self.now() - self.start)
+        self.state['step'] += 1
+        self.state['seconds'] = self.before + self.now() - self.start
 
     @property
     def progress(self)->float: # share of the whole training, 0 to 1
@@ -105,7 +110,8 @@ class Budget:
 def check_finite(tensors:dict, path:Path): # name -> tensor; the file that they are for
     "`ValueError` for a NaN or an infinity."
     wrong = [name for name, x in tensors.items() if not x.isfinite().all()]
-    if wrong: raise ValueError(f"{path} is not written: {len(wrong)} tensors are not finite, the first is '{wrong[0]}'")
+    if wrong: raise ValueError(
+        f"{path} is not written: {len(wrong)} tensors are not finite, the first is '{wrong[0]}'")
 
 def read_state(path:Path)->dict: # step, seconds, loss, skipped, scaler, inputs
     "How far the training of a checkpoint has come; `ValueError` for a damaged file."
@@ -119,19 +125,21 @@ def check_inputs(out:Path, inputs:dict): # name -> hash
     path = out/'checkpoint.safetensors'
     before = read_state(path).get('inputs', inputs) if path.exists() else inputs
     changed = ', '.join(name for name in before | inputs if before.get(name) != inputs.get(name))
-    if changed: raise ValueError(f"{out} was begun with other inputs ({changed}); use another folder, "
-                                 "or delete this one to begin the stage again")
+    if changed: raise ValueError(f"{out} was begun with other inputs ({changed}); use another "
+                                 "folder, or delete this one to begin the stage again")
 
 # %% ../nbs/08_train.ipynb #4d4fec15
 def save_checkpoint(out:Path, model:nn.Module, ema:EMA, opt, state:dict, preview=None):
     "Write all that a training needs to go on, all or nothing; state and preview as for `fit`."
     out.mkdir(parents=True, exist_ok=True)
     tensors = nn.ModuleDict(dict(model=model, ema=ema.module)).state_dict()
-    for i, slots in opt.state_dict()['state'].items(): tensors |= {f'opt.{i}.{name}': x for name, x in slots.items()}
+    for i, slots in opt.state_dict()['state'].items():
+        tensors |= {f'opt.{i}.{name}': x for name, x in slots.items()}
     tensors, path = {k: x.contiguous() for k, x in tensors.items()}, out/'checkpoint.safetensors'
     check_finite(tensors, path)
     try: atomic_write(path, lambda part: save_file(tensors, part, {'state': json.dumps(state)}))
-    except SafetensorError as e: raise OSError(f"{path} could not be written, the one before it stays: {e}") from None
+    except SafetensorError as e:
+        raise OSError(f"{path} could not be written, the one before it stays: {e}") from None
     if preview: preview(ema.module, state['step'])
 
 def load_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimizer)->dict:
@@ -143,7 +151,8 @@ def load_checkpoint(out:Path, model:nn.Module, ema:EMA, opt:torch.optim.Optimize
         _, i, name = key.split('.')
         slots.setdefault(int(i), {})[name] = tensors.pop(key)
     try: nn.ModuleDict(dict(model=model, ema=ema.module)).load_state_dict(tensors)
-    except RuntimeError: raise ValueError(f"{path} belongs to another model; use another folder") from None
+    except RuntimeError:
+        raise ValueError(f"{path} belongs to another model; use another folder") from None
     opt.load_state_dict({**opt.state_dict(), 'state': slots})
     ema.n_averaged.fill_(state['step'] + 1)
     return state
@@ -164,15 +173,16 @@ def encode_renders(
     with open(path, 'ab') as file:
         done, cut = divmod(file.tell(), 2 * math.prod(shape))  # the file is as long as what is done
         file.truncate(file.tell() - cut)
-        todo, workers = torch.utils.data.Subset(renders, range(done, len(renders))), hardware()['workers']
-        loader = torch.utils.data.DataLoader(todo, batch, num_workers=workers, generator=torch.Generator())
+        todo, workers = Subset(renders, range(done, len(renders))), hardware()['workers']
+        loader = DataLoader(todo, batch, num_workers=workers, generator=torch.Generator())
         for k, x in enumerate(progress(loader, 'encoding')):
             x = torch.stack([x, x.flip(-1)], 1)[:, :shape[0]].to(device) / 255
             if view: x = torch.stack([view(one, done + k * batch + j) for j, one in enumerate(x)])
             x = to_model(x.flatten(0, 1)).to(memory_format=torch.channels_last)
             with fast_arithmetic(device.type): z = first.encode(x)
             file.write(z.half().cpu().numpy().tobytes())
-    return torch.from_file(str(path), size=len(renders) * math.prod(shape), dtype=torch.half).view(-1, *shape)
+    n = len(renders) * math.prod(shape)
+    return torch.from_file(str(path), size=n, dtype=torch.half).view(-1, *shape)
 
 # %% ../nbs/08_train.ipynb #e0eb5663
 class Latents(SeededDataset):
@@ -186,8 +196,9 @@ class Latents(SeededDataset):
         i, mirror = self.renders.pick(rng), int(rng.integers(1 + self.renders.mirrored))
         item = {name: z[i, mirror].float() / self.scaling_factor for name, z in self.cache.items()}
         if self.labels: item['label'] = torch.as_tensor(self.renders.source.label(i))
-        if self.queries: item |= random_queries(self.renders.any_size(i, rng), FULL, self.queries, rng)
-        if self.queries and mirror: item['coord'][:, 1] *= -1  # as the image is
+        if not self.queries: return item
+        item |= random_queries(self.renders.any_size(i, rng), FULL, self.queries, rng)
+        if mirror: item['coord'][:, 1] *= -1  # as the image is
         return item
 
 # %% ../nbs/08_train.ipynb #8b5a0fd7
@@ -219,8 +230,8 @@ class FlopCounter(TorchDispatchMode):
         aten, linear = torch.ops.aten, getattr(torch.ops.mkldnn, '_linear_pointwise', None)
         def linear_flops(x, *args, out_val, **kwargs): return 2 * out_val.numel() * x.shape[-1]
         attention_flops = flop_registry[aten._scaled_dot_product_flash_attention]
-        more = {linear: linear_flops, aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
-        self.total, self.rules = 0, flop_registry | more
+        self.total, self.rules = 0, flop_registry | {
+            linear: linear_flops, aten._scaled_dot_product_flash_attention_for_cpu: attention_flops}
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         result, rule = op(*args, **(kwargs or {})), self.rules.get(op._overloadpacket)
@@ -238,10 +249,10 @@ class Report:
         self.batch, self.every, self.show, self.peak = batch, every, show, peak
         self.work, self.losses, self.last = None, [], time.time()
 
-    def count(self, work): # the result of `work`
+    def count(self, work, *args): # the result of `work(*args)`
         "Call `work`, and the first time count its operations: those of a step."
-        if self.work: return work()
-        result, self.work = count_flops(work)
+        if self.work: return work(*args)
+        result, self.work = count_flops(partial(work, *args))
         return result
 
     def __call__(self, loss:Tensor, state:dict, progress:float):
@@ -254,8 +265,9 @@ class Report:
         if not self.losses: return
         state['loss'] = torch.stack(self.losses).mean().item()
         rate = len(self.losses) / max(time.time() - self.last, 1e-9)
-        line = (f"step {state['step']:6d}  loss {state['loss']:.4f}  {rate * self.batch:6.1f} img/s  "
-                f"{rate * (self.work or 0) / self.peak:4.0%} of peak  {state['seconds'] / 60:6.1f} min")
+        share, minutes = rate * (self.work or 0) / self.peak, state['seconds'] / 60
+        line = (f"step {state['step']:6d}  loss {state['loss']:.4f}  "
+                f"{rate * self.batch:6.1f} img/s  {share:4.0%} of peak  {minutes:6.1f} min")
         if state.get('skipped'): line += f"  {state['skipped']} skipped"
         self.draw(line, state, progress)
         self.losses, self.last = [], time.time()
@@ -276,7 +288,8 @@ class NotebookReport(Report):
         self.history.append((state['step'], state['loss']))
         self.every, self.bar.main_bar.comment = min(1.25 * self.every, 2), line
         self.bar.update(max(1, int(1000 * min(progress, .999))))
-        if len(self.history) > 1: self.bar.update_graph([list(zip(*self.history))], figsize=(5, 2.2))
+        if len(self.history) < 2: return
+        self.bar.update_graph([[*zip(*self.history)]], (0, 1.3 * state['step']), figsize=(5, 2.2))
 
     def close(self, state:dict, progress:float): # the bar goes; the last line and the curve stay
         super().close(state, progress)
@@ -305,23 +318,26 @@ def shared_clock(acc): # of `accelerator` -> a clock
     "The time of the first process, for all: they must agree on last step and learning rate."
     if acc.num_processes == 1: return time.time
     from accelerate.utils import broadcast
-    return lambda: broadcast(torch.tensor(time.time(), dtype=torch.float64, device=acc.device)).item()
+    def now(): return torch.tensor(time.time(), dtype=torch.float64, device=acc.device)
+    return lambda: broadcast(now()).item()
 
 # %% ../nbs/08_train.ipynb #305df2cb
-def batches(data, settings:Settings, step:int, processes:int)->torch.utils.data.DataLoader:
-    "The batches from number `step` on, of which each process takes its share; `ValueError` if not."
+def batches(data, settings:Settings, state:dict, processes:int)->DataLoader: # of `count_on`
+    "The batches from there on, of which each process takes its share; `ValueError` if it cannot."
     if settings.batch % processes:
-        raise ValueError(f"{processes} processes cannot share a batch of {settings.batch}; start as many as divide it")
-    samples, workers = range(step * settings.batch, 2**40), hardware()['workers']
-    return torch.utils.data.DataLoader(
-        data, settings.batch // processes, sampler=samples, generator=torch.Generator(), num_workers=workers)
+        raise ValueError(f"{processes} processes cannot share a batch of {settings.batch}; "
+                         "start as many as divide it")
+    start, workers = (state['step'] + state['skipped']) * settings.batch, hardware()['workers']
+    return DataLoader(data, settings.batch // processes, sampler=range(start, 2**40),
+                      num_workers=workers, generator=torch.Generator())
 
 SAVE_EVERY = 300  # seconds between two checkpoints
 PATIENCE = 20  # steps in a row that may be skipped: an fp16 scaler, from 2^16, needs up to 16
 
 def prepare(acc, model:nn.Module, loss, settings:Settings)->tuple: # objective, optimizer, average
     model.train().to(memory_format=hardware()['layout'])  # type: ignore[call-overload]
-    opt = optim.AdamW(model.parameters(), settings.lr, (.9, .99), weight_decay=settings.weight_decay, fused=True)
+    opt = optim.AdamW(model.parameters(), settings.lr, (.9, .99), fused=True,
+                      weight_decay=settings.weight_decay)
     return *acc.prepare(Objective(model, loss), opt), EMA(model, settings.decay)
 
 def count_on(acc, state:dict, inputs:dict|None)->dict: # of a checkpoint -> as `take_step` needs it
@@ -331,18 +347,20 @@ def count_on(acc, state:dict, inputs:dict|None)->dict: # of a checkpoint -> as `
 def check_patience(state:dict, out:Path):
     "`ValueError` after `PATIENCE` skipped steps in a row."
     if state['in_a_row'] < PATIENCE: return
-    raise ValueError(f"{PATIENCE} steps in a row were not finite; {out} is as it was before them, after step "
-                     f"{state['step']}: lower the learning rate, or look for what is wrong with the data")
+    raise ValueError(f"{PATIENCE} steps in a row were not finite; {out} is as it was before them, "
+                     f"after step {state['step']}: lower the learning rate, "
+                     "or look for what is wrong with the data")
 
 # %% ../nbs/08_train.ipynb #9c10141c
-def take_step(acc, objective:Objective, opt, batch, settings:Settings, state:dict, progress:float)->Tensor|None:
+def take_step(acc, objective, opt, batch, settings:Settings, state, progress:float)->Tensor|None:
     "One step, with its own noise and learning rate: the loss, or None if something is not finite."
     attempt, buffers = state['step'] + state['skipped'], [x.clone() for x in objective.buffers()]
     torch.manual_seed((settings.seed * 2**32 + attempt) * acc.num_processes + acc.process_index)
     rate = settings.lr * learning_rate(progress, state['step'], settings.warmup)
     value = objective(batch)
     acc.backward(value)
-    norm, loss = acc.clip_grad_norm_(objective.parameters(), settings.clip), acc.reduce(value.detach(), 'mean')
+    norm = acc.clip_grad_norm_(objective.parameters(), settings.clip)
+    loss = acc.reduce(value.detach(), 'mean')
     finite = bool((norm + loss).isfinite())  # on all processes, or on none
     for group in opt.param_groups: group['lr'] = rate
     if finite or acc.scaler: opt.step()  # a scaler skips by itself, and then scales less
@@ -355,22 +373,22 @@ def take_step(acc, objective:Objective, opt, batch, settings:Settings, state:dic
     return None
 
 # %% ../nbs/08_train.ipynb #068e8f0e
-def fit(
-    model:nn.Module, loss, data, out, settings:Settings=Settings(), # loss(model, batch); a folder
-    minutes:float|None=None, plan:float|None=None, steps:int|None=None, # of this call; of all
-    every:float=30, preview=None, # seconds between lines; called with (averaged model, step)
-    inputs:dict|None=None)->dict: # for `check_inputs` -> step, seconds, loss, skipped
+def fit(model:nn.Module, loss, data, out, settings:Settings=Settings(), # loss(model, batch); folder
+        minutes:float|None=None, plan:float|None=None, steps:int|None=None, # of this call; of all
+        every:float=30, preview=None, # seconds between lines; called with (averaged model, step)
+        inputs:dict|None=None)->dict: # for `check_inputs` -> step, seconds, loss, skipped
     "Train to averaged weights until the budget is used up, or Ctrl-C; goes on from `out`."
     out, acc = Path(out), accelerator()
-    objective, opt, ema = prepare(acc, model, loss, settings)
+    goal, opt, ema = prepare(acc, model, loss, settings)
     state, saved = count_on(acc, load_checkpoint(out, model, ema, opt), inputs), time.time()
     save = acc.on_main_process(partial(save_checkpoint, out, model, ema, opt, state, preview))
     budget = Budget(state, minutes, plan, steps, shared_clock(acc))
-    report = (NotebookReport if in_notebook() else Report)(settings.batch, every, acc.print, peak_rate(str(acc.device)))
+    kind, peak = NotebookReport if in_notebook() else Report, peak_rate(str(acc.device))
+    report = kind(settings.batch, every, acc.print, peak)
     try:
-        for batch in acc.prepare(batches(data, settings, state['step'] + state['skipped'], acc.num_processes)):
+        for batch in acc.prepare(batches(data, settings, state, acc.num_processes)):
             if budget.exhausted or state['in_a_row'] == PATIENCE: break
-            value = report.count(partial(take_step, acc, objective, opt, batch, settings, state, budget.progress))
+            value = report.count(take_step, acc, goal, opt, batch, settings, state, budget.progress)
             if value is None: continue
             ema.update_parameters(model)
             budget.tick()

@@ -17,7 +17,8 @@ from torch import nn, Tensor
 from einops import rearrange
 from .autoencoder import Attention, conv3, norm
 from .data import progress
-from .diffusion import alpha_sigma, cosine_schedule, linear_schedule, make_target, q_sample, to_x0
+from .diffusion import (
+    alpha_sigma, cosine_schedule, linear_schedule, make_target, q_sample, to_x0)
 
 # %% ../nbs/06_unet.ipynb #d2b82d9a
 def time_features(t:Tensor, c:int)->Tensor: # (n,) timesteps -> (n,c)
@@ -33,11 +34,13 @@ class TimeResBlock(nn.Module):
         super().__init__()
         self.in_layers = nn.Sequential(norm(c_in), nn.SiLU(), conv3(c_in, c_out))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(c_time, c_out))
-        self.out_layers = nn.Sequential(norm(c_out), nn.SiLU(), nn.Dropout(dropout), zero(conv3(c_out, c_out)))
+        last = zero(conv3(c_out, c_out))
+        self.out_layers = nn.Sequential(norm(c_out), nn.SiLU(), nn.Dropout(dropout), last)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def forward(self, x:Tensor, emb:Tensor)->Tensor: # (n,c_in,h,w), (n,c_time) -> (n,c_out,h,w)
-        return self.skip(x) + self.out_layers(self.in_layers(x) + self.emb_layers(emb)[:, :, None, None])
+        shift = self.emb_layers(emb)[:, :, None, None]
+        return self.skip(x) + self.out_layers(self.in_layers(x) + shift)
 
 def zero(layer:nn.Module)->nn.Module:
     "The same layer with all its parameters at zero: the block starts as the identity."
@@ -108,12 +111,12 @@ class UNet(nn.Module):
     "Down with ResBlocks, attention in the middle, up with skips; the output has the input's size."
     def __init__(self, c_in:int, c_out:int, cfg:UNetConfig):
         super().__init__()
-        self.cfg, c_time = cfg, 4 * cfg.ch
-        self.time_embed = nn.Sequential(nn.Linear(cfg.ch, c_time), nn.SiLU(), nn.Linear(c_time, c_time))
-        if cfg.classes: self.label_embed = nn.Embedding(cfg.classes + 1, c_time)
+        self.cfg, c_t = cfg, 4 * cfg.ch
+        self.time_embed = nn.Sequential(nn.Linear(cfg.ch, c_t), nn.SiLU(), nn.Linear(c_t, c_t))
+        if cfg.classes: self.label_embed = nn.Embedding(cfg.classes + 1, c_t)
         if cfg.attributes:  # a dozen are summed: together they weigh as much as the class
-            self.attribute_embed = nn.Embedding.from_pretrained(
-                F.pad(.3 * torch.randn(cfg.attributes, c_time), (0, 0, 1, 0)), freeze=False, padding_idx=0)
+            rows = F.pad(.3 * torch.randn(cfg.attributes, c_t), (0, 0, 1, 0))
+            self.attribute_embed = nn.Embedding.from_pretrained(rows, freeze=False, padding_idx=0)
         self.conv_in = conv3(c_in * cfg.patch**2, cfg.ch)
         self.down, self.middle, self.up = unet_layers(cfg)
         c = cfg.ch * cfg.mult[0]
@@ -121,7 +124,7 @@ class UNet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.GroupNorm): layer.eps = cfg.eps
 
-    def embed(self, t:Tensor, label:Tensor|None)->Tensor: # (n,), (n,) or (n,1+k) -> (n,c_time)
+    def embed(self, t:Tensor, label:Tensor|None)->Tensor: # (n,), (n,) or (n,1+k) -> (n,c_t)
         "Embeddings of the timestep, of the class, and of the attributes that are given, summed."
         emb = self.time_embed(time_features(t, self.cfg.ch))
         if not self.cfg.classes: return emb
@@ -142,7 +145,8 @@ class UNet(nn.Module):
         for layer in self.up:
             if not isinstance(layer, Up): x = torch.cat([x, skips.pop()], 1)
             x = layer(x, emb)
-        return rearrange(self.conv_out(x), 'n (c p q) h w -> n c (h p) (w q)', p=p, q=p)[..., :h, :w]
+        out = rearrange(self.conv_out(x), 'n (c p q) h w -> n c (h p) (w q)', p=p, q=p)
+        return out[..., :h, :w]
 
 # %% ../nbs/06_unet.ipynb #1a2a0f83
 @dataclass(frozen=True)
@@ -239,7 +243,8 @@ class AutoguidanceLoss:
 
     def __call__(self, denoiser:Denoiser, batch:dict)->Tensor: # batch as for `DenoisingLoss`
         inputs, _ = training_inputs(denoiser, batch, self.drop)
-        with torch.no_grad(): weak, strong = (net.predict(*inputs).float() for net in (self.weak, self.strong))
+        with torch.no_grad():
+            weak, strong = (net.predict(*inputs).float() for net in (self.weak, self.strong))
         return F.mse_loss(denoiser.predict(*inputs).float(), weak + self.scale * (strong - weak))
 
 # %% ../nbs/06_unet.ipynb #bb2b58f1
@@ -262,27 +267,28 @@ def tiled_apply(
     f, # (n,c,h,w), ... -> (n,k,grow*h,grow*w), for maps up to window x window
     *maps:Tensor, # (n,c,h,w) each, of one size
     window:int=32, overlap:int=8, # side of a window, and what neighbours share at least, in cells
-    batch:int=16, # windows that go through `f` together
-    grow:int=1, # output cells for each input cell
+    batch:int=16, grow:int=1, # windows that go through `f` together; output cells for an input cell
     what:str='', # shown beside the progress bar
 )->Tensor: # (n,k,grow*h,grow*w)
     """Apply `f` to overlapping windows of large maps and blend its outputs; small maps stay whole.
 
     Memory is that of `batch` windows, whatever the size. `ValueError` if windows are all overlap.
     """
-    if not 0 <= overlap < window: raise ValueError(f"windows of {window} cells cannot overlap by {overlap}")
+    if not 0 <= overlap < window:
+        raise ValueError(f"windows of {window} cells cannot overlap by {overlap}")
     n, _, h, w = maps[0].shape
     most = batch if max(h, w) > window else max(1, batch * window**2 // (h * w))  # maps at once
     if n > most:
-        again = partial(tiled_apply, f, window=window, overlap=overlap, batch=batch, grow=grow, what=what)
+        again = partial(tiled_apply, f, window=window, overlap=overlap, batch=batch, grow=grow,
+                        what=what)
         return torch.cat([again(*pieces) for pieces in zip(*(x.split(most) for x in maps))])
     if max(h, w) <= window: return f(*maps)
     def cut(x, t, l, g=1): return x[..., g * t:g * (t + window), g * l:g * (l + window)]
     sides = (blend_weights(side, window, overlap, grow, maps[0].device) for side in (h, w))
     windows, out, per = list(product(*sides)), torch.empty(0), max(1, batch // n)
     for group in progress([windows[i:i + per] for i in range(0, len(windows), per)], what):
-        parts = f(*(torch.cat([cut(x, top, left) for (top, _), (left, _) in group]) for x in maps))
-        if not len(out): out = parts.new_zeros(n, parts.shape[1], grow * h, grow * w, dtype=torch.float32)
-        for ((top, rows), (left, cols)), part in zip(group, parts.chunk(len(group))):
+        y = f(*(torch.cat([cut(x, top, left) for (top, _), (left, _) in group]) for x in maps))
+        if not len(out): out = y.new_zeros(n, y.shape[1], grow * h, grow * w, dtype=torch.float32)
+        for ((top, rows), (left, cols)), part in zip(group, y.chunk(len(group))):
             cut(out, top, left, grow).add_(part * (rows[:, None] * cols))
-    return out.to(parts.dtype)  # summed in float32, rounded once
+    return out.to(y.dtype)  # summed in float32, rounded once

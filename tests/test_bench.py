@@ -4,7 +4,7 @@ import pytest, torch
 from PIL import Image
 from arsr.apps.cli import main
 from arsr.lab.baselines import IDMConfig, ImplicitDiffusion, LIIFConfig, LIIFRegression, save_baseline
-from arsr.lab.bench import GROUPS, TABLES, as_text, efforts, kept, means, open_bench, run_table
+from arsr.lab.bench import GROUPS, TABLES, as_text, efforts, means
 from arsr.pipeline import WEIGHTS
 
 OURS = ["paper's path", "paper's path + back-projection",
@@ -110,34 +110,6 @@ def test_your_own_pictures(tmp_path):
     result = json.loads((tmp_path/'out'/'photos.json').read_text())
     assert [p.name for p in (tmp_path/'out').iterdir()] == ['photos.json']
     assert {r['picture'] for r in result['rows']} == {'noise.png'}
-
-def test_rows_of_others_are_kept_with_their_date(tmp_path):
-    b = open_bench(quick=True, device='cpu')
-    rows = [dict(method=m, scale=4, picture=0, psnr=1.) for m in (OURS[0], 'rival')]
-    old = dict(rows=rows, commit='a', date='b', hardware='c', baselines={'rival emoji': {}}, efforts={'rival': 3})
-    (tmp_path/'drawings.json').write_text(json.dumps(old))
-    for _ in range(2):  # twice in a row, the note is still that of the first
-        result = run_table(b, 'drawings', tmp_path, keep=True)
-        assert [r for r in result['rows'] if r['method'] == 'rival'] == old['rows'][1:]
-        assert result['kept'] == [dict(commit='a', date='b', hardware='c', methods=['rival'])]
-        assert result['baselines'] == {'rival emoji': {}} and result['efforts']['rival'] == 3
-        assert all(r['psnr'] != 1 for r in result['rows'] if r['method'] == OURS[0])
-        written = json.loads((tmp_path/'drawings.json').read_text())
-        assert written['rows'] == json.loads(json.dumps(result['rows']))
-    assert 'kept' not in run_table(b, 'drawings', tmp_path)
-    assert 'rival' not in (tmp_path/'drawings.json').read_text()
-
-def test_kept_rows_of_several_dates_are_noted_apart():
-    def result(date, methods, **more):
-        rows = [dict(method=m) for m in methods]
-        return dict(rows=rows, commit=date, date=date, hardware='x', baselines={}) | more
-    first = result('1', 'abc')
-    second = result('2', 'ab') | kept([dict(method=m) for m in 'ab'], first)
-    third = kept([dict(method='a')], second)
-    assert [(note['date'], note['methods']) for note in second['kept']] == [('1', ['c'])]
-    assert [(note['date'], note['methods']) for note in third['kept']] == [('1', ['c']), ('2', ['b'])]
-    assert [r['method'] for r in third['rows']] == ['a', 'b', 'c']
-    assert kept([dict(method=m) for m in 'abc'], second) == {}
 
 def test_means_and_text():
     rows = [dict(picture=p, scale=s, method='a', psnr=float(p + s)) for p in (0, 2) for s in (2, 4)]

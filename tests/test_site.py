@@ -1,7 +1,9 @@
 "Every page of the site in a real browser: two widths, light and dark. Skipped where there is no Chromium."
-import base64, functools, http.server, importlib.util, io, json, re, shutil, subprocess, sys, threading
+import base64, functools, http.server, importlib.util, io, json, math, re, shutil, subprocess, sys, threading
 from contextlib import contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
+from unittest.mock import patch
 import numpy as np, pytest, torch
 from PIL import Image
 
@@ -180,6 +182,22 @@ def test_a_figure_for_dark_pages(tmp_path):
     red, green, blue, alpha = dark[12, 151]
     assert blue > 200 > green > red and alpha > 200
 
+def test_a_bar_of_colours_on_dark_pages():
+    "It keeps its colours as the picture beside it does; its outline is no reason to keep the ticks."
+    drawn = Image.new('RGB', (200, 100), 'white')
+    drawn.paste((60, 10, 90), (20, 10, 100, 90))
+    drawn.paste((60, 10, 90), (150, 10, 160, 90))
+    for y in (20, 50, 80): drawn.paste('black', (160, y, 164, y + 1))
+    kept = script('pages').panels(drawn, drawn.size)
+    assert kept[10:90, 150:160].all() and not kept[:, 161:].any() and not kept[:, 101:149].any()
+
+def test_what_is_printed_at_several_moments_is_one_block():
+    def out(text, name='stdout'): return dict(output_type='stream', name=name, text=text)
+    cell = dict(cell_type='code', source='f()')
+    cell['outputs'] = [out(['a\n']), out(['b\n', 'c\n']), out(['!'], 'stderr'), out(['d\n'])]
+    script('pages').join_prints(dict(cells=[cell]))
+    assert [''.join(o['text']) for o in cell['outputs']] == ['a\nb\nc\n', '!', 'd\n']
+
 def test_a_long_line_of_code_hangs():
     "It is wrapped to the right of its beginning; a short one, and a text over many lines, are left alone."
     pages = script('pages')
@@ -246,13 +264,14 @@ def full_precision(monkeypatch):
     "The browser computes in float32, and so does what it is compared with, also where a processor has bf16."
     monkeypatch.setattr('arsr.pipeline.fast_arithmetic', lambda device: nullcontext())
 
-def noise(seed:int, shape:tuple)->torch.Tensor:
+def noise(seed:int, shape:tuple, part:int=0)->torch.Tensor:
     "The noise of .ci/web/live/sampler.js."
     def mix(x):
         x = (x ^ x >> 16) * 0x21f0aaad & 0xffffffff
         x = (x ^ x >> 15) * 0x735a2d97 & 0xffffffff
         return x ^ x >> 15
-    counter, start = np.arange(np.prod(shape), dtype=np.uint64), (seed + 0x9e3779b9) & 0xffffffff
+    n, start = math.prod(shape), (seed + 0x9e3779b9) & 0xffffffff
+    counter = np.arange(part * n, (part + 1) * n, dtype=np.uint64)
     u = (mix((mix(np.uint64(start)) + counter) & np.uint64(0xffffffff)) + .5) / 2**32
     radius, angle = np.sqrt(-2 * np.log(u[::2])), 2 * np.pi * u[1::2]
     return torch.from_numpy(np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(shape)).float()
@@ -263,7 +282,8 @@ def test_noise_and_schedule_of_both_sides(site, browser):
     with opened(browser, site + 'draw.html') as (page, _):
         ours = page.evaluate("""async alphas => {
           const { noise, spacedTimesteps } = await import('./live/sampler.js')
-          return { noise: [...noise(7, 8192)], t: [1, 4, 10, 50].map(n => spacedTimesteps(alphas, n)) }
+          const t = [1, 4, 10, 50].map(n => spacedTimesteps(alphas, n))
+          return { noise: [...noise(7, 4096), ...noise(7, 4096, 1)], t }
         }""", alphas.tolist())
     theirs = noise(7, (8192,))
     assert (torch.tensor(ours['noise']) - theirs).abs().max() < 1e-5
@@ -316,7 +336,7 @@ def tiny_model():
         return Denoiser(DenoiserConfig(unet, z=2, conditional=conditional, prediction_type='v', schedule='cosine'))
     torch.manual_seed(0)
     first = FirstStage(FirstStageConfig(ch=8, mult=(1, 2), n_res=1, z=2, latent='norm', hidden=(16, 16)))
-    defaults = dict(generate=dict(steps=2, guidance=1.5), upscale=dict(steps=2))
+    defaults = dict(generate=dict(sampler='ddpm', steps=3, guidance=1.5), upscale=dict(steps=2))
     meta = dict(name='tiny', size=32, categories=['a', 'b'], shares=[.5, .5], attributes=OPTIONS,
                 aligned=32, enlarge='nearest', defaults=defaults)
     pipe = ARSR(first, net(False, classes=2, attributes=7), net(True), meta)
@@ -338,17 +358,21 @@ def tiny(site, tmp_path_factory):
     with served(folder/'site') as url: yield live.ARSR.from_pretrained(weights, device='cpu'), url
 
 @torch.no_grad()
-def sampled(pipe, task, denoise, z): # noise (n,c,h,w) -> a field
+def sampled(pipe, task, denoise, seed, n=1): # -> a field of n, from the noise of the page
     from arsr.diffusion import SAMPLERS, spaced_schedule
-    net, options = {'generate': pipe.generator, 'upscale': pipe.upscaler}[task], pipe.options(task)
+    net, options = {'generate': pipe.generator, 'upscale': pipe.upscaler}[task], script('live').page_options(pipe, task)
+    shape, parts = (net.cfg.z, *(pipe.meta['size'] // pipe.first.cfg.f,) * 2), count()
+    def fresh(*_):
+        part = next(parts)
+        return torch.stack([noise(seed + k, shape, part) for k in range(n)])
     schedule = spaced_schedule(net.alphas_cumprod, options['steps'])
-    return pipe.decode(SAMPLERS[options['sampler']](denoise, z, schedule) * net.scaling_factor, pipe.meta['size'])
+    with patch('arsr.diffusion.noise_like', fresh): z = SAMPLERS[options['sampler']](denoise, fresh(), schedule)
+    return pipe.decode(z * net.scaling_factor, pipe.meta['size'])
 
 def portrait(pipe, seed, *label): # the class, and rows of attributes -> a field, by PyTorch from the noise of the page
     from arsr.unet import cfg_denoiser
     denoise = cfg_denoiser(pipe.generator, torch.tensor([label]).squeeze(1), pipe.options('generate')['guidance'])
-    side = pipe.meta['size'] // pipe.first.cfg.f
-    return sampled(pipe, 'generate', denoise, noise(seed, (1, pipe.first.cfg.z, side, side)))
+    return sampled(pipe, 'generate', denoise, seed)
 
 def difference(pixels, field, k=0, **window): # (h,w,3) in bytes, field -> largest, in levels
     return np.abs(pixels - field.render(size=len(pixels), **window)[k].permute(1, 2, 0).numpy() * 255).max()
@@ -364,7 +388,7 @@ def test_a_portrait_in_the_browser(tiny, site, browser, model):
     with opened(browser, url + 'draw.html', 600, has_touch=True) as (page, wrong):
         assert not page.evaluate("performance.getEntriesByType('resource').some(r => r.name.includes('.onnx'))")
         drawn(page, 3, pipe.meta['categories'][1])
-        assert page.locator('#draw-steps canvas').count() == pipe.options('generate')['steps']
+        assert page.locator('#draw-steps canvas').count() == script('live').page_options(pipe, 'generate')['steps']
         assert difference(pixels(page), field) <= 2
         if model != 'tiny':  # a rough decoder, but one of pictures
             estimate, exact = pixels(page, -1, '#draw-steps'), np.asarray(field.to_pil(), int)
@@ -418,7 +442,7 @@ def test_attributes_are_chosen_in_menus(tiny, browser):
         assert page.locator('#draw-wishes option').all_inner_texts() == ['any', 'full beard']
         drawn(page, 5, 'a')
         assert page.locator('#draw-wishes label').evaluate_all('a => a.map(l => l.firstChild.data.trim())') == [
-            'hair', 'mouth', 'eyes']
+            'Hair', 'Mouth', 'Eyes']
         anything = pixels(page)
         page.get_by_label('hair').select_option('592454')
         page.get_by_label('mouth').select_option('laugh')
@@ -445,8 +469,7 @@ def test_four_answers_to_a_small_picture(tiny, browser):
         answers = [pixels(page, k) for k in range(4)]
         assert not wrong
     cond = pipe.condition(torch.from_numpy(lr).permute(2, 0, 1)[None] / 255)
-    z = torch.cat([noise(k, (1, *cond.shape[1:])) for k in range(4)])
-    field = sampled(pipe, 'upscale', lambda z, t: pipe.upscaler(z, t, cond.expand(4, -1, -1, -1)), z)
+    field = sampled(pipe, 'upscale', lambda z, t: pipe.upscaler(z, t, cond.expand(4, -1, -1, -1)), seed=0, n=4)
     assert max(difference(x, field, k) for k, x in enumerate(answers)) <= 2
     assert min(np.abs(answers[0] - x).max() for x in answers[1:]) > 8
     assert not [name for name in loaded if 'generator' in name]

@@ -297,8 +297,8 @@ def test_three_processes_train_what_one_does(tmp_path):
         if k.startswith('model.') and not k.endswith(free): assert_close(shared[k], alone[k], atol=1e-4, rtol=1e-4)
 
 def test_a_batch_that_cannot_be_shared_refused(refuses):
-    with refuses('3 processes cannot share a batch of 4'): batches(Toy(), SETTINGS, 0, 3)
-    assert len(next(iter(batches(Toy(), SETTINGS, 0, 2)))) == 2
+    with refuses('3 processes cannot share a batch of 4'): batches(Toy(), SETTINGS, dict(step=0, skipped=0), 3)
+    assert len(next(iter(batches(Toy(), SETTINGS, dict(step=0, skipped=0), 2)))) == 2
 
 # the loop
 
@@ -429,7 +429,9 @@ class FakeBar:
     comment = ''
     def __init__(self): self.main_bar, self.shown, self.graphs, self.lines = self, [], [], []
     def update(self, value): self.shown.append((value, self.comment))
-    def update_graph(self, graphs, figsize): self.graphs.append(graphs[0])
+    def update_graph(self, graphs, x_bounds, figsize):
+        assert x_bounds[1] > graphs[0][0][-1] * 1.2  # the legend does not touch the curve
+        self.graphs.append(graphs[0])
     def write(self, line): self.lines.append(line)
 
 @pytest.mark.parametrize('minutes, end', [(None, 999), (30 / 60, 500)])

@@ -349,7 +349,7 @@ def bench(args):
     how = dict(data=args.data, quick=args.quick, seed=args.seed)
     b = open_bench(args.baselines, args.runs, check_device(args.device), **how)
     for name in names:
-        result = run_table(b, name, args.out, args.keep)
+        result = run_table(b, name, args.out)
         head = f"{name}: {result['what']} {len(result['rows'])} rows in {result['seconds']:.0f} s"
         print(f"{head}, {Path(args.out)/name}.json\n{as_text(means(result['rows']))}\n", flush=True)
 
@@ -467,7 +467,6 @@ def _add_bench(commands):
     p.add_argument('--task', choices=('upscale', 'generate'), help='only the tables of a task')
     p.add_argument('--data', help='a folder of your pictures instead of the photographs')
     p.add_argument('--baselines', help='folder with trained baselines: liif-emoji, idm-emoji, liif-photo, idm-photo')
-    p.add_argument('--keep', action='store_true', help='leave rows of methods that are not measured this time')
     p.add_argument('--run', dest='runs', nargs='+', default=(), metavar='FOLDER', help='of `arsr train`, one a model')
     p.add_argument('--seed', type=int, default=0, help='of all noise (default: 0)')
     p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')

@@ -130,10 +130,7 @@ def call(view:Viewport, index:int, renderer:str)->str:
 
 # %% ../../nbs/apps/03_widgets.ipynb #18b05d90
 class explore(Panel):
-    """A panel like a magnifying glass: the field, bicubic enlargement of its own pixels, and the ground truth if given.
-
-    Set its `state` in code as a hand sets it in the browser.
-    """
+    "A magnifying glass: the field, bicubic enlargement of its own pixels, the ground truth; code may set `state`."
     _esm = script('explore')
 
     def __init__(self,
@@ -191,7 +188,7 @@ class zoom(Panel):
     _esm = script('zoom')
 
     def __init__(self,
-        field:ImageField, *others, # and what to show in step: fields, 'bicubic', or pictures as `upscale` takes them
+        field:ImageField, *others, # and what to show in step: fields, 'bicubic', or pictures
         scale:float=64., names=(), # the deepest zoom, in pixels for each own; titles
     ):
         names = names or ['the field', *(x if isinstance(x, str) else f'picture {k}' for k, x in enumerate(others, 2))]
@@ -313,7 +310,7 @@ class diversity(Panel):
 # %% ../../nbs/apps/03_widgets.ipynb #9fbd9310
 def mixed(pipe:ARSR, a:int, b:int, mix:float, **options)->ImageField: # seeds, 0 to 1, options of `generate`
     "The picture between two seeds: of the noise cos(x) a + sin(x) b, x from 0 to a right angle, which is again N(0,I)."
-    sample, angle = find_sampler(options.pop('sampler', None) or pipe.options('generate')['sampler']), mix * math.pi / 2
+    sample, angle = find_sampler(options.pop('sampler', None) or 'dpmpp_2m'), mix * math.pi / 2  # without fresh noise
     def between(denoise, z, *rest):
         return sample(denoise, math.cos(angle) * z + math.sin(angle) * seeded_noise(z.shape, b).to(z), *rest)
     return pipe.generate(seed=a, sampler=between, **options)

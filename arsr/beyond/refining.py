@@ -147,8 +147,7 @@ def grid_artifact_loss(error:Tensor, coord:Tensor, cells:tuple, side:int=16)->Te
     return F.avg_pool2d(products, side, side // 2).abs().mean((1, 2, 3))
 
 def patch_loss(
-    prediction:Tensor, batch:dict, # (n,q,3) in [-1,1]; coord and rgb, of square patches where there is a weight
-    cells:tuple, # (rows, columns) of the latent
+    prediction:Tensor, batch:dict, cells:tuple, # (n,q,3), coord and rgb; (rows, columns) of the latent
     perceptual_distance:Callable|None=None, weight:float=0., # (n,3,s,s), (n,3,s,s) in [0,1] -> (n,); 0: only pixels
 )->Tensor: # scalar
     "L1, and a perceptual distance of the patches with a penalty on the periodic artefact that it invites."
@@ -196,8 +195,7 @@ def cell_peak(x:Tensor, period:float)->float: # (3,h,w), pixels of a cell -> 1 i
 @torch.no_grad()
 def sdedit(
     generator:Denoiser, z:Tensor, eps:Tensor, # (n,c,h,w) latents in the encoder's units, and noise from N(0,I)
-    classes:Tensor, # (n,) of the pictures; not used by a generator without classes
-    level:int, steps:int, # timesteps of noise over them, from 1 up to all; network evaluations to remove it
+    classes:Tensor, level:int, steps:int, # (n,), where it knows any; timesteps of noise; evaluations
 )->Tensor: # (n,c,h,w)
     "Latents with noise added up to a level and denoised by a generator (SDEdit, Meng et al. 2022)."
     t = torch.full((len(z),), level - 1)
@@ -207,10 +205,8 @@ def sdedit(
 
 class EditedLatents(Patches):
     "Latents of a picture, encoded or edited by `sdedit`, and a square patch of the ground truth at one of its sizes."
-    def __init__(self,
-        renders:Renders, z:Tensor, edited:Tensor, # (n,2,c,h,w) the encoder's, plain and mirrored, and the same edited
-        noise:float=0., side:int=64, # standard deviation over the encoder's; as `Patches`
-    ):
+    def __init__(self, renders:Renders, z:Tensor, edited:Tensor, # (n,2,c,h,w), plain and mirrored
+                 noise:float=0., side:int=64): # standard deviation over the encoder's; as `Patches`
         super().__init__(renders, dict(z=z, edited=edited), None, side)
         self.noise = noise
 

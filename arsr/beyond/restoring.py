@@ -26,8 +26,7 @@ def through_jpeg(x:Tensor, quality:int)->Tensor: # (3,h,w) in [0,1], 1 to 95 -> 
     return load_image(file).to(x)
 
 def degrade(
-    x:Tensor, # (3,h,w) in [0,1]
-    blur:float=0., noise:float=0., # standard deviations, in pixels and of a range of 1
+    x:Tensor, blur:float=0., noise:float=0., # (3,h,w) in [0,1]; deviations, in pixels and of a range of 1
     quality:int|None=None, rng=None, # of JPEG, None: not saved as one; np.random.Generator of the noise
 )->Tensor: # (3,h,w) in [0,1]
     "A picture after blur, noise and JPEG."

@@ -335,10 +335,7 @@ def load_baselines(folder, device=None)->dict: # of folders like liif-emoji, or 
 
 # %% ../../nbs/lab/02_baselines.ipynb #b188fa73
 def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BASELINES, its folder, of `open_source`
-    """Train a baseline as our own upscaler is: same pictures, sizes and task; from OUT/init.safetensors where that is.
-
-    `budget` and what is returned are those of `fit`. `ValueError` for an unknown name, wrong numbers, another's folder.
-    """
+    "Train a baseline as our upscaler is (same pictures, sizes, task), from OUT/init.safetensors if there; as `fit`."
     kind, out, acc = find_baseline(name), Path(out), accelerator()
     ours = {'emoji': 'emoji-upscale', 'portraits': 'portraits-upscale-8x'}.get(data, 'photo-upscale')
     run = Run(for_data(find_preset(ours), data), out)

@@ -10,7 +10,7 @@ __all__ = ['VARIANTS', 'TRAINED_WEIGHT', 'RIVALS', 'DEGRADATIONS', 'TABLES', 'TA
            'with_denoiser', 'trained_stages', 'table_samplers', 'table_compute', 'errors_by_noise', 'table_alignment',
            'partial_denoise', 'table_recovery', 'seconds_and_bytes', 'interleaved', 'table_cost', 'table_distilled',
            'literal', 'renderers', 'machine_limits', 'table_speed', 'table_whole', 'fields_with_truth',
-           'table_fidelity', 'find_table', 'open_bench', 'kept', 'run_table', 'means', 'as_text']
+           'table_fidelity', 'find_table', 'open_bench', 'run_table', 'means', 'as_text']
 
 # %% ../../nbs/lab/07_bench.ipynb #d6534187
 import json, statistics, tempfile, time
@@ -20,7 +20,7 @@ from functools import cache, partial
 from itertools import combinations, islice, product
 from pathlib import Path
 from types import SimpleNamespace
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np, torch
 from torch import nn, Tensor
 from ..beyond.fast import FastRenderer, render_fast
 from ..beyond.refining import cell_peak, sdedit
@@ -29,7 +29,7 @@ from ..coords import make_cell, make_coord, resize, to_model
 from ..data import atomic_write, downsample, find_named, open_source
 from ..diffusion import sample_ddim, sample_dpmpp_2m, uniform_schedule
 from ..field import sample_bicubic
-from ..liif import EPS, LIIF, SHIFTS, linears, packed_linear, render_grid
+from ..liif import LIIF, linears, packed_linear, render_grid
 from ..pipeline import ARSR, WEIGHTS, cast_once, load_weights, read_config
 from ..train import fast_arithmetic, low_resolution, machine
 from ..unet import Denoiser
@@ -353,22 +353,10 @@ def table_distilled(b:Bench):
 
 # %% ../../nbs/lab/07_bench.ipynb #d5499b2f
 @torch.no_grad()
-def literal(liif:LIIF, feat:Tensor, coord:Tensor, cell:Tensor, chunk:int)->Tensor: # (n,c,h,w), (n,q,2) twice -> (n,q,3)
-    "LIIF as the published code writes it (Kim and Kim 2024, section 3.1), for the comparison of times."
+def literal(liif:LIIF, feat:Tensor, coord:Tensor, cell:Tensor, chunk:int)->Tensor: # -> (n,q,3)
+    "LIIF as it is defined (Kim and Kim 2024, section 3.1), at so many points at a time."
     parts = zip(coord.split(chunk, 1), cell.split(chunk, 1))
-    if coord.shape[1] > chunk: return torch.cat([literal(liif, feat, *part, chunk) for part in parts], 1)
-    h, w = feat.shape[-2:]
-    centres = make_coord((h, w)).T.reshape(1, 2, h, w).expand(len(feat), -1, -1, -1).to(feat)
-    def read(maps, at):
-        return F.grid_sample(maps, at.flip(-1)[:, None], mode='nearest', align_corners=False)[:, :, 0].transpose(1, 2)
-    unit, preds, areas = cell.new_tensor([h, w]), [], []
-    for shift in SHIFTS:
-        at = (coord + coord.new_tensor(shift) / unit + EPS).clamp(-1 + EPS, 1 - EPS)
-        rel = (coord - read(centres, at)) * unit
-        preds.append(liif.mlp(torch.cat([read(feat, at), rel, cell * unit], -1)))
-        areas.append(rel.prod(-1, keepdim=True).abs() + 1e-9)
-    total = sum(areas)
-    return sum(pred * area / total for pred, area in zip(preds, reversed(areas)))
+    return torch.cat([liif(feat, *part) for part in parts], 1)
 
 def renderers(liif:LIIF, fast:FastRenderer, feat:Tensor, size:int)->dict: # name -> (job, products of its hidden layers)
     "Ways to render one latent at a size."
@@ -477,27 +465,14 @@ def open_bench(baselines=None, runs=(), device:str|None=None, **how)->Bench: # f
     return Bench(emoji, photo, found, named, device=device, **how)
 
 # %% ../../nbs/lab/07_bench.ipynb #95956289
-def kept(rows:list, before:dict)->dict: # measured now, and an earlier result -> what the new one holds besides
-    "Rows of methods, or of stages of a training, that were not measured now, and in `kept` where they are from."
-    def who(row): return ' '.join(row[k] for k in ('model', 'task', 'stage', 'method') if k in row)
-    now = set(map(who, rows))
-    left = [r for r in before['rows'] if who(r) not in now]
-    notes = [note | dict(methods=[m for m in note['methods'] if m not in now]) for note in before.get('kept', [])]
-    noted = {m for note in notes for m in note['methods']}
-    since = {k: before[k] for k in ('commit', 'date', 'hardware')}
-    notes.append(since | dict(methods=[m for m in dict.fromkeys(map(who, left)) if m not in noted]))
-    notes = [note for note in notes if note['methods']]
-    return dict(rows=rows + left, baselines=before['baselines'], kept=notes) if left else {}
-
-def run_table(b:Bench, name:str, out:Path, keep:bool=False)->dict: # a folder -> the head, and `rows`
-    "Measure a table and write it to OUT/NAME.json; with `keep`, rows of methods that are not here stay from that file."
+def run_table(b:Bench, name:str, out:Path)->dict: # a folder -> the head, and `rows`
+    "Measure a table and write it to OUT/NAME.json."
     fill, start, path = find_table(name), time.perf_counter(), Path(out)/f'{name}.json'
     with torch.no_grad(): rows = list(fill(b))
     result = head(b, time.perf_counter() - start) | {'table': name, 'what': fill.__doc__}
-    kind, before = dict(photos='photo', drawings='emoji').get(name), {}
-    if keep and path.exists(): before = json.loads(path.read_text())
-    if kind: result['efforts'] = before.get('efforts', {}) | efforts(b, kind)
-    result |= dict(rows=rows) | (kept(rows, before) if before else {})
+    kind = dict(photos='photo', drawings='emoji').get(name)
+    if kind: result['efforts'] = efforts(b, kind)
+    result['rows'] = rows
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, lambda part: part.write_text(json.dumps(result, indent=1)))
     return result

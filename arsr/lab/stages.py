@@ -142,10 +142,8 @@ class Run:
 
     @cached_property
     def first(self)->FirstStage: return self.load(FirstStage(self.preset.first), self.require('first', 'first'))
-
     @cached_property
     def generator_file(self)->Path: return self.latest('generator') or self.require('latent', 'generator-latent')
-
     @cached_property
     def generator_stamp(self)->str: return stamp(self.generator_file.read_bytes())
 
@@ -225,11 +223,8 @@ def leave_snapshot(run:Run, averaged:nn.Module, step:int):
 
 # %% ../../nbs/lab/05_stages.ipynb #2e458c56
 @torch.no_grad()
-def stage_errors(
-    first:FirstStage, nets:dict, # stage -> denoiser
-    x:Tensor, lr:Tensor|None, steps, # (n,3,s,s) pictures in [0,1]; their LR inputs, enlarged, where used; timesteps
-)->dict: # stage -> as many errors
-    "`image_error` of denoisers at all pixels of pictures."
+def stage_errors(first:FirstStage, nets:dict, x:Tensor, lr:Tensor|None, steps)->dict: # stage -> errors
+    "`image_error` of denoisers by stage, at all pixels of x (n,3,s,s) in [0,1]; lr: LR inputs, enlarged, where used."
     coord, cell = (make(x.shape[-1]).to(x.device).expand(len(x), -1, -1) for make in (make_coord, make_cell))
     pixels = dict(rgb=rearrange(to_model(x), 'n c h w -> n (h w) c'), coord=coord, cell=cell)
     latents = {k: first.encode(to_model(p)) for k, p in dict(z=x, cond=lr).items() if p is not None}

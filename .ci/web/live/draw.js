@@ -3,7 +3,7 @@ import { Map } from './map.js'
 
 const $ = id => document.getElementById('draw-' + id)
 const post = (type, more = {}) => worker.postMessage({ type, id: ++asked, ...more })
-let worker, model, asked = 0, waiting = null, small = null, laid = false
+let worker, model, asked = 0, waiting = null, small = null, given = null, laid = false
 
 function start() {
   $('off').hidden = true
@@ -26,6 +26,8 @@ const map = new Map($('map'), 64, () => { // a moved map asks for its pixels onc
 function readout(words = 'decoding …') {
   $('readout').textContent = `${map.zoom.toFixed(map.zoom < 10 ? 1 : 0)}× · ${map.size} × ${map.size} px · ${words}`
 }
+
+function duration(ms) { return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s` }
 
 function status(words, share = null) {
   $('status').textContent = words
@@ -50,11 +52,12 @@ function begin(words) {
   laid = false
 }
 
-function lay(count) { // the panes of so many pictures, and one for bicubic enlargement
+function lay(count) { // the panes of so many pictures, one for what they are made from, and one for bicubic enlargement
   laid = true
   $('still').hidden = true
   $('tools').hidden = false
-  map.show([...Array(count).fill('estimate, roughly decoded'), 'bicubic'])
+  map.show([...Array(count).fill('estimate, roughly decoded'), ...count > 1 ? ['small picture'] : [], 'bicubic'])
+  if (count > 1) map.put(count, given, [0, 0, 1, 1], 'pixels')
   map.box.classList.toggle('four', count > 1)
 }
 
@@ -74,7 +77,7 @@ const shows = {
     status(`denoising: step ${step} of ${steps}`, step / steps)
     const canvases = pictures.map(pixels => bitmap(pixels, [size, size]))
     if (!laid) lay(canvases.length)
-    canvases.forEach((canvas, k) => map.put(k, canvas, [0, 0, 1, 1], true))
+    canvases.forEach((canvas, k) => map.put(k, canvas, [0, 0, 1, 1], 'blurred'))
     if (canvases.length > 1) return
     const item = document.createElement('li'), [canvas] = canvases
     canvas.setAttribute('role', 'img')
@@ -85,9 +88,9 @@ const shows = {
   },
   ready({ count, ms, provider }) {
     busy(false)
-    const what = count === 1 ? `The portrait of seed ${$('seed').value}` : `${count} answers`
-    status(`${what}, in ${(ms / 1000).toFixed(1)} s on the ${provider === 'webgpu' ? 'GPU' : 'CPU'}.`)
-    const names = count === 1 ? ['decoded for these pixels'] : Array.from({ length: count }, (_, k) => `answer ${k + 1}`)
+    const what = count === 1 ? `The portrait of seed ${$('seed').value}` : 'Four answers'
+    status(`${what}, in ${duration(ms)} on the ${provider === 'webgpu' ? 'GPU' : 'CPU'}.`)
+    const names = count === 1 ? ['decoded for these pixels'] : [...Array.from({ length: count }, (_, k) => `answer ${k + 1}`), `the small picture, ${given.width} px`]
     map.label([...names, count === 1 ? `bicubic, from ${model.config.meta.size} px` : 'bicubic, from the small picture'])
     map.go()
   },
@@ -95,7 +98,7 @@ const shows = {
     if (id !== asked) return
     map.put(pane === 'bicubic' ? map.panes.length - 1 : pane, bitmap(pixels, size), window)
     if (pane === 'bicubic') return
-    readout(exact ? `each pixel decoded, ${Math.round(ms)} ms` : `first look, ${Math.round(ms)} ms`)
+    readout(exact ? `each pixel decoded, ${duration(ms)}` : `first look, ${duration(ms)}`)
     map.box.dataset.first ||= Math.round(ms)
     map.box.dataset.view = exact ? 'exact' : 'first'
   },
@@ -107,14 +110,15 @@ const shows = {
 
 // ---- what a person does
 
-function wishes() { // a menu for each of up to three attributes of the chosen family, hair first
+function wishes() { // a menu for each of up to three attributes of the chosen family: hair first, then those whose options have telling names
   const known = Object.entries(model.attributes[$('family').selectedOptions[0].text] || {})
-  known.sort(([a], [b]) => (b === 'hair') - (a === 'hair'))
+  const rank = ([name, [[option]]]) => name === 'hair' ? 0 : /^variant|^[\da-f]{6}$/.test(option) ? 2 : 1
+  known.sort((a, b) => rank(a) - rank(b))
   const spaced = name => name.replace(/([a-z])([A-Z0-9])/g, '$1 $2').toLowerCase()
   $('wishes').replaceChildren(...known.slice(0, 3).map(([name, options]) => {
     const label = document.createElement('label'), menu = document.createElement('select')
     menu.append(new Option('any', 0), ...options.map(([option, row]) => new Option(spaced(option), row)))
-    label.append(`${spaced(name)} `, menu)
+    label.append(`${spaced(name).replace(/^./, c => c.toUpperCase())} `, menu)
     return label
   }))
 }
@@ -144,6 +148,8 @@ document.getElementById('panel-new').onsubmit = e => {
 async function take(file) { // the middle of a picture, as large as chosen
   try { small = await createImageBitmap(file) } catch { return status(`${file.name} is no picture that this browser can open.`) }
   busy(false)
+  const cut = Math.min(small.width, small.height), fits = [16, 32, 64].filter(n => n <= cut)
+  if (cut < 64) $('side').value = fits.at(-1) || 16 // nothing is lost of a picture that is small already
   status(`${file.name}: ${small.width} × ${small.height} px`)
 }
 document.getElementById('panel-up').onsubmit = e => {
@@ -151,6 +157,7 @@ document.getElementById('panel-up').onsubmit = e => {
   const side = Number($('side').value), canvas = new OffscreenCanvas(side, side), g = canvas.getContext('2d'), cut = Math.min(small.width, small.height)
   g.imageSmoothingQuality = 'high'
   g.drawImage(small, (small.width - cut) / 2, (small.height - cut) / 2, cut, cut, 0, 0, side, side)
+  given = canvas
   begin('starting …')
   post('upscale', { pixels: g.getImageData(0, 0, side, side).data, side, seed: 0, n: 4 })
 }

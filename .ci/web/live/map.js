@@ -51,8 +51,8 @@ export class Map {
     this.changed()
   }
 
-  put(k, image, window, rough = false) { // a view that has come: an ImageBitmap or canvas, and the window that it shows
-    this.panes[k].drawn = { image, window, rough }
+  put(k, image, window, look = '') { // a view that has come: an ImageBitmap or canvas, the window that it shows, and how to scale it
+    this.panes[k].drawn = { image, window, look }
     this.paint(this.panes[k])
   }
 
@@ -63,7 +63,8 @@ export class Map {
     const [top, left] = this.window, [t, l, b, r] = drawn.window, scale = n * this.zoom, g = canvas.getContext('2d')
     const same = drawn.image.width === n && Math.abs(b - t - 1 / this.zoom) < 1e-9 && Math.abs(t - top) + Math.abs(l - left) < 1e-9
     g.clearRect(0, 0, n, n)
-    g.filter = drawn.rough ? `blur(${n / 110}px)` : 'none' // the cells of an estimate are not to be seen
+    g.filter = drawn.look === 'blurred' ? `blur(${n / 110}px)` : 'none' // the cells of an estimate are not to be seen
+    g.imageSmoothingEnabled = drawn.look !== 'pixels'
     if (same) g.drawImage(drawn.image, 0, 0) // pixel by pixel, nothing resampled
     else g.drawImage(drawn.image, (l - left) * scale, (t - top) * scale, (r - l) * scale, (b - t) * scale)
   }

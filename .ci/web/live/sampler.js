@@ -8,8 +8,8 @@ export function mix(x) { // a 32-bit hash of a 32-bit number (C. Wellons' lowbia
   return (x ^ x >>> 15) >>> 0
 }
 
-export function noise(seed, n) { // n numbers from N(0,1)
-  const key = mix(seed + 0x9e3779b9), out = new Float32Array(n)
+export function noise(seed, n, part = 0) { // the first n numbers from N(0,1) of a seed, or the n after them, ...
+  const key = mix(seed + 0x9e3779b9) + part * n, out = new Float32Array(n)
   const uniform = k => (mix(key + k) + .5) / 2 ** 32
   for (let k = 0; k < n; k += 2) {
     const radius = Math.sqrt(-2 * Math.log(uniform(k))), angle = 2 * Math.PI * uniform(k + 1)
@@ -34,7 +34,7 @@ export function spacedTimesteps(alphas, steps) { // (T) alphas_cumprod -> descen
   return chosen
 }
 
-// ---- samplers: `denoise(z, t)` estimates the clean latent, `report(step, x0)` is told of each estimate
+// ---- samplers: `denoise(z, t)` estimates the clean latent, `report(step, x0)` is told of it; `fresh(step)` is new noise
 
 export async function dpmpp2m(denoise, z, alphas, timesteps, report) { // DPM-Solver++(2M) (Lu et al. 2022)
   const a = timesteps.map(t => alphas[t]), level = a.map(v => Math.log(v / (1 - v)) / 2)
@@ -64,4 +64,19 @@ export async function ddim(denoise, z, alphas, timesteps, report) { // Song et a
   return x0
 }
 
-export const SAMPLERS = { dpmpp_2m: dpmpp2m, ddim }
+export async function ddpm(denoise, z, alphas, timesteps, report, fresh) { // Ho et al. (2020), equations 6 and 7
+  const a = timesteps.map(t => alphas[t])
+  let x0
+  for (let i = 0; i < a.length; i++) {
+    x0 = await denoise(z, timesteps[i])
+    await report(i, x0)
+    if (i === a.length - 1) break
+    const beta = 1 - a[i] / a[i + 1], left = 1 - a[i + 1], eps = fresh(i)
+    const own = Math.sqrt(a[i + 1]) * beta / (1 - a[i]), keep = Math.sqrt(1 - beta) * left / (1 - a[i])
+    const spread = Math.sqrt(beta * left / (1 - a[i]))
+    z = z.map((v, k) => own * x0[k] + keep * v + spread * eps[k])
+  }
+  return x0
+}
+
+export const SAMPLERS = { dpmpp_2m: dpmpp2m, ddim, ddpm }

@@ -101,14 +101,14 @@ function shape() { // of a latent: channels, rows, columns
   return [first.z, side, side]
 }
 
-async function sample(part, task, z, n, denoise, report) { // noise (n,c,h,w) -> n latents as the decoder takes them
+async function sample(part, task, seed, n, length, denoise, report) { // n latents of so many numbers, as the decoder takes them
   const { alphas_cumprod: alphas, scaling_factor: scale } = model.denoisers[part], { steps, sampler } = model.options[task]
-  const out = await SAMPLERS[sampler](denoise, z, alphas, spacedTimesteps(alphas, steps), async (step, x0) => {
+  const fresh = step => Float32Array.from(Array.from({ length: n }, (_, k) => [...noise(seed + k, length, step + 1)]).flat())
+  const out = await SAMPLERS[sampler](denoise, fresh(-1), alphas, spacedTimesteps(alphas, steps), async (step, x0) => {
     report(step + 1, steps, x0.map(v => v * scale))
     await pause()
-  })
-  const each = out.length / n
-  return Array.from({ length: n }, (_, k) => out.slice(k * each, (k + 1) * each).map(v => v * scale))
+  }, fresh)
+  return Array.from({ length: n }, (_, k) => out.slice(k * length, (k + 1) * length).map(v => v * scale))
 }
 
 function guided(label, guidance, dims) { // classifier-free guidance (Ho and Salimans 2022), both evaluations in one batch
@@ -130,8 +130,8 @@ function estimates(n, [channels, cells]) { // tells of each step and its n pictu
 async function generate({ seed, label }) {
   await load('generator', 'decoder', 'renderer', 'fast_grid', 'fast')
   const started = performance.now(), dims = shape(), [channels, cells] = dims, size = model.config.meta.size
-  const z = noise(seed, channels * cells * cells), denoise = guided(label, model.options.generate.guidance, dims)
-  await decode(await sample('generator', 'generate', z, 1, denoise, estimates(1, dims)), dims)
+  const denoise = guided(label, model.options.generate.guidance, dims)
+  await decode(await sample('generator', 'generate', seed, 1, channels * cells * cells, denoise, estimates(1, dims)), dims)
   source = { image: await render(fields[0], [size, size], [0, 0, 1, 1], 'renderer'), side: size }
   tell({ type: 'ready', count: 1, ms: performance.now() - started, provider })
 }
@@ -145,10 +145,9 @@ async function upscale({ pixels, side, seed, n }) { // an RGBA square -> n diffe
   const planes = enlarged.map((_, k) => enlarged[3 * (k % large ** 2) + (k / large ** 2 | 0)])
   const { data, dims: [, ...dims] } = await run('encoder', { image: tensor(planes, 1, 3, large, large) })
   const repeated = Float32Array.from({ length: n * data.length }, (_, k) => data[k % data.length] / model.denoisers.upscaler.scaling_factor)
-  const cond = tensor(repeated, n, ...dims), z = new Float32Array(repeated.length)
-  for (let k = 0; k < n; k++) z.set(noise(seed + k, data.length), k * data.length)
+  const cond = tensor(repeated, n, ...dims)
   const denoise = async (z, t) => (await run('upscaler', { z_t: tensor(z, n, ...dims), t: integers(Array(n).fill(t), n), cond })).data
-  await decode(await sample('upscaler', 'upscale', z, n, denoise, estimates(n, dims)), dims)
+  await decode(await sample('upscaler', 'upscale', seed, n, data.length, denoise, estimates(n, dims)), dims)
   source = { image, side }
   tell({ type: 'ready', count: n, ms: performance.now() - started, provider })
 }
