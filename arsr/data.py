@@ -218,7 +218,8 @@ def _read_tiff(file, frame:int, name)->tuple: # `_tiff_record`, (h,w,c) in [0,1]
     if a.dtype.kind == 'u': a = _from_16_bits(a, name) if a.itemsize > 1 else a / np.float32(255)
     if kind in (0, 5): a = 1 - a if kind == 0 else _on_paper(a)
     if kind == 5: record.info.pop('icc_profile', None)  # of inks
-    held, a = record.getexif().pop(274, 1) - 1, a.reshape(*a.shape[:2], -1)  # turned, mirrored?
+    held, a = record.getexif().pop(274, 1), a.reshape(*a.shape[:2], -1)  # turned, mirrored?
+    held = held - 1 if held in range(1, 9) else 0
     if held & 4: a = a.swapaxes(0, 1)
     a = a[::-1 if held & 2 else 1, ::-1 if held % 4 in (1, 2) else 1]
     return record, np.ascontiguousarray(a, np.float32)

@@ -47,7 +47,8 @@ class DistinctDrawings:
 PHOTOS = ('astronaut', 'chelsea', 'coffee', 'rocket')  # of scikit-image; for evaluation only
 SAMPLES = {64: 2000, 128: 2000, 256: 1000, 512: 300, 1024: 64}  # size in pixels: portraits of it that are compared
 ANSWERED = {128: 200, 512: 100}  # and faces that are enlarged to it
-WAYS = [(name, k) for name, steps in dict(dpmpp_2m=(4, 10, 50), ddpm=(10, 24)).items() for k in steps]
+WAYS = {f'{name}, {k}': dict(sampler=name, steps=k, guidance=1)
+        for name, steps in dict(dpmpp_2m=(4, 10, 50), ddpm=(10, 24)).items() for k in steps}
 
 def evaluation_photos()->dict: # name -> (3,h,w) in [0,1]
     "The photographs of the scikit-image wheel, cut to a multiple of four pixels."
@@ -151,13 +152,11 @@ def answers_differ(pipe:ARSR, n:int=20, answers:int=8)->dict: # pd, std
 
 def portrait_tables(pipe:ARSR, baselines:dict)->dict: # name -> net; title -> rows
     "Every table of the portraits' card."
-    def by(sampler, k):
-        new = new_features(pipe, {128: 300}, sampler=sampler, steps=k, guidance=1)[128]
-        return generation_figures(new, 128)
+    def by(**how): return generation_figures(new_features(pipe, {128: 300}, **how)[128], 128)
     new = new_features(pipe, SAMPLES)
     found = {'first stage, held-out portraits, PSNR': portrait_figures(pipe),
              'generation': {f'{size} px': generation_figures(x, size) for size, x in new.items()},
-             'generation by sampler': {f'{sampler}, {k}': by(sampler, k) for sampler, k in WAYS}}
+             'generation by sampler': {way: by(**how) for way, how in WAYS.items()}}
     if not pipe.upscaler: return found
     found |= {f'16 px to {size} px': upscaling_figures(pipe, n, size, baselines) for size, n in ANSWERED.items()}
     trained = {name: {k: net.meta[k] for k in ('minutes', 'steps')} | {

@@ -34,49 +34,43 @@ export function spacedTimesteps(alphas, steps) { // (T) alphas_cumprod -> descen
   return chosen
 }
 
-// ---- samplers: `denoise(z, t)` estimates the clean latent, `report(step, x0)` is told of it; `fresh(step)` is new noise
+// ---- samplers: `denoise(z, t)` estimates the clean latent, `report(step, x0)` is told of it; `fresh(part)` is new noise
 
-export async function dpmpp2m(denoise, z, alphas, timesteps, report) { // DPM-Solver++(2M) (Lu et al. 2022)
-  const a = timesteps.map(t => alphas[t]), level = a.map(v => Math.log(v / (1 - v)) / 2)
-  let last = null, x0
-  for (let i = 0; i < a.length; i++) {
-    x0 = await denoise(z, timesteps[i])
+async function walk(denoise, z, alphas, timesteps, report, move) { // `move(z, x0, a, i)` goes from noise level i to the next
+  const a = timesteps.map(t => alphas[t])
+  for (let i = 0; ; i++) {
+    const x0 = await denoise(z, timesteps[i])
     await report(i, x0)
-    if (i === a.length - 1) break
-    const h = level[i + 1] - level[i], share = i ? h / (2 * (level[i] - level[i - 1])) : 0
+    if (i === a.length - 1) return x0
+    z = move(z, x0, a, i)
+  }
+}
+
+export function dpmpp2m(denoise, z, alphas, timesteps, report) { // DPM-Solver++(2M) (Lu et al. 2022)
+  const level = v => Math.log(v / (1 - v)) / 2
+  let last = null
+  return walk(denoise, z, alphas, timesteps, report, (z, x0, a, i) => {
+    const h = level(a[i + 1]) - level(a[i]), share = i ? h / (2 * (level(a[i]) - level(a[i - 1]))) : 0
     const keep = Math.sqrt((1 - a[i + 1]) / (1 - a[i])), add = -Math.sqrt(a[i + 1]) * Math.expm1(-h), before = last || x0
-    z = z.map((v, k) => keep * v + add * (x0[k] + share * (x0[k] - before[k])))
     last = x0
-  }
-  return x0
+    return z.map((v, k) => keep * v + add * (x0[k] + share * (x0[k] - before[k])))
+  })
 }
 
-export async function ddim(denoise, z, alphas, timesteps, report) { // Song et al. (2021), eta 0
-  const a = timesteps.map(t => alphas[t])
-  let x0
-  for (let i = 0; i < a.length; i++) {
-    x0 = await denoise(z, timesteps[i])
-    await report(i, x0)
-    if (i === a.length - 1) break
+export function ddim(denoise, z, alphas, timesteps, report) { // Song et al. (2021), eta 0
+  return walk(denoise, z, alphas, timesteps, report, (z, x0, a, i) => {
     const m = Math.sqrt(a[i]), s = Math.sqrt(1 - a[i]), m1 = Math.sqrt(a[i + 1]), s1 = Math.sqrt(1 - a[i + 1])
-    z = z.map((v, k) => m1 * x0[k] + s1 * (v - m * x0[k]) / s)
-  }
-  return x0
+    return z.map((v, k) => m1 * x0[k] + s1 * (v - m * x0[k]) / s)
+  })
 }
 
-export async function ddpm(denoise, z, alphas, timesteps, report, fresh) { // Ho et al. (2020), equations 6 and 7
-  const a = timesteps.map(t => alphas[t])
-  let x0
-  for (let i = 0; i < a.length; i++) {
-    x0 = await denoise(z, timesteps[i])
-    await report(i, x0)
-    if (i === a.length - 1) break
-    const beta = 1 - a[i] / a[i + 1], left = 1 - a[i + 1], eps = fresh(i)
+export function ddpm(denoise, z, alphas, timesteps, report, fresh) { // Ho et al. (2020), equations 6 and 7
+  return walk(denoise, z, alphas, timesteps, report, (z, x0, a, i) => {
+    const beta = 1 - a[i] / a[i + 1], left = 1 - a[i + 1], eps = fresh(i + 1)
     const own = Math.sqrt(a[i + 1]) * beta / (1 - a[i]), keep = Math.sqrt(1 - beta) * left / (1 - a[i])
     const spread = Math.sqrt(beta * left / (1 - a[i]))
-    z = z.map((v, k) => own * x0[k] + keep * v + spread * eps[k])
-  }
-  return x0
+    return z.map((v, k) => own * x0[k] + keep * v + spread * eps[k])
+  })
 }
 
 export const SAMPLERS = { dpmpp_2m: dpmpp2m, ddim, ddpm }

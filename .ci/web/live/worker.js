@@ -103,8 +103,12 @@ function shape() { // of a latent: channels, rows, columns
 
 async function sample(part, task, seed, n, length, denoise, report) { // n latents of so many numbers, as the decoder takes them
   const { alphas_cumprod: alphas, scaling_factor: scale } = model.denoisers[part], { steps, sampler } = model.options[task]
-  const fresh = step => Float32Array.from(Array.from({ length: n }, (_, k) => [...noise(seed + k, length, step + 1)]).flat())
-  const out = await SAMPLERS[sampler](denoise, fresh(-1), alphas, spacedTimesteps(alphas, steps), async (step, x0) => {
+  const fresh = part => {
+    const z = new Float32Array(n * length)
+    for (let k = 0; k < n; k++) z.set(noise(seed + k, length, part), k * length)
+    return z
+  }
+  const out = await SAMPLERS[sampler](denoise, fresh(0), alphas, spacedTimesteps(alphas, steps), async (step, x0) => {
     report(step + 1, steps, x0.map(v => v * scale))
     await pause()
   }, fresh)
