@@ -135,11 +135,17 @@ def pictures(cell):
         data = out['data'][kind]
         yield out, kind, base64.b64decode(''.join(data) if isinstance(data, list) else data)
 
+def is_blank(out):
+    "Is it room for nothing on a page, as a bar leaves that is gone?"
+    data = out.get('data', {})
+    return 'text/html' in data and not data.keys() & KINDS.keys() and not ''.join(data['text/html']).strip()
+
 def extract(nb, page, folder):
-    "Pictures in outputs become files in `folder`, and the outputs refer to them; `page` is relative to the site."
+    "Pictures in outputs become files in `folder`, and the outputs refer to them; blank ones go. `page`: in the site."
     cells, up, n = nb['cells'], '../' * len(page.parent.parts), 0
     folder.mkdir(parents=True, exist_ok=True)
     for k, cell in enumerate(cells):
+        if cell.get('outputs'): cell['outputs'] = [out for out in cell['outputs'] if not is_blank(out)]
         found = [*pictures(cell)]
         caption = take_caption(cell) if found else ''
         for out, kind, data in found:
@@ -218,7 +224,6 @@ def finish(docs, root): # root: where the site stands on its server, such as /ar
         text = re.sub(r'<img [^>]*>', lambda m, page=page: size_image(m, page), text)
         text = re.sub(r'<table.*?</table>', box_table, text, flags=re.S)
         text = CODE.sub(hang_lines, text)
-        text = re.sub(r'<div class="cell-output cell-output-display">\s*</div>\n?', '', text)  # room for nothing
         if page.name == '404.html': text = text.replace('<head>', f'<head><base href="{root}">', 1)
         text = text.replace('</head>', f'<script src="{up}/site.js" defer></script></head>', 1)
         text = re.sub(r'(<i class="bi[^"]*") role="img"', r'\1 aria-hidden="true"', text)

@@ -35,7 +35,7 @@ def approaching(field, centre:tuple, spans, side:int=256)->torch.Tensor: # (k,3,
     boxes = [(top, left, top + span, left + span) for (top, left), span in zip(corners, spans)]
     return torch.cat([field[0].render(size=side, window=box) for box in boxes])
 
-def write_hero(nine, path, seed=3, eye=(.53, .6)): # an `ImageField`; which of it is looked at, and where
+def write_hero(nine, path, seed=4, eye=(.525, .5)): # an `ImageField`; which of it is looked at, and where
     "Nine new portraits above; below, one of them at several sizes, and from nearer and nearer."
     field = nine[seed]
     above = row(nine.render(size=152), gap=0)
@@ -46,7 +46,7 @@ def write_hero(nine, path, seed=3, eye=(.53, .6)): # an `ImageField`; which of i
     for part, x in ((left, 0), (right, above.width - right.width)): whole.paste(part, (x, above.height + 24))
     whole.save(path, quality=90)
 
-def write_portrait(field, path, seed=3, eye=(.53, .6)): # as for `write_hero`
+def write_portrait(field, path, seed=4, eye=(.525, .5)): # as for `write_hero`
     "One new portrait, whole and seven times nearer: what the live page shows before it draws."
     sheet(approaching(field[seed], eye, (1., .14), side=400), columns=2).save(path, quality=90)
 

@@ -10,10 +10,12 @@
     python .ci/portraits.py fast FOLDER --minutes 5      the fast renderer of the new decoder
     python .ci/portraits.py measure FOLDER               what alignment changes in finished pictures
 
+`--fused` trains by the kernels of fused.py, twice as fast on a CPU; `--lr` and `--batch` replace a denoiser's learning
+rate and batch; torchrun --nproc_per_node 2 .ci/portraits.py ... shares the batches of a training between processes.
 Each step begins with what earlier steps have left in FOLDER, and otherwise with the weights that ship; a step
 that was stopped goes on. The encoder stays as it is, so everything trained on its latents stays valid.
 """
-import argparse, json, math
+import argparse, json, math, os, sys
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,7 +39,7 @@ from arsr.unet import AutoguidanceLoss, DenoisingLoss
 
 SHIPPED = WEIGHTS/'portraits'
 PRESETS = {'generator': find_preset('portraits-generate'), 'upscaler': find_preset('portraits-upscale-8x')}
-ENCODED, CONDITIONS, EDITED = 32_000, 4_000, 4_000  # portraits whose latents are kept, LR inputs, latents edited
+ENCODED, CONDITIONS, EDITED = 52_000, 4_000, 4_000  # portraits whose latents are kept, LR inputs, latents edited
 WINDOW, PATCH = 16, 48  # side of a decoder's window in cells, of its patch in pixels
 
 class Faces(Renders):
@@ -53,6 +55,8 @@ class Faces(Renders):
 
 class Folder:
     "Files of a training, and the models that it has come to."
+    fused = False  # train by the kernels of fused.py
+
     def __init__(self, path): self.path = Path(path)
 
     def file(self, name:str)->Path: return self.path/f'{name}.safetensors'
@@ -77,11 +81,22 @@ class Folder:
         "Train and leave the averaged weights, and what was done, beside the others."
         learning = [net.decoder, net.liif] if name == 'decoder' else [net]
         for part in learning: part.requires_grad_(True)
+        if self.fused: train_fused(net)
         state = fit(net, loss, data, self.path/name, settings, **budget)
+        if int(os.environ.get('RANK', 0)): return  # the first process writes
         save_weights(net, self.file(name))
         row = dict(steps=state['step'], batch=settings.batch, minutes=round(state['seconds'] / 60, 1),
                    loss=round(state['loss'], 4), hardware=machine(), precision=precision(), seed=settings.seed)
         (self.path/f'{name}.json').write_text(json.dumps(row, indent=1))
+
+def train_fused(net):
+    "The kernels of fused.py for a network, and channels-last layout for what `fit` is given."
+    import arsr.train
+    sys.path.insert(0, str(Path(__file__).parent))
+    from fused import fuse
+    settings = arsr.train.hardware() | {'layout': torch.channels_last}
+    arsr.train.hardware = lambda: settings
+    fuse(net)
 
 def load(net, path): # a module, a weights file -> the module, frozen
     load_weights(net, path)
@@ -94,8 +109,8 @@ def training_data(folder:Folder, task:str, queries:int=0)->Latents:
     cache = {'z': folder.latents()[:CONDITIONS], 'cond': folder.latents('cond')}
     return Latents(Faces(CONDITIONS), cache, queries=queries)
 
-def train_denoiser(folder:Folder, task:str, minutes:float):
-    settings = PRESETS[task].settings['latent']
+def train_denoiser(folder:Folder, task:str, minutes:float, **changes): # of the settings
+    settings = replace(PRESETS[task].settings['latent'], **changes)
     net, data = folder.model(task), training_data(folder, task)
     folder.train(f'{task}-latent', net, DenoisingLoss(high=.1), data, settings, minutes=minutes, plan=minutes)
 
@@ -103,6 +118,7 @@ def align(folder:Folder, task:str, minutes:float):
     "Both losses for so many minutes; then the denoising loss alone for as many steps."
     p, name = PRESETS[task], f'{task}-latent'
     first = folder.model('first', 'decoder')
+    if folder.fused: train_fused(first)
     loss, data = AlignmentLoss(first, w_max=p.w_max), training_data(folder, task, p.queries)
     folder.train(f'{task}-align', folder.model(task, name), loss, data, p.settings['align'], minutes=minutes)
     steps = json.loads((folder.path/f'{task}-align.json').read_text())['steps']
@@ -248,14 +264,19 @@ if __name__ == '__main__':
     parser.add_argument('--weak', type=Path)
     parser.add_argument('--other', type=Path)
     parser.add_argument('--scale', type=float, default=2.)
+    parser.add_argument('--lr', type=float)
+    parser.add_argument('--batch', type=int)
+    parser.add_argument('--fused', action='store_true')
     a = parser.parse_args()
     a.folder.path.mkdir(parents=True, exist_ok=True)
+    a.folder.fused = a.fused
+    changes = {name: value for name, value in dict(lr=a.lr, batch=a.batch).items() if value}
     steps = {
         'latents': lambda: [a.folder.latents(kind) for kind in ('z', 'cond')],
         'decoder': partial(train_decoder, a.folder, a.minutes), 'fast': partial(train_fast, a.folder, a.minutes),
         'mean': partial(average, a.folder, a.other),
         'guide': partial(guide, a.folder, a.weak, a.minutes, a.scale), 'measure': partial(measure, a.folder),
-        **{task: partial(train_denoiser, a.folder, task, a.minutes) for task in PRESETS},
+        **{task: partial(train_denoiser, a.folder, task, a.minutes, **changes) for task in PRESETS},
         **{f'align-{task}': partial(align, a.folder, task, a.minutes) for task in PRESETS}}
     if a.step not in steps: parser.error(f"no step '{a.step}'; choose one of {', '.join(steps)}")
     steps[a.step]()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ['', 'beyond', 'lab', 'apps']  # a room imports from itself and from those before it; '' is the method
-LIBRARY_LINES = 7791  # 4,800 are wanted: lower it whenever there are fewer (raised for baselines and short lines)
+LIBRARY_LINES = 7836  # 4,800 are wanted: to be lowered (raised: baselines, short lines, attributes)
 FUNCTION_LINES, CELL_LINES, LESSON_WIDTH, LIBRARY_WIDTH = 40, 30, 100, 120
-WIDE_LINES = 742  # exported lines over LESSON_WIDTH after the main line: lower it whenever there are fewer
+WIDE_LINES = 534  # exported lines over LESSON_WIDTH after the main line: lower it whenever there are fewer
 LATE = 'accelerate matplotlib anywidget tifffile psutil kornia fastprogress pillow_heif'  # inference does without
 OLD = '''
     abar absolute_error any_questions any_trust any_wear begun beliefs blur_of blurred chores cleaned counted doubted

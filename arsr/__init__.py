@@ -23,6 +23,10 @@ def one_line(x)->str: # an exception, a file name, ...
     def shown(c): return c if c.isprintable() else ' ' if c < '\xa0' else ascii(c)[1:-1]  # bytes of no encoding
     return ''.join(map(shown, str(x))).strip() or type(x).__name__
 
+def note(text:str):
+    "One line for whoever watches: what was left out or read in its own way, fails, or takes long."
+    print(f'arsr: {text}', file=sys.stderr)
+
 def __getattr__(name): # when one of the three is first asked for: the command line explains itself without PyTorch
     if name not in _PLACES: raise AttributeError(f"module 'arsr' has no attribute '{name}'")
     import_module('.beyond', __name__)  # its parts and writers register themselves

@@ -235,8 +235,8 @@ def check_picture_path(path, size=None)->Path: # (h, w) in pixels, where it is k
 # %% ../nbs/04_field.ipynb #29bedf51
 def has_alpha(path:Path)->bool:
     "Can files of this format be transparent?"
-    known = 'png apng webp tif tiff avif gif tga ico jp2 j2k heic heif dds qoi sgi'
-    return path.suffix.lower()[1:] in known.split()
+    known = 'PNG WEBP TIFF AVIF GIF TGA ICO JPEG2000 HEIF DDS QOI SGI'.split()
+    return Image.registered_extensions().get(path.suffix.lower()) in known
 
 def to_bytes(x:Tensor, depth:int=8)->np.ndarray: # (c,h,w) in [0,1], bits -> (h,w,c)
     "A picture as files hold it."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'PARTS', 'BATCH_CELLS', 'DEFAULTS', 'PAPER', 'build_config', 'read_config', 'save_weights', 'load_weights',
-           'load_if_exists', 'find_weights', 'seeded_generators', 'seeded_noise', 'matching_classes', 'sample_labels',
-           'register_part', 'build_parts', 'check_number', 'check_options', 'tile_options', 'tiled_denoiser',
-           'cast_once', 'back_project', 'in_batches', 'find_device', 'Pretrained', 'Sampling', 'ARSR']
+           'find_weights', 'seeded_generators', 'seeded_noise', 'matching_classes', 'sample_labels',
+           'sample_attributes', 'register_part', 'build_parts', 'check_number', 'check_options', 'tile_options',
+           'tiled_denoiser', 'cast_once', 'back_project', 'in_batches', 'find_device', 'Pretrained', 'Sampling', 'ARSR']
 
 # %% ../nbs/09_pipeline.ipynb #bfa92ed4
 import filecmp, json, math, shutil
@@ -20,6 +20,7 @@ import torch, torch.nn.functional as F
 from huggingface_hub import ModelHubMixin
 from safetensors.torch import load_file, save
 from torch import nn, Tensor
+from torch.nn.utils.rnn import pad_sequence
 from .coords import FULL, check_size, resize, split_range, subwindow, tiles, to_image, to_model
 from .data import atomic_write, downsample, load_picture, progress
 from .diffusion import find_sampler, noise_like, spaced_schedule
@@ -55,8 +56,8 @@ def save_weights(module:nn.Module, path:Path):
     content = save(tensors)
     atomic_write(path, lambda part: part.write_bytes(content))
 
-def load_weights(module:nn.Module, path:Path, what:str='its config.json'): # what they must fit
-    "Fill a module from a safetensors file; `ValueError` if missing, damaged, or of another shape."
+def load_weights(module:Any, path:Path, what:str='its config.json')->Any: # what they must fit
+    "A module, filled from a safetensors file; `ValueError` if that is missing, damaged or unfit."
     if not path.is_file(): raise ValueError(f"missing weights file: {path}")
     try: tensors = load_file(path)
     except Exception as e: raise ValueError(
@@ -66,10 +67,6 @@ def load_weights(module:nn.Module, path:Path, what:str='its config.json'): # wha
     if wrong: raise ValueError(f"{path} does not fit {what}: {len(wrong)} tensors differ in name "
                                f"or shape, the first is '{wrong[0]}'")
     module.load_state_dict(tensors)
-
-def load_if_exists(module:nn.Module, path:Path)->nn.Module: # `module`
-    "With the weights at `path`, if there are any."
-    if path.exists(): load_weights(module, path)
     return module
 
 # %% ../nbs/09_pipeline.ipynb #95994413
@@ -123,17 +120,35 @@ def sample_labels(
     meta:dict, n:int, # categories, such as 'Food & Drink / food-fruit', and shares of each; labels
     seed:int|None=None, generator:torch.Generator|None=None, # as `seeded_noise`
     category:str|None=None, wanted:dict|None=None, # as for `matching_classes`
-)->Tensor: # (n,), and with attributes wanted (n,1+k), their rows beside the class
-    "Classes, sampled as often as in the data. `ValueError` for an unknown category or attribute."
-    matching = matching_classes(meta, category, wanted or {})
+    attributes:bool=False, # sample those that are not wanted, too; else they are unknown
+)->Tensor: # (n,), and with attributes (n,1+k), their rows beside the class
+    "Labels, sampled as often as in the data. `ValueError` for an unknown category or attribute."
+    wanted = wanted or {}
+    matching = matching_classes(meta, category, wanted)
     weights = torch.tensor(meta['shares']) * torch.tensor(matching)
     def draw(n, g): return torch.multinomial(weights.to(g.device), n, replacement=True, generator=g)
-    draws = [draw(n, generator)] if generator else [draw(1, g) for g in seeded_generators(n, seed)]
-    label = torch.cat(draws)
-    if not wanted: return label
-    rows, names = attribute_rows(meta['attributes']), [meta['categories'][k] for k in label]
-    asked = [[rows[name, *pair] for pair in wanted.items()] for name in names]
-    return torch.cat([label[:, None], torch.tensor(asked).to(label)], 1)
+    sources = [generator] * n if generator else seeded_generators(n, seed)
+    label = draw(n, generator) if generator else torch.cat([draw(1, g) for g in sources])
+    names = [meta['categories'][k] for k in label]
+    given = [sample_attributes(meta, *pair, wanted) if attributes else wanted
+             for pair in zip(names, sources)]
+    if not any(given): return label
+    rows = attribute_rows(meta['attributes'])
+    found = [torch.tensor([rows[name, *pair] for pair in one.items()])
+             for name, one in zip(names, given)]
+    return torch.cat([label[:, None], pad_sequence(found, batch_first=True).to(label)], 1)
+
+# %% ../nbs/09_pipeline.ipynb #smpattr1
+def sample_attributes(meta:dict, category:str, generator, wanted:dict)->dict: # name -> option
+    "As wanted, the others as often as in the data; without colours that none of the parts shows."
+    def sample(shares): # option -> its share
+        weights = torch.tensor([*shares.values()], device=generator.device)
+        return [*shares][int(torch.multinomial(weights, 1, generator=generator))]
+    known, shown = (meta.get(key, {}).get(category, {}) for key in ('attributes', 'shown'))
+    found = {name: sample(shares) for name, shares in known.items()} | wanted
+    def seen(name): return name in wanted or name not in shown or any(
+        found.get(part) in options for part, options in shown[name].items())
+    return {name: option for name, option in found.items() if seen(name)}
 
 # %% ../nbs/09_pipeline.ipynb #a15dad17
 PARTS = {}  # what a model may consist of: name -> class of the network, class of its configuration
@@ -157,7 +172,7 @@ register_part('upscaler', Denoiser, DenoiserConfig)
 # %% ../nbs/09_pipeline.ipynb #optdef01
 BATCH_CELLS = 2**16  # of latents that are sampled at once: 64 pictures of 32 x 32, or 16 of 64 x 64
 DEFAULTS = {  # of neither the call nor the weights; refine and restore: where there is such a part
-    'generate': dict(steps=10, sampler='dpmpp_2m', guidance=2.),
+    'generate': dict(steps=10, sampler='dpmpp_2m', guidance=2., sample_attributes=True),
     'upscale': dict(steps=2, sampler='dpmpp_2m', refine=None, latent_weight=1., restore=None,
                     back_project=True)}
 PAPER = dict(refine=False, restore=0., back_project=False)  # the method of the paper alone
@@ -178,7 +193,7 @@ def check_options(options:dict, T:int): # T: timesteps of the training
     check_number('latent_weight', options.get('latent_weight', 1), 0, 1)
     if options.get('restore') != 'auto':
         check_number("restore, unless 'auto',", options.get('restore', 0), 0, 1)
-    for name in ('refine', 'back_project'):
+    for name in ('refine', 'back_project', 'sample_attributes'):
         given = options.get(name, False)
         if isinstance(given, bool): continue
         raise ValueError(f"{name} must be True or False, not {given!r}")
@@ -390,6 +405,7 @@ class ARSR(Sampling):
         steps:int|None=None, sampler=None, # evaluations; a name of `SAMPLERS`, or a function
         category:str|None=None, # such as 'Food & Drink' or 'food-fruit'; None: by chance
         guidance:float|None=None, # 1: as trained; above: more typical of the category
+        sample_attributes:bool|None=None, # that nobody wants, as often as in the data; else unknown
         distilled:bool=False, # the few steps of the distilled generator, its sampler and guidance
         generator:torch.Generator|None=None, # in place of a seed
         callback=None, # called with (step, x0 for `decode`)
@@ -398,13 +414,11 @@ class ARSR(Sampling):
     )->ImageField: # n pictures
         "New pictures from noise, `BATCH_CELLS` cells at once; `attributes`: what may be wanted."
         net = self._part('generator', 'generate')
-        given = dict(steps=steps, sampler=sampler, guidance=guidance)
+        given = dict(steps=steps, sampler=sampler, guidance=guidance,
+                     sample_attributes=sample_attributes)
         check_number('n', n, 1, kind=Integral)
         size = check_size(self.meta['size'] if size is None else size)
         h, w = (max(1, round(v / self.first.cfg.f)) for v in size)
-        category, wanted = category or family, wanted | (wishes or {})
-        if (category or wanted) and not net.cfg.unet.classes:
-            raise ValueError(f"the weights '{self.meta['name']}' know no categories")
         if distilled:
             student = self._part('distilled', 'take few steps')
             extra = ' and '.join(k for k in given if given[k] is not None)
@@ -413,17 +427,24 @@ class ARSR(Sampling):
             net, options = self._merged(), dict(steps=student.cfg.steps, sampler='ddim', guidance=1)
         else: options = self.options('generate', **given)
         with self._inference():
-            generators, label = seeded_generators(n, seed, generator), torch.zeros(n)
+            generators = seeded_generators(n, seed, generator)
             noise = noise_like(torch.empty(n, net.cfg.z, h, w), generators)
-            if net.cfg.unet.classes:
-                label = sample_labels(self.meta, n, seed, generator, category, wanted)
-            label = label.to(self.device)
+            every, wanted = options.get('sample_attributes', False), wanted | (wishes or {})
+            label = self._labels(n, seed, generator, category or family, wanted, every)
             def sample(part): # slice of the pictures
                 own = generators if generator else generators[part]
                 denoise = cfg_denoiser(net, label[part], options['guidance'])
                 return self._sample(net, denoise, noise[part], options, own, callback)
             z = torch.cat([sample(part) for part in split_range(n, max(1, BATCH_CELLS // (h * w)))])
             return self.decode(z, (h * self.first.cfg.f, w * self.first.cfg.f))
+
+    def _labels(self, n:int, seed, generator, category, wanted, every:bool)->Tensor:
+        "As `sample_labels`; zeros where the generator knows no classes."
+        if self.generator.cfg.unet.classes:
+            labels = sample_labels(self.meta, n, seed, generator, category, wanted, every)
+            return labels.to(self.device)
+        if not (category or wanted): return torch.zeros(n, device=self.device)
+        raise ValueError(f"the weights '{self.meta['name']}' know no categories")
 
     def _merged(self)->Denoiser:
         "The distilled generator, merged anew only where weights of either network have changed."

@@ -6,8 +6,8 @@
 __all__ = ['NONE', 'BACKGROUNDS', 'LONG_HAIR', 'FIRST_FIVE', 'PAIRS', 'SPLITS', 'portrait_families', 'find_option', 'family_spec',
            'part_choices', 'chance', 'pick', 'matches', 'draw_parts', 'draw_colors', 'insert_parts', 'insert_colors',
            'Portrait', 'render_portrait', 'combination', 'has_pair', 'belongs', 'draw_portrait', 'Portraits',
-           'part_shares', 'meeting_share', 'color_shares', 'attribute_options', 'find_classes', 'attribute_rows',
-           'portrait_rows', 'most_attributes', 'portrait_label']
+           'part_shares', 'meeting_share', 'color_shares', 'shown_by', 'attribute_options', 'find_classes',
+           'attribute_rows', 'portrait_rows', 'most_attributes', 'portrait_label']
 
 # %% ../nbs/01a_portraits.ipynb #3814ca04
 import difflib, hashlib, operator, re
@@ -189,7 +189,7 @@ class Portraits:
         return self.families.index(pick(self.drawn, self.seed, k, 'family'))
 
     def attributes(self, k:int)->dict: return self.portrait(k).attributes
-    def label(self, k:int)->Tensor: return portrait_label(self.portrait(k))
+    def label(self, k:int)->Tensor: return portrait_label(self.portrait(k)) # (1+k,)
     def svg(self, k:int)->str: return self.portrait(k).svg
     def __getitem__(self, k:int)->dict: return self.attributes(k) | {'svg': self.svg(k)}
 
@@ -224,6 +224,18 @@ def color_shares(family:str, name:str)->dict: # digits -> probability, where it 
         left = [c for c in palette if c != color]
         for c in left: shares[c] += 1 / len(left) / len(taken)
     return shares
+
+def shown_by(family:str)->dict: # colour -> part -> options, of colours that are not always seen
+    "Which parts show a colour."
+    spec, choices, found = family_spec(family), part_choices(family), {}
+    for name, palette in spec['colors'].items():
+        used = {part: [option for option, svg in spec['parts'][part]['options'].items()
+                       if f'{{{name}}}' in svg] for part in spec['parts']}
+        always = f'{{{name}}}' in spec['layout'] or any(
+            options and len(options) == len(choices.get(part, options))
+            for part, options in used.items())
+        if len(palette) > 1 and not always: found[name] = {k: v for k, v in used.items() if v}
+    return found
 
 def attribute_options(family:str)->dict: # attribute -> {option: probability}
     "What a portrait of a family may have, and how often it does."

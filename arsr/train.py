@@ -312,7 +312,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, batch): return self.loss(self.model, batch)
+    def forward(self, batch): return self.loss(self.model, batch) # scalar
 
 def shared_clock(acc): # of `accelerator` -> a clock
     "The time of the first process, for all: they must agree on last step and learning rate."

@@ -68,21 +68,21 @@ class AttnResBlock(nn.Module):
         super().__init__()
         self.res = TimeResBlock(c_in, c_out, c_time, dropout)
         self.attn = Attention(c_out, c_head) if attend else nn.Identity()
-    def forward(self, x, emb): return self.attn(self.res(x, emb))
+    def forward(self, x, emb): return self.attn(self.res(x, emb)) # (n,c_in,h,w) -> (n,c_out,h,w)
 
 class Down(nn.Module):
     "Half the size, by a convolution with stride 2."
     def __init__(self, c:int):
         super().__init__()
         self.conv = conv3(c, c, stride=2)
-    def forward(self, x, emb): return self.conv(x)
+    def forward(self, x, emb): return self.conv(x) # (n,c,h,w) -> (n,c,h/2,w/2)
 
 class Up(nn.Module):
     "Twice the size: nearest neighbour, then a convolution."
     def __init__(self, c:int):
         super().__init__()
         self.conv = conv3(c, c)
-    def forward(self, x, emb): return self.conv(F.interpolate(x, scale_factor=2.))
+    def forward(self, x, emb): return self.conv(F.interpolate(x, scale_factor=2.)) # (n,c,2h,2w)
 
 # %% ../nbs/06_unet.ipynb #f90fcd88
 def unet_layers(cfg:UNetConfig)->tuple: # ModuleLists: down, middle, up
@@ -211,7 +211,7 @@ def drop_labels(label:Tensor|None, unknown:int, share:float)->Tensor|None: # (n,
     if label is None: return None
     kept = torch.rand(len(label), device=label.device) >= share
     if label.ndim == 1: return torch.where(kept, label, unknown)
-    odds = torch.rand(len(label), 1, device=label.device) * 1.5 - .25  # a sixth: all; a sixth: none
+    odds = torch.rand(len(label), 1, device=label.device) * 2 - .25  # 3/8: all; 1/8: none
     given = torch.rand(label[:, 1:].shape, device=label.device) < odds
     fewer = torch.cat([label[:, :1], label[:, 1:] * given], 1)
     return torch.where(kept[:, None], fewer, unknown_like(label, unknown))

@@ -76,7 +76,7 @@ def sprite():
     a[..., 1] = np.where(alpha > 0, 0, 255)
     return Image.fromarray(a)
 
-@pytest.mark.parametrize('name', ['a.png', 'a.apng', 'a.webp', 'a.tif', 'a.gif', 'a.qoi', 'a.sgi'])
+@pytest.mark.parametrize('name', ['a.png', 'a.apng', 'a.webp', 'a.tif', 'a.gif', 'a.qoi', 'a.sgi', 'a.jpx', 'a.icb'])
 @pytest.mark.parametrize('scale', [.4, 1, 2.7])
 def test_alpha_comes_out_and_no_hidden_colour(sprite, tmp_path, capsys, name, scale):
     out = Image.open(plain(saved(sprite)).save(tmp_path/name, scale=scale)).convert('RGBA')
@@ -243,6 +243,20 @@ def test_inks_with_a_profile_are_read_in_8_bits_and_that_is_said(bits, capsys):
     assert info.depth == 8 and x[:, 0].max() < .03 and x[:, 1].min() > .97
     assert ('has 16 bits a channel, of which 8 are read' in capsys.readouterr().err) == (bits == 16)
 
+@pytest.mark.parametrize('kind, colours', [('rgb', 3), ('minisblack', 1)])
+@pytest.mark.parametrize('extra', ['unassalpha', 'unspecified'])
+@pytest.mark.parametrize('dtype', [np.uint16, np.float32])
+def test_channels_beyond_colours_and_alpha_are_left_out(kind, colours, extra, dtype):
+    "Near infrared, depth, masks: a TIFF holds as many channels as one likes."
+    a = noise(8, 12, colours + 2) / np.float32(255)
+    a = (a * 65535).round().astype(np.uint16) if dtype is np.uint16 else a
+    extras = [extra, 'unspecified']
+    x, info = load_picture(tiff(a, photometric=kind, planarconfig='contig', extrasamples=extras))
+    assert (info.alpha is not None) == (extra == 'unassalpha') and info.depth == 16
+    if info.alpha is None:
+        want = torch.from_numpy(noise(8, 12, colours + 2)[..., :colours] / np.float32(255)).movedim(-1, 0)
+        assert_close(x[:colours], want, atol=1e-4, rtol=0)
+
 def test_the_thumbnail_of_a_raw_file_is_not_taken_for_it(refuses):
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as writer:
@@ -392,6 +406,22 @@ def test_a_profile_of_tables_is_ignored_in_a_tiff_of_floats_and_that_is_said(cap
     x = load_image(tiff(a, photometric='rgb', extratags=[(34675, 'B', len(icc), icc, True)]))
     assert_close(x, torch.from_numpy(a).movedim(-1, 0))
     assert 'is ignored' in capsys.readouterr().err
+
+@pytest.mark.parametrize('name', ['a.png', 'a.jpg', 'a.tif'])
+def test_names_beyond_ascii_stay(tmp_path, name):
+    "Cameras and editors write UTF-8 where the standard has ASCII."
+    exif = Image.Exif()
+    exif[315] = '出 José'.encode()
+    out = Image.open(plain(saved(Image.fromarray(noise(6, 8, 3)), 'JPEG', exif=exif)).save(tmp_path/name))
+    assert out.getexif()[315].encode('latin-1').decode() == '出 José'
+
+def test_another_colour_space_is_not_claimed(tmp_path):
+    "What was Adobe RGB is sRGB now; whoever reads 2 in EXIF would convert it once more."
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update({40961: 2, 36867: '2024:01:01 10:00:00'})
+    file = saved(Image.fromarray(noise(6, 8, 3)), 'JPEG', exif=exif, icc_profile=profile(1.8))
+    kept = Image.open(plain(file).save(tmp_path/'a.jpg')).getexif().get_ifd(0x8769)
+    assert kept[36867] == '2024:01:01 10:00:00' and 40961 not in kept
 
 def test_a_tiff_in_gives_nothing_of_its_inner_order():
     exif = Image.Exif()

@@ -124,8 +124,11 @@ def test_families_and_attributes(run, composed):
     assert run('generate', '--weights', composed, '--seed', 3, '-o', 'new', *wishes)[0] == 0
     field = ARSR.from_pretrained(composed, 'cpu').generate(seed=3, family='Animals', hair='none', eyes='wide')
     assert np.array_equal(np.array(Image.open('new/0003.png')), np.array(field.to_pil()))
-    plain = ARSR.from_pretrained(composed, 'cpu').generate(seed=3, family='Animals')
+    plain = ARSR.from_pretrained(composed, 'cpu').generate(seed=3, family='Animals', sample_attributes=False)
     assert not np.array_equal(np.array(plain.to_pil()), np.array(field.to_pil()))
+    free = '--seed', 3, '--family', 'Animals', '--no-sample-attributes', '-o', 'free'
+    assert run('generate', '--weights', composed, *free)[0] == 0
+    assert np.array_equal(np.array(Image.open('free/0003.png')), np.array(plain.to_pil()))
 
 @pytest.mark.parametrize('wish, words', [('hair', 'must be NAME=OPTION'), ('seed=5', "unknown attribute 'seed'"),
                                          ('hair=lang', "unknown hair 'lang'; the nearest are long"),

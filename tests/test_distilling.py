@@ -216,7 +216,8 @@ def test_a_model_is_shipped_without_what_it_does_not_name(trained, tmp_path, mon
     (trained/'run'/'refiner.safetensors').write_bytes(b'left behind')
     arsr.lab.cards.ship(trained/'run', tmp_path/'shipped')
     parts = {f'{part}.safetensors' for part in ('first', 'generator', 'distilled')}
-    assert {p.name for p in (tmp_path/'shipped').iterdir()} == {'config.json', 'training.json'} | parts
+    others = {'config.json', 'training.json', 'README.md'}
+    assert {p.name for p in (tmp_path/'shipped').iterdir()} == others | parts
     (trained/'run'/'refiner.safetensors').unlink()
 
 def test_what_cannot_be_distilled_says_so(trained, tmp_path, refuses):

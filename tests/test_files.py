@@ -397,8 +397,9 @@ def test_what_a_file_of_frames_cannot_hold_is_said(animated, plain, capsys, sour
     assert (code, err) == (0, f'arsr: {lost}\n' if lost else '')
 
 @pytest.mark.skipif(not can_write('AVIF'), reason='no AVIF here')
-def test_frames_of_an_avif(animated, plain, capsys):
-    assert run(capsys, 'upscale', 'a.gif', '-o', 'b.avif', '--scale', '2')[0] == 0
+@pytest.mark.parametrize('source', ['a.gif', 'a.png'])  # durations in whole milliseconds, or not
+def test_frames_of_an_avif(animated, plain, capsys, source):
+    assert run(capsys, 'upscale', source, '-o', 'b.avif', '--scale', '2')[0] == 0
     assert run(capsys, 'upscale', 'b.avif', '-o', 'b.png', '--scale', '1')[0] == 0
     assert [t for _, t in frames_of('b.png')[0]] == [80, 120, 40]
 

@@ -99,6 +99,9 @@ def test_portraits_sentences():
     new, enlarged = PORTRAITS['generation'].values(), PORTRAITS['16 px to 128 px']
     ratios = [r['fd'] / r['held-out fd'] for r in new]
     assert f'still {min(ratios):.0f} to {max(ratios):.0f} times as far' in HOME
+    small = next(iter(new))
+    shares = ' and '.join(short(small[k] / small[f'held-out {k}']) for k in ('precision', 'recall'))
+    assert f"At 64 px precision and recall are {shares} of real ones'" in HOME
     one, regression = enlarged['one sample'], enlarged['liif']
     larger = PORTRAITS['16 px to 512 px']
     near, fd = (short(one[k] / regression[k]) for k in ('pd2', 'fd'))
@@ -108,3 +111,31 @@ def test_portraits_sentences():
     assert f"other real ones are at an FD of {enlarged['truth']['fd']:.0f}" in HOME
     first = PORTRAITS['first stage, held-out portraits, PSNR']
     assert f"reaches {mean(r['field'] for k, r in first.items() if k.endswith(', 128 px')):.1f} dB" in HOME
+
+# ---- the same drawings on several pages
+
+def page(name): return (ROOT/'nbs'/'tutorials'/f'{name}.ipynb').read_text(encoding='utf-8')
+
+def test_a_sampler_has_one_distance_on_every_page():
+    "Pages that quote the tables of samplers and of the student quote what was measured."
+    fd = {(r['sampler'], r['steps']): f"{r['fd']:,.0f}" for r in table('samplers')['rows']}
+    for sampler in ('dpmpp_2m', 'ddim'):
+        *most, last = (fd[sampler, n] for n in (4, 6, 10, 20, 50))
+        assert f"{', '.join(most)} and {last}" in page('generate')
+    for n in (4, 10, 20, 50): assert f"{fd['dpmpp_2m, uniform', n]} (40) | {fd['dpmpp_2m', n]} (40)" in page('tried')
+    student = {r['method']: [f"{r[k]:,.0f}" for k in ('fd', 'patch_fd')] for r in table('distilled')['rows']}
+    (six, _), (ten, _), (fifty, _) = teacher = [student[f'{n} steps'] for n in (6, 10, 50)]
+    assert f"{six}; 10: {ten}, 50: {fifty}; 4: {student['4 steps'][0]}" in page('state')
+    assert f"have {six}, {ten}, {fifty} and {', '.join(patch for _, patch in teacher)}" in page('tried')
+    assert f"{ten} for ten steps, where it has {fd['dpmpp_2m', 10]}" in page('benchmark')
+
+def test_composition_is_quoted_as_it_was_counted():
+    figures = table('portraits/composition')['figures']
+    lesson = (ROOT/'nbs'/'lab'/'08_composition.ipynb').read_text(encoding='utf-8')
+    new, seen = figures['generated'], figures['true, of training']
+    whole = {name: round(x['whole'] * x['n']) for name, x in figures.items()}
+    n, forbidden = whole['generated'], round(new['forbidden'] * whole['generated'])
+    assert f"The {short(seen['part_distance'], 3)} of {whole['true, of training']} true portraits" in lesson
+    assert f"generated ones' {short(new['part_distance'], 3)} is not, though with {n} whole" in lesson
+    assert f"{new['whole']:.0%} and {figures['attributes sampled']['whole']:.0%} of them have all their parts" in lesson
+    assert forbidden == 4 and f"four in {n}, where independence" in lesson

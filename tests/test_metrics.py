@@ -5,13 +5,12 @@ from hypothesis import given, strategies as st
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.testing import assert_close
-import arsr.lab.metrics
 from arsr.coords import resize
 from arsr.data import load_image
 from arsr.field import ImageField, encode_field, sample_bicubic
 from arsr.liif import MAX_TABLE_CELLS, LIIF, render_grid
 from arsr.lab.metrics import (
-    EffLite, diversity, efflite, fd_efflite, fid, frechet, interval, lpips, macs, measured,
+    EffLite, diversity, efflite, fd_efflite, frechet, interval, macs, measured,
     nearest, patch_fd, precision_recall, psnr, random_patches, self_ssim, shrunk_psnr, ssim, to_luma)
 
 MB = 2**20
@@ -78,7 +77,7 @@ def test_smallest_picture(refuses):
     assert_close(ssim(x, x), torch.ones(1))
     with refuses('at least 11 x 11', 'not 10 x 14'): ssim(x[..., 1:, :], x[..., 1:, :])
 
-@pytest.mark.parametrize('f', [ssim, lpips, lambda x, y: efflite().distance(x, y)])
+@pytest.mark.parametrize('f', [ssim, lambda x, y: efflite().distance(x, y)])
 def test_shapes_that_do_not_fit(f, refuses):
     with refuses('two batches of one shape (n,3,h,w)'): f(torch.rand(1, 3, 200, 200), torch.rand(1, 3, 200, 201))
     with refuses('two batches of one shape (n,3,h,w)'): f(torch.rand(3, 200, 200), torch.rand(3, 200, 200))
@@ -375,59 +374,7 @@ def test_macs_of_the_network(net):
     with torch.no_grad():
         assert macs(lambda: net.net(x)) - macs(lambda: net.features(x)) == 7 * 7 * 320 * 1280 + 1280 * 1000
 
-# LPIPS and FID
-
-@pytest.mark.parametrize('module', ['torchmetrics', 'torchmetrics.image.lpip', 'torchmetrics.image.fid'])
-def test_published_metrics_without_the_package(module, monkeypatch, refuses):
-    monkeypatch.setitem(sys.modules, module, None)
-    x = torch.rand(2, 3, 64, 64)
-    if 'fid' not in module:
-        with refuses('LPIPS cannot be computed here', module, "pip install 'arsr[metrics]'"): lpips(x, x)
-    if 'lpip' not in module:
-        with refuses('FID cannot be computed here', module, "pip install 'arsr[metrics]'"): fid(x, x)
-
-@pytest.fixture
-def offline(monkeypatch):
-    "A torchmetrics whose weights cannot be fetched, as its own error says it: two lines."
-    def fail(*args, **kwargs): raise OSError('<urlopen error [Errno -2] Name or service not known>\nsecond line')
-    package = {'torchmetrics': {}, 'torchmetrics.image': {},
-               'torchmetrics.image.lpip': dict(LearnedPerceptualImagePatchSimilarity=fail),
-               'torchmetrics.image.fid': dict(FrechetInceptionDistance=fail)}
-    for name, names in package.items(): monkeypatch.setitem(sys.modules, name, SimpleNamespace(**names))
-
-def test_published_metrics_without_their_weights(offline, refuses):
-    x = torch.rand(2, 3, 64, 64)
-    with refuses('LPIPS cannot be computed here', 'Name or service not known', 'downloaded on first use'): lpips(x, x)
-    with refuses('FID cannot be computed here', 'Name or service not known'): fid(x, x)
-
-def test_published_metrics_get_all_pictures_in_0_to_1(monkeypatch):
-    "What torchmetrics is called with, by stand-ins that record it."
-    seen = []
-    class Metric(torch.nn.Module):
-        def __init__(self, *args, **kwargs):
-            super().__init__()
-            self.net = torch.nn.Module()
-            def forward(x, y, normalize):
-                seen.append((len(x), normalize))
-                return (x - y).abs().mean((1, 2, 3), keepdim=True)
-            self.net.forward = forward
-            seen.append((args, kwargs))
-        def update(self, x, real): seen.append((len(x), real))
-        def compute(self): return torch.tensor(7.)
-    for name in ('torchmetrics', 'torchmetrics.image'): monkeypatch.setitem(sys.modules, name, SimpleNamespace())
-    monkeypatch.setitem(sys.modules, 'torchmetrics.image.lpip',
-                        SimpleNamespace(LearnedPerceptualImagePatchSimilarity=Metric))
-    monkeypatch.setitem(sys.modules, 'torchmetrics.image.fid', SimpleNamespace(FrechetInceptionDistance=Metric))
-    arsr.lab.metrics._lpips_network.cache_clear()
-    x, y = torch.rand(2, 20, 3, 40, 40)
-    assert_close(lpips(x, y), (x - y).abs().mean((1, 2, 3)))
-    assert seen == [(('alex',), {}), (16, True), (4, True)]
-    seen.clear()
-    assert fid((p for p in torch.cat([x, y])), y) == 7
-    assert seen == [((), {'normalize': True}), (32, False), (8, False), (20, True)]
-    arsr.lab.metrics._lpips_network.cache_clear()
-
 def test_nothing_optional_is_imported_before_it_is_needed():
-    late = 'torchmetrics', 'torchvision', 'efficientnet_lite_pytorch', 'kornia', 'psutil'
+    late = 'torchvision', 'efficientnet_lite_pytorch', 'kornia', 'psutil'
     code = f"import sys, arsr.lab.metrics; print([m for m in {late} if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'

@@ -614,10 +614,10 @@ def test_the_defaults_of_the_shipped_weights(emoji, photo):
                                             back_project=True)
     assert emoji.options('upscale') == dict(steps=2, sampler='dpmpp_2m', refine=True, latent_weight=.5, restore=0,
                                             back_project=True)
-    assert emoji.options('generate') == dict(steps=10, sampler='dpmpp_2m', guidance=2.)
+    assert emoji.options('generate') == dict(steps=10, sampler='dpmpp_2m', guidance=2., sample_attributes=True)
     portraits = ARSR.from_pretrained('portraits', device='cpu')
-    assert portraits.options('generate') == dict(steps=24, sampler='ddpm', guidance=2.)
-    assert [x.options('generate', sampler='ddpm')['steps'] for x in (portraits, emoji)] == [24, 1000]
+    assert portraits.options('generate') == dict(steps=10, sampler='ddpm', guidance=2., sample_attributes=True)
+    assert [x.options('generate', sampler='ddpm')['steps'] for x in (portraits, emoji)] == [10, 1000]
     assert portraits.options('upscale')['sampler'] == 'dpmpp_2m'
 
 @pytest.mark.parametrize('given', [dict(steps=4), dict(sampler='ddim'), dict(guidance=1.), dict(steps=4, guidance=2.)])
@@ -645,6 +645,26 @@ def test_what_is_wanted_says_which_classes_can_be_meant(composed):
     assert both.tolist() == [[1, 4]] * 50
     assert sample_labels(composed.meta, 50, 0).shape == (50,)
     assert sample_labels(composed.meta, 2, 0, wanted={'eyes': 'wide', 'hair': 'none'}).tolist() == [[0, 3, 2]] * 2
+
+def test_attributes_that_nobody_wants_are_sampled_as_often_as_in_the_data(composed):
+    labels = sample_labels(composed.meta, 400, 0, attributes=True)
+    assert torch.equal(labels[:, 0], sample_labels(composed.meta, 400, 0))
+    animals, food = (labels[labels[:, 0] == k, 1:].tolist() for k in range(2))
+    assert all(row == [4, 0] for row in food) and {tuple(row) for row in animals} == {(1, 3), (2, 3)}
+    assert abs(animals.count([1, 3]) / len(animals) - .5) < .1
+    assert sample_labels(composed.meta, 50, 0, wanted={'hair': 'none'}, attributes=True).tolist() == [[0, 2, 3]] * 50
+    assert torch.equal(sample_labels(composed.meta, 4, 5, attributes=True), labels[5:9])
+    one = sample_labels(composed.meta, 4, generator=torch.Generator().manual_seed(0), attributes=True)
+    assert one.shape == (4, 3)
+
+def test_sampled_attributes_are_given_to_the_generator_unless_told_otherwise(composed):
+    plain = composed.generate(1, seed=3, family='Animals')
+    unknown = composed.generate(1, seed=3, family='Animals', sample_attributes=False)
+    hair = 'long' if sample_labels(composed.meta, 1, 3, category='Animals', attributes=True)[0, 1] == 1 else 'none'
+    asked = composed.generate(1, seed=3, hair=hair, eyes='wide', sample_attributes=False)
+    assert torch.equal(plain.feat, asked.feat) and not torch.equal(plain.feat, unknown.feat)
+    with pytest.raises(ValueError, match='^sample_attributes must be True or False'):
+        composed.generate(sample_attributes='no')
 
 @pytest.mark.parametrize('wanted,words', [
     (dict(hat='red'), ("unknown attribute 'hat'", 'hair')), (dict(hair='lang'), ("unknown hair 'lang'", 'long')),

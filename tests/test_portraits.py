@@ -167,7 +167,7 @@ def test_the_home_page_says_what_alignment_and_composition_say():
     assert f'decoded prediction at {sum(lower)} of {len(lower)} noise levels' in home
     path = Path(__file__).parent.parent/'nbs'/'results'/'portraits'/'composition.json'
     found = json.loads(path.read_text())
-    new, true = (found['figures'][name]['whole'] for name in ('generated', 'true, as drawn'))
+    new, true = (found['figures'][name]['whole'] for name in ('attributes sampled', 'true, as drawn'))
     assert f'{new:.0%} of new portraits have all their parts' in home and f'(of true ones {true:.0%})' in home
     seen = [row['obeyed'] for row in found['obedience'] if not row['forbidden']]
     assert f'have both in {sum(seen) / len(seen):.0%} of the pictures' in home

@@ -12,7 +12,7 @@ from arsr.pipeline import ARSR
 from arsr.lab.recipes import PRESETS, Preset
 from arsr.lab.stages import train_stage
 from arsr.beyond.restoring import (
-    DegradedPairs, Restorer, RestorerConfig, centre_crop, degrade, never_worn, random_degradation, restoring_loss,
+    DegradedPairs, Restorer, RestorerConfig, centre_crop, degrade, never_degraded, random_degradation, restoring_loss,
     through_jpeg)
 from arsr.train import Settings
 from test_refining import CONFIG, UP, write_pictures
@@ -242,5 +242,5 @@ def test_weights_without_one_say_so(emoji, refuses):
 def test_a_generator_has_nothing_to_restore(trained, tmp_path, refuses):
     with refuses("only upscalers have a stage 'restore'"): train_stage('emoji-generate', 'restore', tmp_path, steps=1)
 
-def test_a_picture_of_one_pixel_was_never_worn():
-    assert never_worn(torch.rand(1, 3, 1, 1), torch.rand(1, 3, 1, 1)).all()
+def test_a_picture_of_one_pixel_was_never_degraded():
+    assert never_degraded(torch.rand(1, 3, 1, 1), torch.rand(1, 3, 1, 1)).all()

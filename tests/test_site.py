@@ -167,6 +167,16 @@ def test_a_caption_stands_below_its_figure(code, kind, tmp_path):
         assert (tmp_path/'figures'/name).is_file()
     assert shown.count('alt="A picture of one colour alone"') == 2
 
+def test_what_is_left_of_a_bar_takes_no_room(tmp_path):
+    "An output without anything in it goes, as text or as a list of lines; words and tables stay."
+    def shown(**data): return dict(output_type='display_data', data=data, metadata={})
+    words = dict(output_type='stream', name='stdout', text=['1\n'])
+    table, plain = shown(**{'text/html': ['<table>', '</table>']}), shown(**{'text/plain': ''})
+    blank = [shown(**{'text/html': html, 'text/plain': '<HTML object>'}) for html in ('', [], ['\n', ' '])]
+    cell = dict(cell_type='code', source='fit()', outputs=[blank[0], words, *blank[1:], table, plain])
+    script('pages').extract(dict(cells=[cell]), Path('lab/page.ipynb'), tmp_path/'figures')
+    assert cell['outputs'] == [words, table, plain]
+
 def test_a_figure_for_dark_pages(tmp_path):
     "Its paper is transparent, its letters are light, a picture in it stays as it is."
     drawn = Image.new('RGB', (200, 100), 'white')
@@ -264,12 +274,24 @@ def full_precision(monkeypatch):
     "The browser computes in float32, and so does what it is compared with, also where a processor has bf16."
     monkeypatch.setattr('arsr.pipeline.fast_arithmetic', lambda device: nullcontext())
 
+def mix(x): # 32 bits, as in .ci/web/live/sampler.js
+    x = (x ^ x >> 16) * 0x21f0aaad & 0xffffffff
+    x = (x ^ x >> 15) * 0x735a2d97 & 0xffffffff
+    return x ^ x >> 15
+
+def label(pipe, seed:int, family:int, **chosen)->list: # attribute -> option; the others as the page samples them
+    from arsr.portraits import attribute_rows
+    rows, name, found = attribute_rows(pipe.meta['attributes']), pipe.meta['categories'][family], {}
+    for k, (attribute, shares) in enumerate(pipe.meta['attributes'][name].items()):
+        u = (mix(mix(seed + 0x85ebca6b & 0xffffffff) + k & 0xffffffff) + .5) / 2**32
+        place = int(np.searchsorted(np.cumsum([*shares.values()]), u * sum(shares.values()), side='right'))
+        found[attribute] = chosen.get(attribute, [*shares][place])
+    shown = pipe.meta.get('shown', {}).get(name, {})
+    return [family, *(rows[name, *pair] for pair in found.items() if pair[0] in chosen or pair[0] not in shown
+                      or any(found[part] in options for part, options in shown[pair[0]].items()))]
+
 def noise(seed:int, shape:tuple, part:int=0)->torch.Tensor:
     "The noise of .ci/web/live/sampler.js."
-    def mix(x):
-        x = (x ^ x >> 16) * 0x21f0aaad & 0xffffffff
-        x = (x ^ x >> 15) * 0x735a2d97 & 0xffffffff
-        return x ^ x >> 15
     n, start = math.prod(shape), (seed + 0x9e3779b9) & 0xffffffff
     counter = np.arange(part * n, (part + 1) * n, dtype=np.uint64)
     u = (mix((mix(np.uint64(start)) + counter) & np.uint64(0xffffffff)) + .5) / 2**32
@@ -384,7 +406,7 @@ def test_a_portrait_in_the_browser(tiny, site, browser, model):
     if model != 'tiny':
         if not has_model(): pytest.skip('the networks could not be exported: onnx and onnxscript are not installed')
         pipe, url = type(pipe).from_pretrained(model, device='cpu'), site
-    field = portrait(pipe, 3, *[1, 0, 0, 0][:4 if pipe.generator.cfg.unet.attributes else 1])
+    field = portrait(pipe, 3, *label(pipe, 3, 1))
     with opened(browser, url + 'draw.html', 600, has_touch=True) as (page, wrong):
         assert not page.evaluate("performance.getEntriesByType('resource').some(r => r.name.includes('.onnx'))")
         drawn(page, 3, pipe.meta['categories'][1])
@@ -430,10 +452,10 @@ def test_a_gpu_is_used_or_left(tiny, browser, gpu):
         drawn(page, 3, 'b')
         assert page.get_by_text(f"on the {'GPU' if gpu == 'computes' else 'CPU'}").is_visible()
         assert not page.locator('#draw-still').is_visible()
-        assert difference(pixels(page), portrait(pipe, 3, 1, 0, 0, 0)) <= 2
+        assert difference(pixels(page), portrait(pipe, 3, *label(pipe, 3, 1))) <= 2
 
 def test_attributes_are_chosen_in_menus(tiny, browser):
-    "Three of a family, hair first; what is drawn is what PyTorch draws with the rows of these options in its label."
+    "Three of a family, hair first; the others are sampled, and PyTorch draws the same with the same label."
     pipe, url = tiny
     with opened(browser, url + 'draw.html', 600) as (page, wrong):
         page.locator('#draw-family option').nth(1).wait_for(state='attached')
@@ -449,8 +471,10 @@ def test_attributes_are_chosen_in_menus(tiny, browser):
         page.get_by_role('button', name='Draw this seed').click()
         page.wait_for_timeout(100)
         exactly(page)
-        assert difference(anything, portrait(pipe, 5, 0, 0, 0, 0)) <= 2
-        assert difference(pixels(page), portrait(pipe, 5, 0, 4, 2, 0)) <= 2 < 8 < np.abs(anything - pixels(page)).max()
+        assert difference(anything, portrait(pipe, 5, *label(pipe, 5, 0))) <= 2
+        asked = label(pipe, 5, 0, hair='592454', mouth='laugh')
+        assert asked[:3] == [0, 2, 4] and asked != label(pipe, 5, 0)
+        assert difference(pixels(page), portrait(pipe, 5, *asked)) <= 2 < 8 < np.abs(anything - pixels(page)).max()
         assert not wrong
 
 def test_four_answers_to_a_small_picture(tiny, browser):

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['STAGES', 'ERRORS', 'parse_size', 'share', 'check_numbers', 'check_target', 'check_device', 'fit', 'crop',
            'find_target', 'warn_stretched', 'check_folder', 'find_jobs', 'check_jobs', 'say_if_long', 'with_estimate',
-           'announce', 'try_piece', 'check_overwrite', 'upscale', 'upscale_many', 'upscale_one', 'shrink', 'predict',
-           'read_frames', 'upscale_frames', 'write', 'generate', 'list_attributes', 'train', 'baseline', 'info',
-           'bench', 'export', 'Parser', 'parser', 'complain', 'tidy', 'main']
+           'announce', 'try_piece', 'check_overwrite', 'upscale', 'upscale_one', 'shrink', 'predict', 'read_frames',
+           'upscale_frames', 'write', 'generate', 'list_attributes', 'train', 'baseline', 'info', 'bench', 'export',
+           'Parser', 'parser', 'complain', 'tidy', 'main']
 
 # %% ../../nbs/apps/01_cli.ipynb #a5fb963f
 import argparse, io, math, os, signal, sys, threading, time
@@ -18,7 +18,7 @@ from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
-from .. import one_line
+from .. import note, one_line
 
 # %% ../../nbs/apps/01_cli.ipynb #2889f190
 def parse_size(text:str): # '512' or '1920x1080', width before height -> a number or (height, width)
@@ -53,11 +53,12 @@ def check_numbers(args):
     if not math.isfinite(given.get('guidance', 0)): raise ValueError(f"guidance must be a number, not {args.guidance}")
 
 # %% ../../nbs/apps/01_cli.ipynb #9a611625
-def check_target(own:tuple, size, scale, force:bool)->tuple: # (h, w) of the field, options -> (h, w) of its picture
+def check_target(own:tuple, size, scale, force:bool)->tuple: # (h, w) of a field -> of its picture
     "`ValueError` for a picture over the limit, unless `--force` lifts it."
     from arsr.field import ImageField, check_pixels, output_size
-    limit, remedy = ImageField.max_pixels, '--force lifts it; .png, .tif and .dzi need no memory for it'
-    return check_pixels(output_size(own, size, scale), None if force else limit, remedy)
+    limit = None if force else ImageField.max_pixels
+    remedy = '--force lifts it; .png, .tif and .dzi need no memory for it'
+    return check_pixels(output_size(own, size, scale), limit, remedy)
 
 def check_device(name):
     "The device of this name, or None; `ValueError` if there is no such thing here."
@@ -90,8 +91,9 @@ def find_target(own:tuple, args)->tuple: # (h, w) of the input -> size, window
 
 def warn_stretched(own:tuple, size:tuple, args):
     (h, w), (H, W) = own, size
-    if not {*'xX×'} & {*(args.size or '')} or args.fit or args.crop or 1 / 1.02 <= W * h / (w * H) <= 1.02: return
-    print(f"arsr: stretched: {w}x{h} to {W}x{H}; --size {max(H, W)}, --fit and --crop keep the shape", file=sys.stderr)
+    shaped = args.size and isinstance(parse_size(args.size), tuple) and not (args.fit or args.crop)
+    if not shaped or 1 / 1.02 <= W * h / (w * H) <= 1.02: return
+    note(f"stretched: {w}x{h} to {W}x{H}; --size {max(H, W)}, --fit and --crop keep the shape")
 
 # %% ../../nbs/apps/01_cli.ipynb #046e7326
 def check_folder(folder:Path):
@@ -100,7 +102,7 @@ def check_folder(folder:Path):
     if not there.is_dir(): raise ValueError(f"{there} is no folder; give the name of one")
     if not os.access(there, os.W_OK): raise ValueError(f"nothing may be written into the folder {there}")
 
-def find_jobs(images:list, output:str)->list: # paths, folders, URLs or '-'; a path or '-' -> pairs of input and target
+def find_jobs(images:list, output:str)->list: # paths, folders, URLs, '-' -> (input, target)
     "What is read, and the file that is made of it; `ValueError` where that cannot be."
     from arsr.data import SUFFIXES, picture_names
     out, single = Path(output), len(images) == 1 and not Path(images[0]).is_dir()
@@ -122,7 +124,7 @@ def find_jobs(images:list, output:str)->list: # paths, folders, URLs or '-'; a p
 
 # %% ../../nbs/apps/01_cli.ipynb #688fd0b1
 def check_jobs(jobs:list, overwrite:bool, depth:int|None=None):
-    "`ValueError` for a target that is an input or twice there, that has fewer bits, or may not be overwritten."
+    "`ValueError` for a target that is an input, comes twice, has too few bits, or has to stay."
     from arsr.beyond.streaming import tiles_folder
     def file(path): return os.stat(path)[1:3]  # its number, the same for all of its names
     inputs, sources = {file(image): image for image, _ in jobs if os.path.exists(image)}, {}
@@ -139,12 +141,12 @@ def check_jobs(jobs:list, overwrite:bool, depth:int|None=None):
     check_overwrite([Path(target) for _, target in jobs if target != '-'], overwrite)
 
 # %% ../../nbs/apps/01_cli.ipynb #d9c5ac90
-def say_if_long(what:str, seconds:float, *needs): # each: of what, bytes that are needed, bytes that are free
+def say_if_long(what:str, seconds:float, *needs): # each: kind, bytes needed, bytes free
     "A line if something takes over half a minute, or needs more than there is."
-    text = [f'arsr: {what}: about {timedelta(seconds=min(round(seconds), 10**13))}']
-    text += [f'{need / 1e9:.2g} GB of {kind}' + f', and {free / 1e9:.2g} GB are free' * (need > free)
-             for kind, need, free in needs]
-    if seconds > 30 or any(need > free for _, need, free in needs): print('; '.join(text), file=sys.stderr)
+    out = [f'{what}: about {timedelta(seconds=min(round(seconds), 10**13))}']
+    out += [f'{need / 1e9:.2g} GB of {kind}' + f', and {free / 1e9:.2g} GB are free' * (need > free)
+            for kind, need, free in needs]
+    if seconds > 30 or any(need > free for _, need, free in needs): note('; '.join(out))
 
 def with_estimate(items, n:int): # and how many there are
     "The items one by one; after the first, how long the others will take if they are like it."
@@ -155,7 +157,7 @@ def with_estimate(items, n:int): # and how many there are
 
 # %% ../../nbs/apps/01_cli.ipynb #b4334c1d
 def announce(target:str, field, size:tuple, seconds:float=0., times:float=1.):
-    "Of a file of `size`, and `seconds` for its field, `times` as large as this one, of which a tile is rendered."
+    "`say_if_long` of a picture, by a tile; `seconds` for its field, `times` as large as this."
     if size[0] * size[1] < 2**23 and not seconds: return
     import psutil, shutil
     from arsr.field import WRITERS
@@ -172,7 +174,7 @@ def announce(target:str, field, size:tuple, seconds:float=0., times:float=1.):
                 ('pixels', pixels, shutil.disk_usage(Path(target).parent).free))
 
 def try_piece(x, info, size, target, pipe, args): # as `load_picture`; the model
-    "The line of a large picture, by a piece of its middle that is large enough for windows as the whole has them."
+    "`announce` a large picture by a piece of its middle, cut into windows as the whole will be."
     from arsr.beyond.restoring import centre_crop
     piece = centre_crop(x, 264)
     times, start = x.numel() / piece.numel(), time.monotonic()
@@ -181,42 +183,40 @@ def try_piece(x, info, size, target, pipe, args): # as `load_picture`; the model
 
 # %% ../../nbs/apps/01_cli.ipynb #f333015a
 def check_overwrite(paths:list, overwrite:bool):
-    "`ValueError` if files are there, unless they may go: by --overwrite, or by whoever sits at the terminal."
+    "`ValueError` if files are there, unless --overwrite or who sits at the terminal lets them go."
     there = [str(p) for p in paths if os.path.lexists(p) and not p.is_dir()]
     if overwrite or not there: return
     what = there[0] + (f' and {len(there) - 1} more' if there[1:] else '')
     if sys.stdin and sys.stdin.isatty() and sys.stderr.isatty():
         print(f"arsr: overwrite {what}? [y/N] ", end='', file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() in ('y', 'yes'): return
-    raise ValueError(f"{what} {'exist' if there[1:] else 'exists'} already; --overwrite replaces it")
+    raise ValueError(f"{what} exist{'' if there[1:] else 's'} already; --overwrite replaces it")
 
 # %% ../../nbs/apps/01_cli.ipynb #c116a568
 def upscale(args)->int: # exit code
     "LR pictures to pictures of any size."
     from arsr import ARSR
     from PIL import Image
-    jobs, limit = find_jobs(args.image, args.output), Image.MAX_IMAGE_PIXELS
+    jobs, limit, failed = find_jobs(args.image, args.output), Image.MAX_IMAGE_PIXELS, []
     check_jobs(jobs, args.overwrite, args.depth)
     load = cache(lambda: ARSR.from_pretrained(args.weights, check_device(args.device)))
-    args.wishes = {k: getattr(args, k) for k in ('steps', 'refine', 'latent_weight', 'restore', 'back_project')}
+    wishes = 'steps', 'refine', 'latent_weight', 'restore', 'back_project'
+    args.wishes = {k: getattr(args, k) for k in wishes}
     if args.force: Image.MAX_IMAGE_PIXELS = None  # for this call
-    try: return upscale_many(jobs, load, args) if len(jobs) > 1 else upscale_one(jobs[0][0], jobs[0][1], load, args)
+    try:
+        if len(jobs) > 1: load()  # what is wrong with the weights is no fault of each picture
+        for image, target in with_estimate(jobs, len(jobs)):
+            try: upscale_one(image, target, load, args)
+            except ERRORS as e:
+                if len(jobs) == 1: raise
+                complain(e)
+                failed.append(one_line(image))
     finally: Image.MAX_IMAGE_PIXELS = limit
-
-def upscale_many(jobs:list, load, args)->int: # pairs of input and target; () -> the model -> exit code
-    "One after the other with one model; those that failed are listed at the end."
-    load()
-    failed = []
-    for image, target in with_estimate(jobs, len(jobs)):
-        try: upscale_one(image, target, load, args)
-        except ERRORS as e:
-            complain(e)
-            failed.append(one_line(image))
-    if failed: print(f"arsr: {len(failed)} of {len(jobs)} pictures failed: {', '.join(failed)}", file=sys.stderr)
+    if failed: note(f"{len(failed)} of {len(jobs)} pictures failed: {', '.join(failed)}")
     return bool(failed)
 
 # %% ../../nbs/apps/01_cli.ipynb #85998125
-def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path or '-'; () -> the model
+def upscale_one(image:str, target:str, load, args): # path, URL or '-'; path or '-'; () -> model
     "Read, look at the target, then load, predict and write."
     from arsr.field import check_picture_path
     frames = read_frames(image, target, args)
@@ -233,25 +233,26 @@ def upscale_one(image:str, target:str, load, args): # a path, URL or '-'; a path
     return write(field, target, size, window, words + restored)
 
 # %% ../../nbs/apps/01_cli.ipynb #5656e15b
-def shrink(pipe, x, info, size:tuple, window, args)->tuple: # as `load_picture`; of `find_target` -> as `load_picture`
-    "What is to become smaller is made so before networks see it: a field that is corrected would show its input."
+def shrink(pipe, x, info, size:tuple, window, args)->tuple: # x and info, of `load_picture`
+    "What shrinks is shrunk before networks see it: a field that is corrected would show its input."
     from arsr.coords import resize
     (t, l, b, r), own = window, x.shape[-2:]
-    pitch = size[0] / (b - t) / own[0], size[1] / (r - l) / own[1]  # pixels for each of its own, down and across
+    pitch = size[0] / (b - t) / own[0], size[1] / (r - l) / own[1]  # pixels for one of its own
     if max(pitch) >= 1 or not pipe.options('upscale', **args.wishes)['back_project']: return x, info
     def smaller(x): return resize(x, tuple(max(1, round(n * p)) for n, p in zip(own, pitch))).clamp(0, 1)
     return smaller(x), info if info.alpha is None else replace(info, alpha=smaller(info.alpha))
 
-def predict(pipe, x, info, args)->tuple: # as `load_picture` -> a field; how much was restored, in words
+def predict(pipe, x, info, args)->tuple: # a field; how much was restored, in words
     restore = pipe.options('upscale', **args.wishes)['restore']
     if restore == 'auto' and 'restorer' in pipe.parts:
         restore = pipe.parts['restorer'].predict_strength(x[None].to(pipe.device)).item()
-    field = pipe.upscale(x, seed=args.seed, **args.wishes | dict(restore=restore)).with_renderer(args.renderer)
+    field = pipe.upscale(x, seed=args.seed, **args.wishes | dict(restore=restore))
+    field = field.with_renderer(args.renderer)
     if args.force: field.max_pixels = None
     field.info = (replace(info, depth=args.depth or info.depth),)
     return field, f', restored by {restore:.0%}' if restore >= .005 else ''
 
-def read_frames(image:str, target:str, args): # a path, URL or '-'; a path or '-' -> as `load_picture`, for each frame
+def read_frames(image:str, target:str, args): # -> as `load_picture`, for each frame
     "The picture, or all its frames if the target can hold them and none is asked for."
     from arsr.beyond.streaming import holds_frames
     from arsr.data import load_frames
@@ -271,11 +272,11 @@ def upscale_frames(target:str, frames, n:int, words:str, load, args): # of `read
     print(f'{one_line(save_frames(target, fields()))}{words}, {n} frames')
 
 def write(field, target:str, size:tuple, window=(0., 0., 1., 1.), words:str=''):
-    "Into a file, whose name and some words are printed, or to the standard output; announced if that takes long."
+    "Into a file, whose name and some words are printed, or to standard output; announced if slow."
     from tempfile import TemporaryDirectory
     announce(target, field, size)
-    with TemporaryDirectory() as folder:  # for a PNG, whose bytes are not there before it is whole
-        path = field.save(Path(folder)/'a.png' if target == '-' else target, size=size, window=window)
+    with TemporaryDirectory() as tmp:  # for a PNG, whose bytes are not there before it is whole
+        path = field.save(Path(tmp)/'a.png' if target == '-' else target, size=size, window=window)
         if target == '-': sys.stdout.buffer.write(path.read_bytes())
         else: print(one_line(path) + words)
 
@@ -289,9 +290,11 @@ def generate(args):
     check_overwrite(paths, args.overwrite)
     pipe = ARSR.from_pretrained(args.weights, check_device(args.device))
     size = check_target((pipe.meta['size'],) * 2, size, None, args.force)
-    options = {k: getattr(args, k) for k in ('steps', 'category', 'guidance', 'distilled')} | {'wishes': dict(args.set)}
+    names = 'steps', 'category', 'guidance', 'sample_attributes', 'distilled'
+    options = {k: getattr(args, k) for k in names} | {'wishes': dict(args.set)}
     for k in with_estimate(range(0, args.n, 8), -(-args.n // 8)):
-        fields = pipe.generate(min(8, args.n - k), seed=args.seed + k, **options).with_renderer(args.renderer)
+        fields = pipe.generate(min(8, args.n - k), seed=args.seed + k, **options)
+        fields = fields.with_renderer(args.renderer)
         if args.force: fields.max_pixels = None  # type: ignore[assignment]
         out.mkdir(parents=True, exist_ok=True)
         for i, path in enumerate(paths[k:k + 8]): write(fields[i], str(path), size)
@@ -307,7 +310,8 @@ def list_attributes(pipe):
 def train(args):
     "One stage of a preset, for so many minutes."
     from arsr.lab.stages import train_stage
-    state = train_stage(args.preset, args.stage, args.out, args.data, args.start, minutes=args.minutes, plan=args.plan)
+    budget = dict(minutes=args.minutes, plan=args.plan)
+    state = train_stage(args.preset, args.stage, args.out, args.data, args.start, **budget)
     _report(args.stage, state, f'{args.out} can be used as --weights')
 
 def baseline(args):
@@ -319,8 +323,9 @@ def baseline(args):
 def _report(name, state, then):
     "The last line of a training, printed by its first process."
     from accelerate import PartialState
-    loss, minutes = 'none yet' if state['loss'] is None else f"{state['loss']:.4f}", state['seconds'] / 60
-    PartialState().print(f"{name}: {state['step']} steps, {minutes:.1f} minutes in all, loss {loss}; {then}")
+    loss = 'none yet' if state['loss'] is None else f"{state['loss']:.4f}"
+    steps, took = state['step'], state['seconds'] / 60
+    PartialState().print(f"{name}: {steps} steps, {took:.1f} minutes in all, loss {loss}; {then}")
 
 # %% ../../nbs/apps/01_cli.ipynb #07d9808e
 def info(args):
@@ -366,116 +371,122 @@ def export(args):
 # %% ../../nbs/apps/01_cli.ipynb #2e6ce5fe
 class Parser(argparse.ArgumentParser):
     "Errors in one line, without the usage."
+    add = argparse.ArgumentParser.add_argument  # a short name for the long lists below
     def error(self, message): self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 def parser()->Parser:
     "All commands and their options."
-    top = Parser('arsr', description='Images as continuous functions: generate and upscale at any size.',
-                 epilog='arsr COMMAND --help lists its options, and shows an example')
+    top = Parser('arsr', epilog='arsr COMMAND --help lists its options, and shows an example',
+                 description='Images as continuous functions: generate and upscale at any size.')
     commands = top.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for add in (_add_upscale, _add_generate, _add_train, _add_baseline, _add_bench, _add_export): add(commands)
-    _command(commands, 'info', info, 'arsr info').add_argument('--weights', help='only these weights')
+    for add in (_add_upscale, _add_generate, _add_train, _add_baseline, _add_bench, _add_export):
+        add(commands)
+    _command(commands, info, 'arsr info').add('--weights', help='only these weights')
     return top
 
-def _command(commands, name, run, example):
-    "A sub-command whose help is its function's docstring and an example."
-    p = commands.add_parser(name, help=run.__doc__, description=run.__doc__, epilog=f'example:\n  {example}',
+def _command(commands, run, example):
+    "A sub-command called like its function, whose help is the docstring and an example."
+    p = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__,
                             formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.epilog = f'example:\n  {example}'
     p.set_defaults(run=run)
     return p
 
 # %% ../../nbs/apps/01_cli.ipynb #43838bf1
 def _add_common(p, weights, steps):
     "Options that the two commands share."
-    p.add_argument('--weights', default=weights, help=f'a name, a folder or a hub id (default: {weights})')
-    p.add_argument('--seed', type=int, default=0, help='which of the possible predictions (default: 0)')
-    p.add_argument('--steps', type=int, help=f'network evaluations (default: that of the weights, {steps})')
-    p.add_argument('--renderer', choices=('auto', 'exact', 'fast'), default='auto', help='exact: LIIF; fast: distilled '
-                   'from it; auto: fast above 1,024 x 1,024 pixels where the weights can (default: auto)')
-    p.add_argument('--device', help='cpu, cuda, mps, ... (default: a GPU if there is one)')
-    p.add_argument('--force', action='store_true', help='allow pictures over 67 megapixels, and larger inputs than 89')
-    p.add_argument('--overwrite', action='store_true', help='replace pictures that exist (default: ask, or stop)')
+    p.add('--weights', default=weights, help=f'a name, a folder or a hub id (default: {weights})')
+    p.add('--seed', type=int, default=0, help='which of the possible predictions (default: 0)')
+    p.add('--steps', type=int, help=f'network evaluations (default: that of the weights, {steps})')
+    p.add('--renderer', choices=('auto', 'exact', 'fast'), default='auto', help='exact: LIIF; '
+          'fast: distilled from it; auto (default): fast above 1,024 x 1,024 pixels where it can')
+    p.add('--device', help='cpu, cuda, mps, ... (default: a GPU if there is one)')
+    p.add('--force', action='store_true', help='allow pictures over 67 megapixels, inputs over 89')
+    p.add('--overwrite', action='store_true', help='replace what exists (default: ask, or stop)')
 
 # %% ../../nbs/apps/01_cli.ipynb #4568ece0
 def _add_upscale(commands):
-    p = _command(commands, 'upscale', upscale, 'arsr upscale cat.jpg --scale 3.7 -o cat-large.png')
-    p.add_argument('image', nargs='+', help='LR pictures: files, folders, URLs, or - for standard input')
-    p.add_argument('-o', '--output', required=True, help='the picture to write, - for a PNG on stdout, or a folder')
+    p = _command(commands, upscale, 'arsr upscale cat.jpg --scale 3.7 -o cat-large.png')
+    p.add('image', nargs='+', help='LR pictures: files, folders, URLs, or - for standard input')
+    p.add('-o', '--output', required=True, help='picture or folder to write, - for a PNG on stdout')
     size, switch = p.add_mutually_exclusive_group(), argparse.BooleanOptionalAction
     size.add_argument('--scale', type=float, help='how many times larger; any number (default: 4)')
     size.add_argument('--size', help='or pixels: the long side, or WIDTHxHEIGHT')
     shape = p.add_mutually_exclusive_group()
-    shape.add_argument('--fit', action='store_true', help='keep the shape: the largest picture within WIDTHxHEIGHT')
-    shape.add_argument('--crop', action='store_true', help='keep the shape: fill WIDTHxHEIGHT, cut off what is outside')
-    p.add_argument('--refine', action=switch, help="let a refiner read the latents; --no-refine: the paper's path, "
-                   "without the options below unless given (default of these: as the weights have it)")
-    p.add_argument('--latent-weight', type=float, help='of latents in the refiner, from 0 (a regression) to 1')
-    p.add_argument('--restore', type=share, metavar='auto|SHARE', help='remove blur, noise and JPEG artefacts before, '
-                   'from 0 to 1; auto: as much as the picture is predicted to need')
-    p.add_argument('--back-project', action=switch, help='correct the result until it downsamples to the input')
-    p.add_argument('--depth', type=int, choices=(8, 16), help='bits of a channel in .png and .tif (default: as read)')
-    p.add_argument('--keep-profile', action='store_true', help='keep the colour profile (default: convert to sRGB)')
-    p.add_argument('--frame', type=int, metavar='K', help='only this frame or page, from 0 (default: all that fit)')
+    shape.add_argument('--fit', action='store_true', help='keep the shape: fit into WIDTHxHEIGHT')
+    shape.add_argument('--crop', action='store_true', help='fill WIDTHxHEIGHT, cut off the rest')
+    p.add('--refine', action=switch, help="let a refiner read latents; --no-refine: the paper's "
+          "path, without the options below unless given (default of these: as the weights have it)")
+    p.add('--latent-weight', type=float, help='of latents in the refiner, 0 (a regression) to 1')
+    p.add('--restore', type=share, metavar='auto|SHARE', help='remove blur, noise, JPEG artefacts '
+          'before, from 0 to 1; auto: as much as the picture is predicted to need')
+    p.add('--back-project', action=switch, help='correct it until it downsamples to the input')
+    p.add('--depth', type=int, choices=(8, 16), help='bits, of .png and .tif (default: as read)')
+    p.add('--keep-profile', action='store_true', help='keep the colour profile (default: to sRGB)')
+    p.add('--frame', type=int, metavar='K', help='only this frame, from 0 (default: all that fit)')
     _add_common(p, 'photo', 2)
 
 # %% ../../nbs/apps/01_cli.ipynb #24dab895
 def _add_generate(commands):
-    p = _command(commands, 'generate', generate, 'arsr generate -n 9 --size 512 --seed 7 -o pictures')
-    p.add_argument('-n', type=int, default=1, help='how many pictures (default: 1)')
-    p.add_argument('--size', help='pixels: the long side, or WIDTHxHEIGHT (default: the training size)')
-    p.add_argument('-o', '--output', required=True, help='folder for the pictures')
-    p.add_argument('--category', '--family', help="such as 'Food & Drink'; 'micah' of portraits (default: any)")
-    p.add_argument('--set', action='append', type=_pair, default=[], metavar='NAME=OPTION',
-                   help='an attribute, as hair=fonze; may be repeated; `arsr info --weights portraits` lists them')
-    p.add_argument('--guidance', type=float, help='1: as trained; above: more typical (default: 2)')
-    p.add_argument('--distilled', action='store_true', help='few steps, in place of --steps and --guidance')
+    p = _command(commands, generate, 'arsr generate -n 9 --size 512 --seed 7 -o pictures')
+    p.add('-n', type=int, default=1, help='how many pictures (default: 1)')
+    p.add('--size', help='pixels: the long side, or WIDTHxHEIGHT (default: the training size)')
+    p.add('-o', '--output', required=True, help='folder for the pictures')
+    p.add('--category', '--family', help="as 'Food & Drink'; of portraits 'micah' (default: any)")
+    p.add('--set', action='append', type=_pair, default=[], metavar='NAME=OPTION',
+          help='an attribute, as hair=fonze; again for others; see `arsr info --weights portraits`')
+    p.add('--guidance', type=float, help='1: as trained; above: more typical (default: 2)')
+    p.add('--sample-attributes', action=argparse.BooleanOptionalAction,
+          help='what --set leaves open: as often as in the data (default), or unknown')
+    p.add('--distilled', action='store_true', help='few steps, in place of --steps and --guidance')
     _add_common(p, 'portraits', 10)
 
 # %% ../../nbs/apps/01_cli.ipynb #649e32cb
-STAGES = """the paper's: first (autoencoder and LIIF), latent (diffusion), align (its second half, with the alignment
-loss); beyond it: control (as align, without its loss), decoder (more of first, with a frozen encoder), guide (match
-autoguidance), distill (a student of few steps), refine (a decoder that also sees the LR input), finish (more of a
-decoder, with a perceptual loss), fast (a fast renderer), restore (a restorer of LR inputs)"""
+STAGES = """the paper's: first (autoencoder and LIIF), latent (diffusion), align (its second half,
+with the alignment loss); beyond it: control (as align, without its loss), decoder (more of first,
+with a frozen encoder), guide (match autoguidance), distill (a student of few steps), refine (a
+decoder that also sees the LR input), finish (more of a decoder, with a perceptual loss), fast (a
+fast renderer), restore (a restorer of LR inputs)"""
 
 def _add_budget(p, minutes):
-    p.add_argument('--minutes', type=float, default=minutes, help=f'stop this call after so long (default: {minutes})')
-    p.add_argument('--plan', type=float, help='minutes of all calls together (default: what this call reaches)')
+    p.add('--minutes', type=float, default=minutes, help=f'of this call (default: {minutes})')
+    p.add('--plan', type=float, help='of all calls together (default: what this call reaches)')
 
 def _add_train(commands):
-    p = _command(commands, 'train', train, 'arsr train emoji-generate --stage first --minutes 25 --out runs/emoji')
-    p.add_argument('preset', help='name of a preset; `arsr info` lists them')
-    p.add_argument('--stage', required=True, help=STAGES)
-    p.add_argument('--out', required=True, help='folder; the stages of a model share it, and a later call continues')
-    p.add_argument('--data', help="'emoji', a folder, a zip, NAME:FOLDER, hub:OWNER/NAME (default: the preset's)")
-    p.add_argument('--start', metavar='WEIGHTS', help='begin with these: a name, a folder, a hub id, or a file '
+    p = _command(commands, train, 'arsr train emoji-generate --stage first --out runs/emoji')
+    p.add('preset', help='name of a preset; `arsr info` lists them')
+    p.add('--stage', required=True, help=STAGES)
+    p.add('--out', required=True, help='folder, shared by the stages of a model; later calls go on')
+    p.add('--data', help="'emoji', folder, zip, NAME:FOLDER, hub:OWNER/NAME (default: preset's)")
+    p.add('--start', metavar='WEIGHTS', help='begin with a name, a folder, a hub id, or a file '
                    '(default: as the stage does)')
     _add_budget(p, 25)
 
 def _add_baseline(commands):
-    p = _command(commands, 'baseline', baseline, 'arsr baseline liif --minutes 51 --out baselines/liif-emoji')
-    p.add_argument('name', help='liif, liif-perceptual (regressions) or idm (image-space diffusion)')
-    p.add_argument('--out', required=True, help='folder of this baseline; a later call goes on there')
-    p.add_argument('--data', default='emoji', help='as for arsr train (default: emoji)')
+    p = _command(commands, baseline, 'arsr baseline liif --minutes 51 --out baselines/liif-emoji')
+    p.add('name', help='liif, liif-perceptual (regressions) or idm (image-space diffusion)')
+    p.add('--out', required=True, help='folder of this baseline; a later call goes on there')
+    p.add('--data', default='emoji', help='as for arsr train (default: emoji)')
     _add_budget(p, 25)
 
 # %% ../../nbs/apps/01_cli.ipynb #1d55fc15
 def _add_bench(commands):
-    p = _command(commands, 'bench', bench, 'arsr bench --quick --out results')
-    p.add_argument('--out', required=True, help='folder for the results, one JSON file a table')
-    p.add_argument('--quick', action='store_true', help='tiny sizes, to see that it runs; under five minutes')
-    p.add_argument('--only', help='tables, separated by commas (default: all)')
-    p.add_argument('--task', choices=('upscale', 'generate'), help='only the tables of a task')
-    p.add_argument('--data', help='a folder of your pictures instead of the photographs')
-    p.add_argument('--baselines', help='folder with trained baselines: liif-emoji, idm-emoji, liif-photo, idm-photo')
-    p.add_argument('--run', dest='runs', nargs='+', default=(), metavar='FOLDER', help='of `arsr train`, one a model')
-    p.add_argument('--seed', type=int, default=0, help='of all noise (default: 0)')
-    p.add_argument('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
+    p = _command(commands, bench, 'arsr bench --quick --out results')
+    p.add('--out', required=True, help='folder for the results, one JSON file a table')
+    p.add('--quick', action='store_true', help='tiny sizes: to see that it runs, in five minutes')
+    p.add('--only', help='tables, separated by commas (default: all)')
+    p.add('--task', choices=('upscale', 'generate'), help='only the tables of a task')
+    p.add('--data', help='a folder of your pictures instead of the photographs')
+    p.add('--baselines', help='folder of trained liif-emoji, idm-emoji, liif-photo, idm-photo')
+    p.add('--run', dest='runs', nargs='+', default=(), metavar='FOLDER', help='of `arsr train`')
+    p.add('--seed', type=int, default=0, help='of all noise (default: 0)')
+    p.add('--device', help='cpu, cuda, ... (default: the GPU if there is one)')
 
 def _add_export(commands):
-    p = _command(commands, 'export', export, 'arsr export --weights portraits -o portraits-onnx --half')
-    p.add_argument('--weights', required=True, help="'portraits', 'emoji', 'photo', a folder or a hub id")
-    p.add_argument('-o', '--output', required=True, help='folder for the graphs and model.json')
-    p.add_argument('--half', action='store_true', help='files of half the size, for weights in half precision')
+    p = _command(commands, export, 'arsr export --weights portraits -o portraits-onnx --half')
+    p.add('--weights', required=True, help="'portraits', 'emoji', 'photo', a folder or a hub id")
+    p.add('-o', '--output', required=True, help='folder for the graphs and model.json')
+    p.add('--half', action='store_true', help='half the size, for weights in half precision')
 
 # %% ../../nbs/apps/01_cli.ipynb #f2aa2810
 ERRORS = ValueError, OSError, MemoryError, RuntimeError
@@ -483,17 +494,17 @@ ERRORS = ValueError, OSError, MemoryError, RuntimeError
 def complain(e:Exception):
     "The line for an error; a bug is raised again."
     if isinstance(e, RuntimeError) and 'memory' not in str(e): raise e
-    print('arsr:', one_line(str(e) or 'not enough memory'), file=sys.stderr)
+    note(one_line(str(e) or 'not enough memory'))
 
 @contextmanager
 def tidy():
-    "SIGTERM and SIGHUP become `SystemExit`, unless they are ignored or somebody else's; names print in any encoding."
+    "SIGTERM and SIGHUP, if nobody else's, become `SystemExit`; names print in any encoding."
     sys.stderr = sys.stderr or io.StringIO()  # it was closed
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     def stop(number, _): raise SystemExit(128 + number)
     here = threading.current_thread() is threading.main_thread()
-    signals = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP') if here and hasattr(signal, name)]
+    signals = [getattr(signal, n) for n in ('SIGTERM', 'SIGHUP') if here and hasattr(signal, n)]
     ours = [s for s in signals if signal.getsignal(s) is signal.SIG_DFL]
     for s in ours: signal.signal(s, stop)
     try: yield
@@ -505,7 +516,7 @@ def main(argv=None)->int: # exit code: 0; 2 for wrong input, 1 where only some o
     "The `arsr` command."
     with tidy():
         args, rest = (top := parser()).parse_known_args(argv)
-        late = [word for word in rest if word == '-' or not word.startswith('-')] if 'image' in args else []
+        late = [w for w in rest if w == '-' or not w.startswith('-')] if 'image' in args else []
         if late != rest: top.error(f"unrecognized arguments: {' '.join(rest)}")
         if late: args.image += late  # pictures that stand behind an option
         try:
@@ -518,10 +529,10 @@ def main(argv=None)->int: # exit code: 0; 2 for wrong input, 1 where only some o
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except KeyboardInterrupt:
-            print("arsr: stopped", file=sys.stderr)
+            note('stopped')
             return 130
         except ERRORS as e:
             complain(e)
             return 2
 
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())  # as a program, not as a cell
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())  # not as a cell

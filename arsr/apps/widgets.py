@@ -58,7 +58,7 @@ class Finished:
         return to_model(torch.stack([resized(x) for x in feat]))
 
 def as_field(x, field:ImageField|None=None)->ImageField: # a field, 'bicubic', or a picture as `upscale` takes it
-    "Whatever a panel may show as a field; 'bicubic' is the enlargement of the own pixels of `field`."
+    "Whatever a panel may show as a field; 'bicubic' is the enlargement of `field`'s own pixels."
     if isinstance(x, ImageField): return x
     if isinstance(x, str) and x == 'bicubic' and field: pixels = field.render().cpu()
     else: pixels = x if getattr(x, 'ndim', 0) == 4 else load_image(x)[None]
@@ -130,13 +130,16 @@ def call(view:Viewport, index:int, renderer:str)->str:
 
 # %% ../../nbs/apps/03_widgets.ipynb #18b05d90
 class explore(Panel):
-    "A magnifying glass: the field, bicubic enlargement of its own pixels, the ground truth; code may set `state`."
+    """A magnifying glass: the field, bicubic enlargement of its own pixels, and the ground truth.
+
+    Set its `state` in code as a hand sets it in the browser.
+    """
     _esm = script('explore')
 
     def __init__(self,
         field:ImageField, scale:float=4., # what to look into, and how large at first, in pixels for each of its own
         centre:tuple=(.5, .5), index:int=0, # (down, across) in [0,1]: where the window lies at first; which image
-        truth=None, # ground truth: a field or picture of the same shape; as many images as the field
+        truth=None, # ground truth: a field or picture of the same shape and number
         most:int=384, scales:tuple=(1., 32.), # pixels on show along each side, and so the cost; ends of the slider
         renderer:str|None=None, # 'exact' or 'fast', to be switched in the panel; None: fast if the field can
     ):
@@ -188,7 +191,7 @@ class zoom(Panel):
     _esm = script('zoom')
 
     def __init__(self,
-        field:ImageField, *others, # and what to show in step: fields, 'bicubic', or pictures
+        field:ImageField, *others, # and what to show in step, each as for `as_field`
         scale:float=64., names=(), # the deepest zoom, in pixels for each own; titles
     ):
         names = names or ['the field', *(x if isinstance(x, str) else f'picture {k}' for k, x in enumerate(others, 2))]
@@ -213,7 +216,7 @@ class compare(Panel):
 
     def __init__(self,
         a, b, # fields, 'bicubic' (of the other one), or pictures as `upscale` takes them
-        size=512, window:tuple=FULL, # long side or (h, w) in pixels; top, left, bottom, right in [0,1]
+        size=512, window:tuple=FULL, # long side or (h, w) in pixels; top, left, ... in [0,1]
         names:tuple=('before', 'after'), # titles
     ):
         fields = [as_field(x, y if isinstance(y, ImageField) else None) for x, y in ((a, b), (b, a))]
@@ -228,7 +231,7 @@ class denoising(Panel):
     "A film strip of what the sampler takes the clean picture for, step by step, and each frame at any of `sizes`."
     _esm = script('denoising')
 
-    def __init__(self, pipe:ARSR, seed:int=0, sizes:tuple=(256, 128, 512), **options): # of `generate`
+    def __init__(self, pipe:ARSR, seed:int=0, sizes:tuple=(256, 128, 512), **options): # `generate`
         self.pipe, self.options, self.asked = pipe, options, None
         self.on_run(seed)
         frames = [x.to_pil(size=96) for x in self.fields]
@@ -313,7 +316,7 @@ def mixed(pipe:ARSR, a:int, b:int, mix:float, **options)->ImageField: # seeds, 0
     sample, angle = find_sampler(options.pop('sampler', None) or 'dpmpp_2m'), mix * math.pi / 2  # without fresh noise
     def between(denoise, z, *rest):
         return sample(denoise, math.cos(angle) * z + math.sin(angle) * seeded_noise(z.shape, b).to(z), *rest)
-    return pipe.generate(seed=a, sampler=between, **options)
+    return pipe.generate(seed=a, sampler=between, sample_attributes=False, **options)  # only noise is mixed
 
 # %% ../../nbs/apps/03_widgets.ipynb #7e147748
 class portrait_mixer(Panel):
@@ -323,7 +326,7 @@ class portrait_mixer(Panel):
     def __init__(self,
         pipe:ARSR, a:int=0, b:int=1, mix:float=.5, # two seeds, and where between them
         guidance:float=1., category:str|None=None, # 1: half the time of any other; of meta['categories'], None: first
-        size:int=256, steps:int=4, # long side in pixels; evaluations of the denoiser, and so the time
+        size:int=256, steps:int=4, # long side in pixels; evaluations, and so the time
     ):
         self.pipe, self.size, self.steps = pipe, size, steps
         categories = [x.split(' / ')[-1] for x in pipe.meta.get('categories', [])]

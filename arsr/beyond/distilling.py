@@ -57,7 +57,7 @@ class LoRAStudent(nn.Module):
         self.cfg = cfg
         with torch.device('meta'): net = Denoiser(cfg.net)
         layers = {name: m.weight for name, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
-        self.keys = {name: name.replace('.', '/') for name in layers}  # a parameter's name has no dots
+        self.keys = {name: name.replace('.', '/') for name in layers}  # its name has no dots
         sizes = {self.keys[name]: (len(w), w[0].numel()) for name, w in layers.items()}
         self.down = nn.ParameterDict({k: torch.randn(cfg.rank, n) / n**.5 for k, (_, n) in sizes.items()})
         self.up = nn.ParameterDict({k: torch.zeros(n, cfg.rank) for k, (n, _) in sizes.items()})

@@ -61,7 +61,7 @@ class FastRenderer(nn.Module):
         return self.kept[1]
 
     @torch.no_grad()
-    def render(self, feat:Tensor, size, window=FULL)->Tensor: # (n,c,h,w) -> (n,3,H,W) in [-1,1] or beyond
+    def render(self, feat:Tensor, size, window=FULL)->Tensor: # (n,c,h,w) -> (n,3,H,W), [-1,1] or beyond
         "The pixels of a window: from one grid where there are few cells, else from a grid for one part at a time."
         with no_autocast(feat.device.type):
             if feat[:, 0].numel() > self.kept_cells: return render_by_parts(self, feat, size, window)
@@ -135,7 +135,7 @@ class DistillationLoss:
     features: Callable  # batch -> (n,c,h,w)
     queries: int = 2048 # points in a picture
 
-    def __call__(self, fast:FastRenderer, batch)->Tensor: # the student, what `features` takes -> scalar
+    def __call__(self, fast:FastRenderer, batch)->Tensor: # student, what `features` takes; scalar
         with torch.no_grad():
             feat = self.features(batch)
             pixels = 2**(4 * torch.rand(len(feat), 1, 1, device=feat.device))  # a side of a cell

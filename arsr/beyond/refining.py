@@ -27,25 +27,30 @@ from ..unet import Denoiser, cfg_denoiser, tiled_apply
 
 # %% ../../nbs/beyond/03_refining.ipynb #cc29f3cf
 class Refiner(nn.Module):
-    "Decoder and LIIF that predict the residual to bicubic enlargement, from latent, its weight, and LR input."
+    "Decoder and LIIF: from latent, its weight and LR input the residual to bicubic enlargement."
     def __init__(self, cfg:FirstStageConfig): # the first stage whose latents it reads
         super().__init__()
         self.cfg = cfg
         self.decoder = Decoder(cfg.ch, cfg.mult_d or cfg.mult, cfg.n_res, z=2 * cfg.z + 4)
         self.liif = LIIF(self.decoder.n_feat, hidden=cfg.hidden)
 
-    def features(self, z:Tensor, cond:Tensor, lr:Tensor, latent_weight:Tensor)->Tensor: # -> (n,c,h,w)
-        "Of noise-augmented latents and encoded LR inputs (n,z,h,w), LR inputs (n,3,h',w') in [-1,1], weights (n,)."
+    def features(self,
+        z:Tensor, cond:Tensor, # (n,z,h,w) noise-augmented latents, and encoded LR inputs
+        lr:Tensor, latent_weight:Tensor, # (n,3,h',w') LR inputs in [-1,1]; (n,) in [0,1]
+    )->Tensor: # (n,c,h,w)
         weight = latent_weight[:, None, None, None].expand(-1, 1, *z.shape[-2:])
         return self.decoder(torch.cat([z, cond, resize(lr, z.shape[-2:]), weight], 1))
 
-    def forward(self, z, cond, lr, latent_weight, coord:Tensor, cell:Tensor)->Tensor: # (n,q,2) -> (n,q,3) in [-1,1]
+    def forward(self, z, cond, lr, latent_weight, coord:Tensor, cell:Tensor)->Tensor: # (n,q,3)
+        "Colours, in [-1,1], at coord and cell (n,q,2); the rest as for `features`."
         bicubic = rearrange(read_bicubic(lr, coord[:, None]), 'n c 1 q -> n q c')
         return self.liif(self.features(z, cond, lr, latent_weight), coord, cell).float() + bicubic
 
     @torch.no_grad()
-    def to_field(self, z:Tensor, cond:Tensor, lr:Tensor, latent_weight:float, fast=None)->ImageField: # of lr's size
-        "From latents and LR inputs in [0,1], by a weight from 0 (regression) to 1; `fast` was distilled from the LIIF."
+    def to_field(self,
+        z:Tensor, cond:Tensor, lr:Tensor, # as for `features`, but LR inputs in [0,1]
+        latent_weight:float, fast=None, # from 0, a regression, to 1; distilled from the LIIF
+    )->ImageField: # of the size of `lr`
         lr = to_model(lr)
         def features(z, cond, lr):
             weight = z.new_full((len(z),), latent_weight)
@@ -63,36 +68,36 @@ def refiner_from(first:FirstStage)->Refiner: # trained
     refiner, old, n = Refiner(first.cfg), first.state_dict(), first.cfg.z
     for name, value in refiner.state_dict().items():
         if value.shape == old[name].shape: value.copy_(old[name])
-    (conv_z, conv_in), (old_z, old_in) = (list[Any](net.decoder.layers)[:2] for net in (refiner, first))
+    (conv_z, conv_in), (old_z, old_in) = (list[Any](m.decoder.layers)[:2] for m in (refiner, first))
     nn.init.dirac_(conv_z.weight)
-    for zero in (conv_z.bias, conv_in.weight, *refiner.liif.mlp[-1].parameters()): nn.init.zeros_(zero)
+    for p in (conv_z.bias, conv_in.weight, *refiner.liif.mlp[-1].parameters()): nn.init.zeros_(p)
     conv_z.weight[:n, :n], conv_z.bias[:n], conv_in.weight[:, :n] = old_z.weight, old_z.bias, old_in.weight
     return refiner
 
 # %% ../../nbs/beyond/03_refining.ipynb #33084e78
 class Enlargements(SeededDataset):
     "LR inputs, the latents of them and of the HR images, and the ground truth at one of its sizes."
-    def __init__(self, renders:Renders, latents:dict, factor:int|None): # z and cond (n,2,z,h',w'); None: no LR inputs
+    def __init__(self, renders:Renders, latents:dict, factor:int|None): # z, cond (n,2,z,h',w')
         super().__init__()
         self.renders, self.latents, self.factor = renders, latents, factor
 
-    def pick(self, rng)->tuple: # z, cond (z,h',h') and lr (3,h,h) in [-1,1]; ground truth (3,s,s) as bytes
+    def pick(self, rng)->tuple: # z, cond (z,h',h'), lr (3,h,h) in [-1,1]; truth (3,s,s), bytes
         "A picture and one of its sizes, all mirrored or none."
         i, mirror = self.renders.pick(rng), int(rng.integers(1 + self.renders.mirrored))
-        truth, inputs = self.renders.any_size(i, rng), {name: z[i, mirror].float() for name, z in self.latents.items()}
-        if self.factor:
-            lr = to_model(downsample(self.renders[i] / 255, self.factor))
-            inputs['lr'] = lr.flip(-1) if mirror else lr
-        return inputs, truth.flip(-1) if mirror else truth
+        def turned(x): return x.flip(-1) if mirror else x
+        truth = turned(self.renders.any_size(i, rng))
+        inputs = {name: z[i, mirror].float() for name, z in self.latents.items()}
+        if self.factor: inputs['lr'] = turned(to_model(downsample(self.renders[i] / 255, self.factor)))
+        return inputs, truth
 
 # %% ../../nbs/beyond/03_refining.ipynb #25e4cec4
 class Windows(Enlargements):
-    "A window of an LR input and of its latents, and the ground truth at a few points of it."
-    def __init__(self, renders:Renders, latents:dict, factor:int=4, crop:int=16, queries:int=512): # crop: LR pixels
+    "A window of `crop` LR pixels a side, of its latents, and ground truth at a few points of it."
+    def __init__(self, renders:Renders, latents:dict, factor:int=4, crop:int=16, queries:int=512):
         super().__init__(renders, latents, factor)
         self.crop, self.queries = crop, queries
 
-    def sample(self, rng)->dict: # z, cond (z,k,k), lr (3,crop,crop) in [-1,1]; coord, cell (q,2) and rgb (q,3)
+    def sample(self, rng)->dict: # z, cond (z,k,k), lr (3,crop,crop), coord, cell (q,2), rgb (q,3)
         inputs, truth = self.pick(rng)
         side = inputs['lr'].shape[-1]  # a pixel is one latent cell or several
         top, left = random_window(side, self.crop, rng)
@@ -104,16 +109,16 @@ class Windows(Enlargements):
         return {name: cut(x) for name, x in inputs.items()} | random_queries(truth, window, self.queries, rng)
 
 # %% ../../nbs/beyond/03_refining.ipynb #2c525ca9
-def patch_queries(truth:Tensor, side:int, rng)->dict: # (3,s,s) bytes -> coord, cell (side*side,2), rgb (side*side,3)
-    "All pixels of a square patch of a picture as queries, with the ground truth in [-1,1]."
+def patch_queries(truth:Tensor, side:int, rng)->dict: # (3,s,s) bytes; coord, cell (q,2), rgb (q,3)
+    "All q = side * side pixels of a square patch as queries, with the ground truth in [-1,1]."
     ys, xs = (slice(k, k + side) for k in random_window(truth.shape[-1], side, rng))
     window = subwindow(FULL, truth.shape[-2:], ys, xs)
     rgb = to_model(rearrange(truth[:, ys, xs], 'c h w -> (h w) c') / 255)
     return dict(coord=make_coord(side, window), cell=make_cell(side, window), rgb=rgb)
 
 class Patches(Enlargements):
-    "An LR input, its latents, and a square patch of the ground truth at one of its sizes; none may be smaller."
-    def __init__(self, renders:Renders, latents:dict, factor:int|None=4, side:int=64): # side in pixels
+    "An LR input, its latents, and a square patch of a ground truth; none may be smaller."
+    def __init__(self, renders:Renders, latents:dict, factor:int|None=4, side:int=64): # in pixels
         super().__init__(renders, latents, factor)
         self.side = side
 
@@ -122,35 +127,37 @@ class Patches(Enlargements):
         return inputs | patch_queries(truth, self.side, rng)
 
 # %% ../../nbs/beyond/03_refining.ipynb #ad69b1e4
-def mix_noise(z:Tensor, noise, latent_weight:Tensor)->Tensor: # (n,z,h,w), as z or 0 (its mean), (n,) in [0,1] -> as z
-    "Noise conditioning augmentation of level 1 - latent_weight, z's share of the variance (Ho et al. 2022)."
+def mix_noise(z:Tensor, noise, latent_weight:Tensor)->Tensor: # (n,z,h,w), as z or 0, (n,) -> as z
+    "Noise conditioning augmentation (Ho et al. 2022): z has `latent_weight` of the variance."
     latent_weight = latent_weight[:, None, None, None]
     return latent_weight.sqrt() * z + (1 - latent_weight).sqrt() * noise
 
 def sample_latent_weight(n:int)->Tensor: # (n,) in [0,1]; every fifth is 0
     return (torch.rand(n) * 1.25 - .25).clamp(min=0)
 
-def noise_augment(z:Tensor, spread:float=1.)->tuple: # (n,z,h,w), standard deviation -> as z, (n,) the weight of each
+def noise_augment(z:Tensor, spread:float=1.)->tuple: # (n,z,h,w), deviation -> as z, (n,) weights
     latent_weight = sample_latent_weight(len(z)).to(z)
     return mix_noise(z, spread * torch.randn_like(z), latent_weight), latent_weight
 
 # %% ../../nbs/beyond/03_refining.ipynb #66190b28
-HARMONICS = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)]  # of the latent grid, by rows and columns
+HARMONICS = [(0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)]  # of the grid, by rows and columns
 GRID_WEIGHT = 200  # of the periodic artefact relative to the perceptual distance
 
-def grid_artifact_loss(error:Tensor, coord:Tensor, cells:tuple, side:int=16)->Tensor: # (n,q,3), (n,q,2) -> (n,)
-    "Mean Fourier amplitude, in overlapping parts of square patches, at the harmonics of a latent of (rows, columns)."
+def grid_artifact_loss(error:Tensor, coord:Tensor, cells:tuple)->Tensor: # (n,q,3), (n,q,2) -> (n,)
+    "Mean Fourier amplitude of square patches at the `HARMONICS` of a latent of (rows, columns)."
     phase = 2 * torch.pi * (coord + 1) / 2 * coord.new_tensor(cells) @ coord.new_tensor(HARMONICS).T
     waves = rearrange(torch.stack([phase.cos(), phase.sin()]), 't n q k -> n (t k) 1 q')
     products = waves * rearrange(error, 'n q c -> n 1 c q')
     products = rearrange(products, 'n k c (h w) -> n (k c) h w', h=round(error.shape[1]**.5))
-    return F.avg_pool2d(products, side, side // 2).abs().mean((1, 2, 3))
+    return F.avg_pool2d(products, 16, 8).abs().mean((1, 2, 3))  # in parts that overlap
 
 def patch_loss(
-    prediction:Tensor, batch:dict, cells:tuple, # (n,q,3), coord and rgb; (rows, columns) of the latent
-    perceptual_distance:Callable|None=None, weight:float=0., # (n,3,s,s), (n,3,s,s) in [0,1] -> (n,); 0: only pixels
+    prediction:Tensor, batch:dict, # (n,q,3) in [-1,1]; coord and rgb, of square patches if weighed
+    cells:tuple, # (rows, columns) of the latent
+    perceptual_distance:Callable|None=None, # (n,3,s,s), (n,3,s,s) in [0,1] -> (n,)
+    weight:float=0., # of that distance and of the artefact; 0: only pixels
 )->Tensor: # scalar
-    "L1, and a perceptual distance of the patches with a penalty on the periodic artefact that it invites."
+    "L1, a perceptual distance of patches, and a penalty on the periodic artefact that it invites."
     error = prediction - batch['rgb']
     if not (weight and perceptual_distance): return error.abs().mean()
     side = round(error.shape[1]**.5)
@@ -178,14 +185,14 @@ class DecoderLoss:
     perceptual_distance: Callable|None = None  # as `patch_loss`
     weight: float = 0.
 
-    def __call__(self, first:FirstStage, batch:dict)->Tensor: # of `Latents` or `EditedLatents` -> scalar
+    def __call__(self, first:FirstStage, batch:dict)->Tensor: # of `Latents` or `EditedLatents`
         z = batch['z'] + self.noise * torch.randn_like(batch['z'])
         prediction = decode_queries(first, z, batch)
         return patch_loss(prediction, batch, z.shape[-2:], self.perceptual_distance, self.weight)
 
 # %% ../../nbs/beyond/03_refining.ipynb #80d0b850
-def cell_peak(x:Tensor, period:float)->float: # (3,h,w), pixels of a cell -> 1 if nothing repeats with the cells
-    "Power at one wave a cell over the median of the frequencies beside it, mean over rows and columns."
+def cell_peak(x:Tensor, period:float)->float: # (3,h,w), pixels of a cell -> 1: nothing repeats
+    "Power at one wave a cell over the median of frequencies beside it, mean of rows and columns."
     def along_rows(x):
         power, k = torch.fft.rfft(x - x.mean()).abs().square().mean(0), round(x.shape[-1] / period)
         return power[k - 1:k + 2].max() / torch.cat([power[max(0, k - 12):k - 3], power[k + 4:k + 13]]).median()
@@ -194,8 +201,9 @@ def cell_peak(x:Tensor, period:float)->float: # (3,h,w), pixels of a cell -> 1 i
 # %% ../../nbs/beyond/03_refining.ipynb #0a0d04b9
 @torch.no_grad()
 def sdedit(
-    generator:Denoiser, z:Tensor, eps:Tensor, # (n,c,h,w) latents in the encoder's units, and noise from N(0,I)
-    classes:Tensor, level:int, steps:int, # (n,), where it knows any; timesteps of noise; evaluations
+    generator:Denoiser, z:Tensor, eps:Tensor, # (n,c,h,w) latents as encoded, noise from N(0,I)
+    classes:Tensor, # (n,) of the pictures; not used by a generator without classes
+    level:int, steps:int, # timesteps of noise over them, from 1 up to all; network evaluations
 )->Tensor: # (n,c,h,w)
     "Latents with noise added up to a level and denoised by a generator (SDEdit, Meng et al. 2022)."
     t = torch.full((len(z),), level - 1)
@@ -204,9 +212,12 @@ def sdedit(
     return sample_dpmpp_2m(cfg_denoiser(generator, classes), z_t, schedule).float() * generator.scaling_factor
 
 class EditedLatents(Patches):
-    "Latents of a picture, encoded or edited by `sdedit`, and a square patch of the ground truth at one of its sizes."
-    def __init__(self, renders:Renders, z:Tensor, edited:Tensor, # (n,2,c,h,w), plain and mirrored
-                 noise:float=0., side:int=64): # standard deviation over the encoder's; as `Patches`
+    "Latents of a picture, encoded or edited by `sdedit`, and a square patch of its ground truth."
+    def __init__(self,
+        renders:Renders, z:Tensor, # (n,2,c,h,w), the encoder's latents, plain and mirrored
+        edited:Tensor, # and the same, edited
+        noise:float=0., side:int=64, # standard deviation over the encoder's; as `Patches`
+    ):
         super().__init__(renders, dict(z=z, edited=edited), None, side)
         self.noise = noise
 

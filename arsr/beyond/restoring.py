@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['through_jpeg', 'degrade', 'random_degradation', 'DegradedPairs', 'RestorerConfig', 'Pair', 'even', 'centre_crop',
-           'never_worn', 'Restorer', 'restoring_loss']
+           'never_degraded', 'Restorer', 'restoring_loss']
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0005
 import io
@@ -26,8 +26,9 @@ def through_jpeg(x:Tensor, quality:int)->Tensor: # (3,h,w) in [0,1], 1 to 95 -> 
     return load_image(file).to(x)
 
 def degrade(
-    x:Tensor, blur:float=0., noise:float=0., # (3,h,w) in [0,1]; deviations, in pixels and of a range of 1
-    quality:int|None=None, rng=None, # of JPEG, None: not saved as one; np.random.Generator of the noise
+    x:Tensor, # (3,h,w) in [0,1]
+    blur:float=0., noise:float=0., # standard deviations, in pixels and of a range of 1
+    quality:int|None=None, rng=None, # of JPEG, None: no JPEG; np.random.Generator of the noise
 )->Tensor: # (3,h,w) in [0,1]
     "A picture after blur, noise and JPEG."
     if blur:
@@ -71,18 +72,18 @@ class Pair(nn.Module):
         super().__init__()
         self.body = nn.Sequential(conv3(c, c), nn.ReLU(), conv3(c, c))
 
-    def forward(self, x): return x + self.body(x)
+    def forward(self, x): return x + self.body(x) # (n,c,h,w) -> the same
 
-def even(x:Tensor)->Tensor: # (n,c,h,w) -> the last row and column repeated where their number is odd
+def even(x:Tensor)->Tensor: # (n,c,h,w) -> last row and column repeated where their number is odd
     return F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode='replicate')
 
-def centre_crop(x:Tensor, side:int=1024)->Tensor: # (n,c,h,w) -> the middle, no side longer than `side`
+def centre_crop(x:Tensor, side:int=1024)->Tensor: # (n,c,h,w) -> the middle, no side over `side`
     top, left = (max(0, (v - side) // 2) for v in x.shape[-2:])
     return x[..., top:top + side, left:left + side]
 
 # %% ../../nbs/beyond/04_restoring.ipynb #f5beafc9
-def never_worn(x:Tensor, clean:Tensor)->Tensor: # (n,3,h,w) in [0,1], the same restored -> (n,) bool
-    "Is it surely a clean drawing: even nearly everywhere, or changed by more than wear can do?"
+def never_degraded(x:Tensor, clean:Tensor)->Tensor: # (n,3,h,w) in [0,1], the same restored -> (n,) bool
+    "Is it surely a clean drawing: even nearly everywhere, or changed by more than degradation can?"
     steps = [(255 * x.diff(2, dim)).abs().amax(1).flatten(1) < 1.5 for dim in (-2, -1)]
     change = F.avg_pool2d((clean - x).square().mean(1, keepdim=True), 8, ceil_mode=True)
     return ~(torch.cat(steps, 1).float().mean(1) <= .7) | (change.amax((1, 2, 3)) > (20 / 255)**2)
@@ -126,14 +127,14 @@ class Restorer(nn.Module):
         "The share of the change that LR inputs need, by their middle; `clean`: with all of it, if that was computed."
         x = centre_crop(lr)
         clean = self.tiled(x) if clean is None else centre_crop(clean)
-        with fast_arithmetic(lr.device.type): return self.strength(x, clean).float() * ~never_worn(x, clean)
+        with fast_arithmetic(lr.device.type): return self.strength(x, clean).float() * ~never_degraded(x, clean)
 
     def tiled(self, lr:Tensor)->Tensor: # (n,3,h,w) in [0,1] -> the same with all of the change, not clamped
         with fast_arithmetic(lr.device.type): return tiled_apply(self, lr, window=256, overlap=64, batch=4).float()
 
 # %% ../../nbs/beyond/04_restoring.ipynb #7b0e0205
 def restoring_loss(restorer:Restorer, batch:dict)->Tensor: # degraded and clean (n,3,h,w) -> scalar
-    "Mean absolute errors of the restored patch, and of the patch restored by the predicted strength."
+    "Mean absolute errors of the restored patch, and of that restored by the predicted strength."
     x, truth = batch['degraded'], batch['clean']
     clean = restorer(x)
     change = (clean - x).detach()

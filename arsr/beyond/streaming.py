@@ -22,11 +22,11 @@ from ..field import ImageField, as_pil, check_pixels, pillow_options, register_w
 
 # %% ../../nbs/beyond/02_streaming.ipynb #641495d2
 class TileSource:
-    "The pixels of a field's first image at one size, as bytes; a tile is computed when it is called for."
+    "The pixels of a field's first image at one size, as bytes; a tile is computed when called for."
     at_once = 2**22  # pixels up to which the whole is computed in one go, and tiles are cut from it
 
     def __init__(self,
-        field:ImageField, # what is rendered; every tile with the renderer that 'auto' is for the whole
+        field:ImageField, # what is rendered; a tile with the renderer that 'auto' is for all
         size:tuple, # (h, w) in pixels
         window=FULL, # the part of the picture that is `size` large
         opaque:bool=False, # on white; else with alpha if the picture has it
@@ -40,7 +40,7 @@ class TileSource:
         return to_bytes(self.field.layers(size, window, self.opaque)[0], self.depth)
 
     @cached_property
-    def whole(self): return self.compute(self.size, self.window)
+    def whole(self)->np.ndarray: return self.compute(self.size, self.window)
 
     def __call__(self, top:int, left:int, bottom:int, right:int)->np.ndarray: # (bottom-top, right-left, c)
         (H, W), ys, xs = self.size, slice(top, bottom), slice(left, right)
@@ -86,7 +86,7 @@ def halvings(size:tuple, stop:int)->list: # (h, w) of each level, the largest fi
     return sizes
 
 def levels(field:ImageField, size:tuple, window, stop:int, **kind)->list: # of `TileSource`, the largest first
-    "A pyramid of a window: every level is rendered, by the renderer that 'auto' is for the largest."
+    "A pyramid of a window: levels are rendered, by the renderer that 'auto' is for the largest."
     return [TileSource(field.bound(size), part, window, **kind) for part in halvings(size, stop)]
 
 # %% ../../nbs/beyond/02_streaming.ipynb #38fb7762
@@ -96,8 +96,8 @@ def _about_tiff(info)->dict: # of `TiffWriter.write`, for the first level
     "What a picture carries: colour profile, pixels an inch, XMP, and what EXIF says in words."
     exif = Image.Exif()
     if info.exif: exif.load(info.exif)
-    entries = dict(exif) | exif.get_ifd(0x8769)
-    tags:list[tuple] = [(tag, 2, None, text, True) for tag, text in entries.items() if isinstance(text, str)]
+    entries = (dict(exif) | exif.get_ifd(0x8769)).items()
+    tags:list[tuple] = [(k, 2, None, s.encode('latin-1'), True) for k, s in entries if isinstance(s, str)]
     if info.xmp: tags.append((700, 1, len(info.xmp), info.xmp, True))
     about:dict[str, Any] = dict(iccprofile=info.icc, extratags=tags)
     return about | dict(resolution=info.dpi, resolutionunit='INCH') if info.dpi else about
@@ -108,7 +108,7 @@ def _tiff_options(p:TileSource, tile:int)->dict: # of `TiffWriter.write`, for al
                 extrasamples=['unassalpha'] if p.channels % 2 == 0 else None)
 
 # %% ../../nbs/beyond/02_streaming.ipynb #20741073
-def write_tiff(path, pyramid:list, tile:int=512, pages=()): # levels of `TileSource`; those of more pages
+def write_tiff(path, pyramid:list, tile:int=512, pages=()): # `TileSource` of levels; of more pages
     "Write a tiled, compressed, pyramidal TIFF; a BigTIFF above `CLASSIC_TIFF` bytes."
     from tifffile import TiffWriter
     (H, W), top = pyramid[0].size, pyramid[0]
@@ -171,13 +171,13 @@ def write_dzi(path, pyramid:list, tile:int=254, overlap:int=1)->Path: # PATH.dzi
     return atomic_write(path, lambda part: part.write_text(xml))
 
 # %% ../../nbs/beyond/02_streaming.ipynb #5b8c65c5
-def save_png(field:ImageField, path:Path, size:tuple, window:tuple)->Path:
+def save_png(field:ImageField, path:Path, size:tuple, window:tuple)->Path: # as `ImageField.save`
     return atomic_write(path, lambda part: write_png(part, TileSource(field, size, window)))
 
-def save_tiff(field:ImageField, path:Path, size:tuple, window:tuple)->Path:
+def save_tiff(field:ImageField, path:Path, size:tuple, window:tuple)->Path: # with a pyramid
     return atomic_write(path, lambda part: write_tiff(part, levels(field, size, window, 512)))
 
-def save_dzi(field:ImageField, path:Path, size:tuple, window:tuple)->Path:
+def save_dzi(field:ImageField, path:Path, size:tuple, window:tuple)->Path: # and its tiles
     return write_dzi(path, levels(field, size, window, 1, opaque=True, depth=8))
 
 register_writer(['.png'], save_png)
@@ -201,7 +201,7 @@ def write_animation(path, frames): # iterator of `TileSource`, of one size
         infos.append(p.info)
     still = infos[0].timing.get('default_image', 0)  # of an APNG: a picture beside the animation, no frame of it
     if 'png' not in path.suffix.lower(): pictures, infos, still = pictures[still:], infos[still:], 0
-    first, durations = infos[0].timing, [i.timing.get('duration', 0) for i in infos[still:]]
+    first, durations = infos[0].timing, [round(i.timing.get('duration', 0)) for i in infos[still:]]
     options = pillow_options(infos[0]) | ({} if gif else dict(loop=1)) | first | dict(duration=durations)
     if 'RGBA' in [p.mode for p in pictures]: options |= dict(disposal=2) if gif else dict(kmin=1, kmax=1)
     pictures[0].save(path, save_all=True, append_images=pictures[1:], **options)

@@ -24,7 +24,7 @@ from ..data import (
 from ..diffusion import alpha_sigma, cosine_schedule, find_sampler, make_target, q_sample, spaced_schedule, to_x0
 from ..field import Bicubic, ImageField, check_pixels
 from ..liif import LIIF, nearest
-from ..pipeline import build_config, load_if_exists, load_weights, read_config, save_weights
+from ..pipeline import build_config, load_weights, read_config, save_weights
 from ..train import Budget, Settings, accelerator, check_inputs, fast_arithmetic, fit
 from ..unet import TimeResBlock, time_features, zero
 from ..beyond.refining import patch_loss
@@ -141,8 +141,8 @@ class PixelUNet(nn.Module):
         self.finer = nn.ModuleList(Implicit(b, a, 2 * a) for a, b in pairs[1:])
         self.conv_out = nn.Sequential(norm(ch), nn.SiLU(), zero(conv3(ch, 3)))
 
-    def upward(self, k:int, x:Tensor, read:Tensor, scale:Tensor, size)->Tensor: # (n,c,h,w) -> (n,c',H,W)
-        "Mix in the LR features of a level, then read the mixture at the pixels of the next finer one."
+    def upward(self, k:int, x:Tensor, read:Tensor, scale:Tensor, size)->Tensor: # -> (n,c',H,W)
+        "Mix in the LR features of a level, then read the mixture at the pixels of the next finer."
         own = self.share[k](scale).sigmoid()[:, :, None, None]
         rows, cols = (pixel_centres(n).to(x.device)[None] for n in size)
         return self.finer[k](own * x + (1 - own) * read, rows, cols)
@@ -173,7 +173,7 @@ class ImplicitDiffusion(nn.Module):
 
     def condition(self, lr:Tensor, size:tuple, window:Tensor|None=None)->tuple:
         # (n,3,h,w) in [-1,1]; (H, W) of the output's window; (n,4) top, left, bottom, right of each, or None: the whole
-        "Features of the LR input at every level's points, finest first, and (n,2) log2 of the scales."
+        "Features of the LR input at each level's points, finest first; (n,2) log2 of the scales."
         feat = self.encoder(lr)
         if window is None: window = lr.new_tensor([FULL]).expand(len(lr), 4)
         t, l, b, r = window.unbind(1)
@@ -212,7 +212,7 @@ def common_noise(seed:int, size:tuple, common:tuple, c:int=3)->Tensor: # (h, w),
 # %% ../../nbs/lab/02_baselines.ipynb #988f12a6
 @dataclass(frozen=True)
 class PixelSampler:
-    "A renderer that samples the whole picture anew, from the same seeds, at every size it is asked for."
+    "A renderer that samples the whole picture anew, from the same seeds, at every size asked for."
     net: ImplicitDiffusion
     seeds: range       # one for each LR input
     steps: int         # network evaluations
@@ -272,7 +272,7 @@ class WindowPairs(SeededDataset):
         return dict(lr=to_model(lr), hr=to_model(hr), window=window)
 
 # %% ../../nbs/lab/02_baselines.ipynb #99c3ec9d
-def regression_loss(net:LIIFRegression, batch:dict)->Tensor: # L1 between predictions and ground truth
+def regression_loss(net:LIIFRegression, batch:dict)->Tensor: # L1 of predictions and ground truth
     return (net(batch['lr'], batch['coord'], batch['cell']).float() - batch['rgb']).abs().mean()
 
 def perceptual_regression_loss(net:LIIFRegression, batch:dict)->Tensor: # L1 + .04 EffLite0-PD of square windows
@@ -305,7 +305,7 @@ BASELINES = {'liif': Baseline(LIIFConfig(), LIIFRegression, LowCrops, regression
                                          Settings(lr=5e-4, batch=16), crop=48),
              'idm': Baseline(IDMConfig(), ImplicitDiffusion, WindowPairs, pixel_loss, Settings(lr=6e-4), crop=64)}
 
-def find_baseline(name:str)->Baseline: return find_named(BASELINES, name, 'baseline') # or `ValueError`
+def find_baseline(name:str)->Baseline: return find_named(BASELINES, name, 'baseline')
 
 # %% ../../nbs/lab/02_baselines.ipynb #1b3f2096
 def save_baseline(name:str, net, out:Path, **meta):
@@ -314,7 +314,7 @@ def save_baseline(name:str, net, out:Path, **meta):
     config = dict(baseline=name, config=asdict(net.cfg), **meta)
     atomic_write(out/'config.json', lambda part: part.write_text(json.dumps(config, indent=1)))
 
-def load_baseline(folder, device=None)->nn.Module: # what `train_baseline` left; the GPU if there is one
+def load_baseline(folder, device=None)->nn.Module: # of `train_baseline`; the GPU if there is one
     "A trained baseline, and how in its `meta`; `ValueError` for a folder without one, damage, another shape."
     folder = Path(folder)
     if not (folder/'config.json').is_file(): raise ValueError(f"{folder} holds no baseline: train one by arsr baseline")
@@ -323,8 +323,7 @@ def load_baseline(folder, device=None)->nn.Module: # what `train_baseline` left;
         net = kind.net(build_config(type(kind.config), config['config']))
         net.meta = {k: v for k, v in config.items() if k != 'config'}
         return net
-    net = read_config(folder, build)
-    load_weights(net, folder/'model.safetensors')
+    net = load_weights(read_config(folder, build), folder/'model.safetensors')
     return net.to(device or ('cuda' if torch.cuda.is_available() else 'cpu')).eval().requires_grad_(False)
 
 def load_baselines(folder, device=None)->dict: # of folders like liif-emoji, or None: {} -> name of each -> net
@@ -334,19 +333,26 @@ def load_baselines(folder, device=None)->dict: # of folders like liif-emoji, or 
     return {path.parent.name: load_baseline(path.parent, device) for path in found}
 
 # %% ../../nbs/lab/02_baselines.ipynb #b188fa73
-def train_baseline(name:str, out, data:str='emoji', **budget)->dict: # one of BASELINES, its folder, of `open_source`
-    "Train a baseline as our upscaler is (same pictures, sizes, task), from OUT/init.safetensors if there; as `fit`."
+def train_baseline(
+    name:str, out, data:str='emoji', **budget, # of `BASELINES`; folder; as `open_source`, `fit`
+)->dict: # step, seconds, loss, skipped
+    """Train a baseline as our own upscaler is: the same pictures, sizes and task.
+
+    It begins with OUT/init.safetensors where that is, or goes on where an earlier call stopped.
+    `ValueError` for an unknown name, wrong numbers, and the folder of another model.
+    """
     kind, out, acc = find_baseline(name), Path(out), accelerator()
     ours = {'emoji': 'emoji-upscale', 'portraits': 'portraits-upscale-8x'}.get(data, 'photo-upscale')
     run = Run(for_data(find_preset(ours), data), out)
-    Budget(dict(step=0, seconds=0.), **budget)  # wrong numbers are refused before anything is rendered
+    Budget(dict(step=0, seconds=0.), **budget)  # refuses wrong numbers before anything is rendered
     if (out/'config.json').is_file() and read_config(out, lambda config: config.get('baseline')) != name:
         raise ValueError(f"{out} holds another model; use another folder")
     preset, inputs = run.preset, {'pictures': run.pictures[1]}
     check_inputs(out/name, inputs)
     with acc.main_process_first(): renders = run.renders
     torch.manual_seed(kind.settings.seed)
-    net = load_if_exists(kind.net(kind.config), out/'init.safetensors')
+    net, begin = kind.net(kind.config), out/'init.safetensors'
+    if begin.exists(): load_weights(net, begin)
     crop = kind.crop or (preset.base if preset.lr_sides else preset.crop)  # where a part lies says what it is
     examples = kind.data(renders, preset.factor, crop)
     state = fit(net, kind.loss, examples, out/name, kind.settings, inputs=inputs, **budget)

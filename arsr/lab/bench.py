@@ -49,7 +49,7 @@ class Bench:
     baselines: dict = field(default_factory=dict)  # 'liif emoji', 'idm emoji', 'liif photo', 'idm photo', where trained
     runs: dict = field(default_factory=dict)       # 'emoji', 'photo': folders of `arsr train`, for what does not ship
     data: str|None = None                          # a folder of your own pictures, instead of the photographs
-    quick: bool = False                            # tiny sizes and few pictures: to see that it runs
+    quick: bool = False                            # tiny sizes, few pictures: to see that it runs
     device: str = 'cpu'
     seed: int = 0
 
@@ -108,7 +108,7 @@ def efforts(b:Bench, kind:str)->dict: # method -> minutes of training, and param
     return out
 
 # %% ../../nbs/lab/07_bench.ipynb #f549f635
-def compare(b:Bench, make, lr:Tensor, truth:Tensor)->dict: # lr -> field, (1,3,h,w) and (1,3,H,W) in [0,1]
+def compare(b:Bench, make, lr:Tensor, truth:Tensor)->dict: # lr -> field, (1,3,h,w), (1,3,H,W)
     "Figures of one method on one picture; `psnr_y` less scale + 6 pixels at the border, `consistency` after shrinking."
     size, factor = tuple(truth.shape[-2:]), truth.shape[-2] / lr.shape[-2]
     start = time.perf_counter()
@@ -120,7 +120,7 @@ def compare(b:Bench, make, lr:Tensor, truth:Tensor)->dict: # lr -> field, (1,3,h
                    consistency=shrunk_psnr(out, lr))
     return {k: v.item() for k, v in figures.items()} | dict(seconds=seconds)
 
-def compare_all(b:Bench, makers:dict, lr:Tensor, truth:Tensor, **case): # yields a row for each method
+def compare_all(b:Bench, makers:dict, lr:Tensor, truth:Tensor, **case): # a row for each method
     for m, make in makers.items(): yield dict(**case, method=m, **compare(b, make, lr[None], truth[None]))
 
 def photographs(b:Bench)->dict: # name -> (3,h,w) in [0,1]
@@ -238,12 +238,11 @@ def table_diversity(b:Bench):
 # %% ../../nbs/lab/07_bench.ipynb #188eb6fe
 def with_denoiser(pipe:ARSR, task:str, path:Path)->ARSR: # 'generator' or 'upscaler', and other weights of it
     "The first stage of a model with other weights of one denoiser, and no other part."
-    net = Denoiser(pipe.parts[task].cfg)
-    load_weights(net, path)
+    net = load_weights(Denoiser(pipe.parts[task].cfg), path)
     return ARSR(pipe.first, **{task: net}, meta=pipe.meta).to(pipe.device)
 
 def trained_stages(b:Bench, kind:str, task:str)->dict: # stage -> model
-    "The model of a kind with the weights of each stage of a denoiser that its training folder holds."
+    "The model of a kind with the weights of each stage of a denoiser in its training folder."
     names = ('latent', 'control', 'align', 'guide') if kind in b.runs else ()
     paths = {stage: b.runs[kind]/f'{task}-{stage}.safetensors' for stage in names}
     return {stage: with_denoiser(getattr(b, kind), task, path) for stage, path in paths.items() if path.exists()}
@@ -374,7 +373,7 @@ def renderers(liif:LIIF, fast:FastRenderer, feat:Tensor, size:int)->dict: # name
 def machine_limits(d:int, n_bytes:int, device)->dict: # name -> (job, products)
     "Bare matrix products of the shape of a hidden layer, in the fastest form, and a copy too large for a cache."
     def multiply(layer, x):
-        for _ in range(64): layer(x)  # no result is kept: new memory would cost more than the product
+        for _ in range(64): layer(x)  # none is kept: new memory would cost more than the product
     x, y = torch.zeros(2, n_bytes, dtype=torch.uint8, device=device)
     jobs = {f'copy of {n_bytes / 2**20:.0f} MB': (partial(y.copy_, x), 0)}
     for dtype in (torch.float32, torch.bfloat16):

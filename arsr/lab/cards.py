@@ -24,7 +24,7 @@ from ..field import sample_bicubic, sheet
 from .baselines import ImplicitDiffusion, load_baselines
 from .metrics import (
     diversity, efflite, first_stage_psnr, frechet, interval, precision_recall, psnr, sharpness, shrunk_psnr)
-from ..pipeline import ARSR, PARTS
+from ..pipeline import ARSR
 from ..portraits import Portraits, portrait_families
 
 # %% ../../nbs/lab/06_cards.ipynb #97657764
@@ -49,6 +49,7 @@ SAMPLES = {64: 2000, 128: 2000, 256: 1000, 512: 300, 1024: 64}  # size in pixels
 ANSWERED = {128: 200, 512: 100}  # and faces that are enlarged to it
 WAYS = {f'{name}, {k}': dict(sampler=name, steps=k, guidance=1)
         for name, steps in dict(dpmpp_2m=(4, 10, 50), ddpm=(10, 24)).items() for k in steps}
+WAYS['ddpm, 24, attributes unknown'] = WAYS['ddpm, 24'] | {'sample_attributes': False}
 
 def evaluation_photos()->dict: # name -> (3,h,w) in [0,1]
     "The photographs of the scikit-image wheel, cut to a multiple of four pixels."
@@ -81,7 +82,7 @@ def measure_drawings(pipe:ARSR, scale:int=4)->dict:
     return {'mean': mean_row(rows), 'drawings': len(rows)}
 
 # %% ../../nbs/lab/06_cards.ipynb #8f69cc21
-def named_row(row)->dict: # of `first_stage_psnr`; without equal pictures, which have no finite figure
+def named_row(row)->dict: # of `first_stage_psnr`; equal pictures, without finite figure, go
     "PSNR in dB of the field, and of two bicubic enlargements."
     return {k: round(v, 2) for k, v in zip(('field', 'bicubic of own 128 px', 'bicubic of input'), row) if isfinite(v)}
 
@@ -108,7 +109,7 @@ def new_features(pipe:ARSR, samples:dict, **how)->dict: # pixels -> n; options o
             if seed < n: found[size].append(net.embed(field[:n - seed].render(size=size), None))
     return {size: torch.cat(rows) for size, rows in found.items()}
 
-def generation_figures(new, size:int)->dict: # (n,d) features of portraits rendered at that size in pixels
+def generation_figures(new, size:int)->dict: # (n,d) features of portraits of that size in pixels
     "FD-EffLite2, precision and recall of new portraits against held-out ones, and of other held-out ones."
     (real, others), row = held_out_features(size, len(new)), {}
     for name, made in (('', new), ('held-out ', others)):
@@ -249,10 +250,7 @@ def write_card(folder:Path, remarks:str='', baselines=None): # targets missed; f
     hub_card(pipe, folder)
 
 def ship(run, folder, remarks:str=''): # folder of `arsr train`; where the model goes, such as arsr/weights/emoji
-    "Leave the checkpoints behind: copy weights, configuration and logs, measure, and write the card."
-    run, folder = Path(run), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [f'{part}.safetensors' for part in json.loads((run/'config.json').read_text()) if part in PARTS]
-    for name in ('config.json', 'training.json', 'alignment-generator.json', 'alignment-upscaler.json', *parts):
-        if (run/name).exists(): shutil.copy(run/name, folder/name)
+    "Leave the checkpoints behind: save the model, copy its logs, measure, and write the card."
+    folder = ARSR.from_pretrained(run, 'cpu').save_pretrained(folder)
+    for log in (*Path(run).glob('training.json'), *Path(run).glob('alignment-*.json')): shutil.copy(log, folder)
     write_card(folder, remarks)

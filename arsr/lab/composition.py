@@ -27,7 +27,7 @@ def option_questions()->Tensor: # (rows,) integers
 
 # %% ../../nbs/lab/08_composition.ipynb #46dcc0e5
 class AttributeClassifier(nn.Module):
-    "Four convolutions of stride two and a linear layer: 64 pixels -> log-probabilities of every option."
+    "Four convolutions of stride two, a linear layer: 64 pixels to log-probabilities of options."
     side = 64 # pixels
     questions:Tensor # (rows,)
 
@@ -130,7 +130,7 @@ def seen_pair(family:str, pair:dict)->dict: # of `PAIRS` -> attribute -> option
             for name, options in pair.items()}
 
 def obedience(
-    pipe:ARSR, net:AttributeClassifier, # a generator with attributes, and the reader of its pictures
+    pipe:ARSR, net:AttributeClassifier, # a generator with attributes, the reader of its pictures
     n:int=16, seed:int=0, # pictures of each pair
 )->list: # a row for each pair: family, pair, forbidden, share of pictures that have both parts
     "Ask for pairs of parts, forbidden and seen, and read what comes."
@@ -148,8 +148,7 @@ def obedience(
 # %% ../../nbs/lab/08_composition.ipynb #1ecbfad4
 def load_classifier()->AttributeClassifier: # frozen
     "The classifier that lies beside the weights `portraits`."
-    net = AttributeClassifier()
-    load_weights(net, WEIGHTS/'portraits'/'classifier.safetensors')
+    net = load_weights(AttributeClassifier(), WEIGHTS/'portraits'/'classifier.safetensors')
     return net.eval().requires_grad_(False)
 
 def true_portraits(split:str, n:int, seed:int=7)->tuple: # pictures (n,3,64,64) in [0,1], and attributes of each
@@ -163,8 +162,10 @@ def measure_composition(pipe:ARSR, net:AttributeClassifier, n:int=512, seed:int=
     truth = {split: true_portraits(split, n) for split in ('valid', 'pairs', 'train', 'all')}
     read = {split: read_portraits(net, x) for split, (x, _) in truth.items()}
     bar = float(torch.tensor([r.confidence for r in read['valid']]).quantile(.05))
-    new = pipe.generate(n, seed=seed).render(size=net.side).cpu()
-    sets = {'generated': read_portraits(net, new), 'true, as drawn': read['all'], 'true, of training': read['train']}
+    def generated(**how):
+        return read_portraits(net, pipe.generate(n, seed=seed, **how).render(size=net.side).cpu())
+    sets = {'generated': generated(sample_attributes=False), 'attributes sampled': generated(),
+            'true, as drawn': read['all'], 'true, of training': read['train']}
     return dict(accuracy={split: accuracy(read[split], truth[split][1]) for split in ('valid', 'pairs')}, bar=bar,
                 figures={name: composition_figures(found, bar) for name, found in sets.items()},
                 obedience=obedience(pipe, net, seed=seed))

@@ -24,8 +24,10 @@ if IPython.get_ipython(): set_matplotlib_formats('retina')
 # %% ../../nbs/lab/00_plot.ipynb #bf2a3f8f
 def show(
     pictures, # tensors (c,h,w) of colours, or (h,w) of numbers
-    titles=(), cols:int|None=None, # above the pictures; pictures in a row, all in one without it
-    names=(), low:float=0., # of the rows, on their left; black: 0 for colours in [0,1], -1 for [-1,1]
+    titles=(), # above the pictures, as many as there are
+    cols:int|None=None, # pictures in a row; all in one without it
+    names=(), # of the rows, on their left
+    low:float=0., # what black is: 0 for colours in [0,1], -1 for [-1,1]
     side:float=2., # of a picture in inches at most; a row is never wider than the page
     **kwargs, # of `imshow`
 ):

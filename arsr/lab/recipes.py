@@ -32,14 +32,14 @@ class Preset:
     queries: int = 512                        # output pixels queried in a picture
     factor: int = 4                           # the LR input is so many times smaller
     w_max: float = float('inf')               # bound on m/s in the alignment loss
-    equivariance: float = 0.                  # share of a first-stage batch whose latents are downscaled
+    equivariance: float = 0.                  # share of a first-stage batch with downscaled latents
     perceptual: float = .15                   # weight of the perceptual loss in `finish`; 0: none
     trajectories: int = 4096                  # of the generator, that its student learns from
     latent_weight: float = .5                 # default of an upscaler with a refiner; 0: regression
     pictures: int = 30_000                    # of an endless source, so many are encoded
     native: bool = False                      # random squares of large photographs at their own resolution
     room: float = 4e9                         # bytes of rendered pictures that are kept on the disk
-    edges: float = 0.                         # share of first-stage queries that is drawn where edges are
+    edges: float = 0.                         # share of first-stage queries drawn where edges are
     high: float = 0.                          # share of a denoiser's examples at the noisiest eighth of the timesteps
     lr_sides: tuple = ()                      # of LR inputs in turn, enlarged by repeating pixels; (): as by `factor`
     settings: dict = field(default_factory=dict)  # stage -> Settings
@@ -48,7 +48,7 @@ class Preset:
         if self.task == 'upscaler': check_factor(self.factor, self.first.f)
 
 # %% ../../nbs/lab/04_recipes.ipynb #8adb2c87
-def for_data(preset:Preset, data:str|None)->Preset: # what `open_source` opens; None: the preset's own
+def for_data(preset:Preset, data:str|None)->Preset: # as for `open_source`; None: the preset's own
     "The same for other data: a preset's classes are of its own, so a denoiser of others is conditioned on none."
     if data in (None, preset.data): return preset
     unet = replace(preset.denoiser.unet, classes=0, attributes=0)

@@ -33,8 +33,8 @@ from ..data import (
 from ..field import FirstStage, FirstStageLoss
 from .metrics import efflite
 from .recipes import FAST, PRESETS, Preset, find_preset, for_data
-from ..pipeline import ARSR, PARTS, cast_once, find_weights, load_if_exists, load_weights, save_weights
-from ..portraits import attribute_options
+from ..pipeline import ARSR, PARTS, cast_once, find_weights, load_weights, save_weights
+from ..portraits import attribute_options, shown_by
 from ..train import (Latents, Settings, accelerator, check_inputs, encode_renders, fast_arithmetic, fit, low_resolution,
                         machine, precision)
 from ..unet import AutoguidanceLoss, Denoiser, DenoisingLoss, cfg_denoiser
@@ -85,7 +85,7 @@ def encoder_stamp(path:Path)->str:
 
 # %% ../../nbs/lab/05_stages.ipynb #7932b728
 ONLY = {'perceptual': ('finish',), 'trajectories': ('distill',), 'w_max': ('align',), 'equivariance': ('first',),
-        'edges': ('first',), 'high': ('latent', 'control'),  # field of a preset: the stages it changes
+        'edges': ('first',), 'high': ('latent', 'control'),  # field of a preset: stages it changes
         **dict.fromkeys(('data', 'task', 'settings', 'room', 'latent_weight'), ())}
 
 def configuration_stamp(preset:Preset, stage:str)->str:
@@ -137,8 +137,7 @@ class Run:
         return found | {path.stem: stamp(path.read_bytes()) for path in files}
 
     def load(self, module:Any, path:Path)->Any: # the module, frozen
-        load_weights(module, path)
-        return freeze(module).to(self.device)
+        return freeze(load_weights(module, path)).to(self.device)
 
     @cached_property
     def first(self)->FirstStage: return self.load(FirstStage(self.preset.first), self.require('first', 'first'))
@@ -153,7 +152,7 @@ class Run:
         return source, renders_stamp(self.preset, source)
 
     @cached_property
-    def renders(self)->Renders: # the training pictures, kept in a file as far as the preset has room
+    def renders(self)->Renders: # the training pictures, in a file as far as the preset has room
         p, (source, mark) = self.preset, self.pictures
         path = self.out/f'renders-{mark}.u8' if p.room else None
         return Renders(source, p.base, p.sizes, p.room, path, first=p.pictures)
@@ -196,7 +195,7 @@ class Stage:
     dataset: Callable              # run -> data set
     loss: Callable                 # run -> (model, batch) -> scalar
     model: Callable                # run -> module
-    start: str = ''                # weights file that it begins with where that is there; as `output`
+    start: str = ''                # weights file that it begins with if that is there; as `output`
     task: str = ''                 # 'generator' or 'upscaler', if it is only for one
     folder: str = ''               # of its checkpoint, if it is not called like the output
     settings: str = ''             # the stage whose settings it takes, if not its own
@@ -205,7 +204,7 @@ class Stage:
     report: Callable|None = None   # (run): called at the end
 
 # %% ../../nbs/lab/05_stages.ipynb #st000013
-def latents(run:Run, queries:int=0)->Latents:
+def latents(run:Run, queries:int=0)->Latents: # pixels of the ground truth beside each
     return Latents(run.renders, run.latents, run.spread, run.preset.denoiser.unet.classes > 0, queries)
 
 def denoiser(run:Run, **unet)->Denoiser: # fields of its configuration that differ
@@ -223,8 +222,12 @@ def leave_snapshot(run:Run, averaged:nn.Module, step:int):
 
 # %% ../../nbs/lab/05_stages.ipynb #2e458c56
 @torch.no_grad()
-def stage_errors(first:FirstStage, nets:dict, x:Tensor, lr:Tensor|None, steps)->dict: # stage -> errors
-    "`image_error` of denoisers by stage, at all pixels of x (n,3,s,s) in [0,1]; lr: LR inputs, enlarged, where used."
+def stage_errors(
+    first:FirstStage, nets:dict, # stage -> denoiser
+    x:Tensor, lr:Tensor|None, # (n,3,s,s) pictures in [0,1]; their LR inputs, enlarged, where used
+    steps, # timesteps at which to measure
+)->dict: # stage -> as many errors
+    "`image_error` of denoisers, at all pixels of pictures."
     coord, cell = (make(x.shape[-1]).to(x.device).expand(len(x), -1, -1) for make in (make_coord, make_cell))
     pixels = dict(rgb=rearrange(to_model(x), 'n c h w -> n (h w) c'), coord=coord, cell=cell)
     latents = {k: first.encode(to_model(p)) for k, p in dict(z=x, cond=lr).items() if p is not None}
@@ -266,9 +269,9 @@ PAPER = [  # name, needs, output, data set, loss, model
 ]
 
 # %% ../../nbs/lab/05_stages.ipynb #c6029472
-LEVELS = (100, 200, 300, 400)  # noise levels from which latents are edited for a decoder to learn from
+LEVELS = (100, 200, 300, 400)  # noise levels from which latents are edited, for a decoder to learn
 
-def patch_side(run:Run)->int: return min(64, run.preset.sizes[0])  # in pixels; no ground truth is smaller
+def patch_side(run:Run)->int: return min(64, run.preset.sizes[0])  # no ground truth is smaller
 
 def latent_noise(run:Run)->float: # of the decoder's training
     return run.preset.first.noise if run.preset.first.latent == 'norm' else 0.
@@ -287,7 +290,7 @@ def edit_latents(run:Run, batch:int=64)->dict: # z (n,m,c,h,w)
             edited[i] = sdedit(net, z[i].float(), eps[i], classes[i].to(run.device), level, steps).to(edited)
     return {'z': edited.cpu().unflatten(0, (-1, m))}
 
-def edited_patches(run:Run)->EditedLatents:
+def edited_patches(run:Run)->EditedLatents: # edited once for a generator, and kept in a file
     name = f'sdedit-{stamp((run.generator_stamp, run.latents_stamp))}'
     edited = cached(run.file(name), partial(edit_latents, run))['z']
     return EditedLatents(run.renders, run.latents['z'], edited, latent_noise(run), patch_side(run))
@@ -301,7 +304,7 @@ def first_stage_decoder(run:Run)->FirstStage: # only decoder and LIIF learn: wha
     for part in (run.first.decoder, run.first.liif): part.requires_grad_(True)
     return run.first
 
-def windows(run:Run)->Windows:
+def windows(run:Run)->Windows: # of the preset's crops, in LR pixels
     p = run.preset
     return Windows(run.renders, run.latents, p.factor, p.crop // p.factor, p.queries)
 
@@ -329,7 +332,7 @@ def early_checkpoint(run:Run)->Path:
     raise ValueError(f"{run.out} holds no copy of the {task} from the first eighth of its {trained} steps: "
                      "train --stage latent for longer")
 
-def autoguidance_loss(run:Run)->AutoguidanceLoss:
+def autoguidance_loss(run:Run)->AutoguidanceLoss: # from the latent stage and its early copy
     strong, weak = run.file(f'{run.preset.task}-latent'), early_checkpoint(run)
     return AutoguidanceLoss(*(run.load(Denoiser(run.preset.denoiser), path) for path in (strong, weak)))
 
@@ -338,13 +341,16 @@ def class_shares(data:str)->dict:
     "Names of the classes of a source, and the share of distinct pictures that each has; of portraits, attributes too."
     source = open_source(data)
     if data == 'portraits':
-        options = {family: {k: [*v] for k, v in attribute_options(family).items()} for family in source.families}
-        return {'categories': source.families, 'shares': [1 / len(options)] * len(options), 'attributes': options}
+        def each(of): return {family: of(family) for family in source.families}
+        options, shown = each(attribute_options), each(shown_by)
+        return {'categories': source.families, 'shares': [1 / len(options)] * len(options), 'attributes': options,
+                'shown': shown}
     kinds = torch.tensor(list(dict(zip(source.groups, source.kind.tolist())).values()))
     count = kinds.bincount(minlength=len(source.classes))
     return {'categories': source.classes, 'shares': [round(x, 4) for x in (count / count.sum()).tolist()]}
 
-def record_trajectories(run:Run, n:int, seed:int, batch:int=64)->dict: # z (n,steps+1,c,h,w), kind (n,)
+# %% ../../nbs/lab/05_stages.ipynb #st0000rt
+def record_trajectories(run:Run, n:int, seed:int, batch:int=64)->dict: # z (n,k+1,c,h,w), kind (n,)
     "Trajectories of the generator under its usual guidance, of classes as frequent as in the data."
     net, rng, side = run.generator, torch.Generator().manual_seed(seed), run.preset.base // run.preset.first.f
     z, kind, paths = torch.randn(n, net.cfg.z, side, side, generator=rng), torch.zeros(n, dtype=torch.long), []
@@ -355,7 +361,7 @@ def record_trajectories(run:Run, n:int, seed:int, batch:int=64)->dict: # z (n,st
             paths.append(trajectory(cfg_denoiser(net, label), z_k, net.alphas_cumprod).half().cpu())
     return {'z': torch.cat(paths)} | ({'kind': kind} if net.cfg.unet.classes else {})
 
-def trajectories(run:Run, part:int=512)->Trajectories:
+def trajectories(run:Run, part:int=512)->Trajectories: # so many in a file, made once
     total, read = run.preset.trajectories, []
     for k in progress(range(-(-total // part)), 'recording trajectories'):  # rounded up
         n = min(part, total - k * part)
@@ -371,7 +377,7 @@ def random_quarter(z:Tensor)->Tensor: # (n,c,h,w) -> (n,c,h/2,w/2)
     top, left = (int(torch.randint(v - k + 1, ())) for v, k in zip(z.shape[-2:], (h, w)))
     return z[..., top:top + h, left:left + w]
 
-def distillation_loss(run:Run)->DistillationLoss:
+def distillation_loss(run:Run)->DistillationLoss: # of the refiner, or the first stage
     teacher:Any = run.refiner or run.first
     def decoded(batch):
         z = random_quarter(batch['z'])
@@ -421,7 +427,7 @@ def assemble(preset:Preset, out, name:str)->ARSR:
     files = {k: path for k in configs if (path := run.latest(k))}
     if 'generator' in files and run.file(DISTILLED).exists():
         configs['distilled'], files['distilled'] = LoRAConfig(configs['generator']), run.file(DISTILLED)
-    parts:dict = {k: load_if_exists(PARTS[k][0](configs[k]), path) for k, path in files.items()}
+    parts:dict = {k: load_weights(PARTS[k][0](configs[k]), path) for k, path in files.items()}
     if 'refiner' in parts: meta['defaults'] = {'upscale': {'latent_weight': preset.latent_weight}}
     if preset.lr_sides: meta |= {'aligned': preset.base, 'enlarge': 'nearest'}
     if 'generator' in parts and parts['generator'].cfg.unet.classes: meta |= class_shares(preset.data)
@@ -434,7 +440,7 @@ def starting_weights(start, output:str)->Path: # a file, or weights as `from_pre
     return path if path.suffix == '.safetensors' else find_weights(start)/f"{output.split('-')[0]}.safetensors"
 
 def log_stage(run:Run, title:str, state:dict, settings:Settings, **made):
-    "Note in training.json how long a stage has been trained, and on what; `made`: output and inputs."
+    "Note in training.json how long a stage was trained, and on what; `made`: output and inputs."
     row = dict(steps=state['step'], batch=settings.batch, minutes=round(state['seconds'] / 60, 1),
                hardware=machine(run.device), precision=precision(), seed=settings.seed, **made)
     text = json.dumps(run.log | {title: row}, indent=1)
@@ -443,7 +449,7 @@ def log_stage(run:Run, title:str, state:dict, settings:Settings, **made):
 # %% ../../nbs/lab/05_stages.ipynb #fa7704c8
 def train_stage(
     name:str, stage:str, out, data:str|None=None, # preset, `Stage`, folder, as for `open_source`
-    start=None, **budget, # what to begin with instead of the stage's own, as `starting_weights`; of `fit`
+    start=None, **budget, # to begin with, in place of its own, as `starting_weights`; of `fit`
 )->dict: # step, seconds, loss, skipped
     "Train one stage of a preset, go on where an earlier call stopped, and leave a model that can be loaded."
     preset, acc = for_data(find_preset(name), data), accelerator()
@@ -454,7 +460,7 @@ def train_stage(
     with acc.main_process_first(): dataset = row.dataset(run)  # the first process makes the caches
     loss, model = row.loss(run), row.model(run)
     if start: load_weights(model, starting_weights(start, path.stem), f"the stage '{stage}' of {name}")
-    elif row.start: load_if_exists(model, run.file(row.start))
+    elif row.start and run.file(row.start).exists(): load_weights(model, run.file(row.start))
     if isinstance(model, Denoiser): model.scaling_factor.fill_(run.spread)  # of the latents here
     settings = preset.settings.get(row.settings or stage, Settings())
     preview = partial(row.preview, run) if row.preview else None

@@ -1,5 +1,6 @@
 // The page: what is chosen goes to the worker, what comes back is shown. Nothing is computed here, and nothing leaves the browser.
 import { Map } from './map.js'
+import { sample } from './sampler.js'
 
 const $ = id => document.getElementById('draw-' + id)
 const post = (type, more = {}) => worker.postMessage({ type, id: ++asked, ...more })
@@ -117,6 +118,7 @@ function wishes() { // a menu for each of up to three attributes of the chosen f
   const spaced = name => name.replace(/([a-z])([A-Z0-9])/g, '$1 $2').toLowerCase()
   $('wishes').replaceChildren(...known.slice(0, 3).map(([name, options]) => {
     const label = document.createElement('label'), menu = document.createElement('select')
+    menu.name = name
     menu.append(new Option('any', 0), ...options.map(([option, row]) => new Option(spaced(option), row)))
     label.append(`${spaced(name).replace(/^./, c => c.toUpperCase())} `, menu)
     return label
@@ -124,11 +126,21 @@ function wishes() { // a menu for each of up to three attributes of the chosen f
 }
 $('family').onchange = wishes
 
-function label(seed) { // the class, and where the model knows attributes three of their rows, 0 for any
-  const family = $('family').value === '' ? seed % model.config.meta.categories.length : Number($('family').value)
-  if (!model.config.generator.unet.attributes) return [family]
-  const rows = Array.from(document.querySelectorAll('#draw-wishes select'), menu => Number(menu.value))
-  return [family, ...rows, 0, 0, 0].slice(0, 4)
+function label(seed) { // the class, and the rows of its attributes: as chosen in a menu, the others as often as in the data
+  const { meta, generator } = model.config
+  const family = $('family').value === '' ? seed % meta.categories.length : Number($('family').value)
+  if (!generator.unet.attributes) return [family]
+  const menus = document.querySelectorAll('#draw-wishes select'), name = meta.categories[family], found = {}
+  const chosen = Object.fromEntries(Array.from(menus, menu => [menu.name, Number(menu.value)]))
+  Object.entries(model.attributes[name] || {}).forEach(([attribute, options], k) => {
+    const shares = options.map(([option]) => meta.attributes[name][attribute][option])
+    found[attribute] = options.find(([, row]) => row === chosen[attribute]) || options[sample(shares, seed, k)]
+  })
+  const shows = (meta.shown || {})[name] || {} // colours, and the parts that show them
+  const rows = Object.entries(found).filter(([attribute]) => chosen[attribute] || model.options.generate.sample_attributes
+    && (!shows[attribute] || Object.entries(shows[attribute]).some(([part, options]) => options.includes(found[part][0]))))
+    .map(([, [, row]]) => row)
+  return [family, ...rows, 0, 0] // two or more
 }
 
 function draw() {

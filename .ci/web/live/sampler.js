@@ -19,6 +19,11 @@ export function noise(seed, n, part = 0) { // the first n numbers from N(0,1) of
   return out
 }
 
+export function sample(shares, seed, k) { // the place of one of the shares, as often as it says: choice k of a seed
+  let left = (mix(mix(seed + 0x85ebca6b) + k) + .5) / 2 ** 32 * shares.reduce((a, b) => a + b)
+  return Math.max(0, shares.findIndex(share => (left -= share) < 0))
+}
+
 // ---- the noise levels to visit
 
 export function spacedTimesteps(alphas, steps) { // (T) alphas_cumprod -> descending timesteps, short steps first
