@@ -4,15 +4,17 @@
 
 `fuse(net)` changes a network in place, parameters and results stay (to rounding). What it changes, and why:
 GroupNorm, with the SiLU after it, is fused.cpp, since PyTorch's gradient for channels-last maps is slow; attention over
-few cells is two matrix products, since the gradient of the fused one is made for many; the weights' gradient of 3x3
-convolutions on maps of up to 8x8 cells is nine matrix products. It needs a C++ compiler with OpenMP and ninja.
+few cells is PyTorch's own of two matrix products, since the gradient of its flash kernel is made for many; the weights'
+gradient of 3x3 convolutions on maps of up to 8x8 cells is nine matrix products. It needs a C++ compiler with OpenMP and
+ninja.
 """
 import time
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 import torch, torch.nn.functional as F
 from einops import rearrange
-from torch import nn, Tensor
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.cpp_extension import load
 from arsr.autoencoder import Attention
 
@@ -37,13 +39,6 @@ class FusedNorm(nn.GroupNorm):
     act = False  # SiLU after it
     def forward(self, x): # (n,c,h,w) -> the same
         return NormFunction.apply(x, self.weight, self.bias, self.num_groups, self.eps, self.act)
-
-def attend(self:Attention, x:Tensor)->Tensor: # (n,c,h,w) -> the same
-    q, k, v = rearrange(self.qkv(self.norm(x)), 'n (k m d) h w -> k (n m) (h w) d', k=3, m=self.heads)
-    zero = torch.zeros((), dtype=q.dtype)
-    weights = torch.baddbmm(zero.view(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=q.shape[-1]**-.5).softmax(-1)
-    y = rearrange(weights.to(v.dtype) @ v, '(n m) (h w) d -> n h w (m d)', m=self.heads, h=x.shape[-2])
-    return x + self.out(rearrange(y, 'n h w c -> n c h w'))  # channels last, as they lie
 
 class ConvFunction(torch.autograd.Function):
     "A 3x3 convolution; with the input shifted by each of nine offsets, dw = x^T dy."
@@ -83,7 +78,7 @@ def fuse_norms(net:nn.Module):
 
 def fuse_attention(net:nn.Module):
     for m in net.modules():
-        if isinstance(m, Attention): m.forward = partial(attend, m)
+        if isinstance(m, Attention): m.forward = sdpa_kernel(SDPBackend.MATH)(m.forward)
 
 def fuse_convolutions(net:nn.Module):
     for m in net.modules():

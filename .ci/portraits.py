@@ -15,11 +15,12 @@ rate and batch; torchrun --nproc_per_node 2 .ci/portraits.py ... shares the batc
 Each step begins with what earlier steps have left in FOLDER, and otherwise with the weights that ship; a step
 that was stopped goes on. The encoder stays as it is, so everything trained on its latents stays valid.
 """
-import argparse, json, math, os, sys
+import argparse, json, math
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 import numpy as np, torch
+import arsr.train
 from einops import rearrange
 from arsr import ARSR
 from arsr.alignment import AlignmentLoss, freeze
@@ -34,8 +35,9 @@ from arsr.lab.recipes import find_preset
 from arsr.lab.stages import LEVELS, lr_view, stage_errors
 from arsr.pipeline import WEIGHTS, load_weights, save_weights
 from arsr.portraits import Portraits
-from arsr.train import Latents, Settings, encode_renders, fast_arithmetic, fit, machine, precision
+from arsr.train import Latents, Settings, accelerator, encode_renders, fast_arithmetic, fit, machine, precision
 from arsr.unet import AutoguidanceLoss, DenoisingLoss
+from fused import fuse
 
 SHIPPED = WEIGHTS/'portraits'
 PRESETS = {'generator': find_preset('portraits-generate'), 'upscaler': find_preset('portraits-upscale-8x')}
@@ -81,22 +83,18 @@ class Folder:
         "Train and leave the averaged weights, and what was done, beside the others."
         learning = [net.decoder, net.liif] if name == 'decoder' else [net]
         for part in learning: part.requires_grad_(True)
-        if self.fused: train_fused(net)
+        if self.fused: fuse(net)
         state = fit(net, loss, data, self.path/name, settings, **budget)
-        if int(os.environ.get('RANK', 0)): return  # the first process writes
+        if not accelerator().is_main_process: return
         save_weights(net, self.file(name))
         row = dict(steps=state['step'], batch=settings.batch, minutes=round(state['seconds'] / 60, 1),
                    loss=round(state['loss'], 4), hardware=machine(), precision=precision(), seed=settings.seed)
         (self.path/f'{name}.json').write_text(json.dumps(row, indent=1))
 
-def train_fused(net):
-    "The kernels of fused.py for a network, and channels-last layout for what `fit` is given."
-    import arsr.train
-    sys.path.insert(0, str(Path(__file__).parent))
-    from fused import fuse
+def channels_last():
+    "Let `fit` lay networks out as the kernels of fused.py want them."
     settings = arsr.train.hardware() | {'layout': torch.channels_last}
     arsr.train.hardware = lambda: settings
-    fuse(net)
 
 def load(net, path): # a module, a weights file -> the module, frozen
     load_weights(net, path)
@@ -118,7 +116,7 @@ def align(folder:Folder, task:str, minutes:float):
     "Both losses for so many minutes; then the denoising loss alone for as many steps."
     p, name = PRESETS[task], f'{task}-latent'
     first = folder.model('first', 'decoder')
-    if folder.fused: train_fused(first)
+    if folder.fused: fuse(first)
     loss, data = AlignmentLoss(first, w_max=p.w_max), training_data(folder, task, p.queries)
     folder.train(f'{task}-align', folder.model(task, name), loss, data, p.settings['align'], minutes=minutes)
     steps = json.loads((folder.path/f'{task}-align.json').read_text())['steps']
@@ -270,6 +268,7 @@ if __name__ == '__main__':
     a = parser.parse_args()
     a.folder.path.mkdir(parents=True, exist_ok=True)
     a.folder.fused = a.fused
+    if a.fused: channels_last()
     changes = {name: value for name, value in dict(lr=a.lr, batch=a.batch).items() if value}
     steps = {
         'latents': lambda: [a.folder.latents(kind) for kind in ('z', 'cond')],

@@ -194,9 +194,8 @@ def check_options(options:dict, T:int): # T: timesteps of the training
     if options.get('restore') != 'auto':
         check_number("restore, unless 'auto',", options.get('restore', 0), 0, 1)
     for name in ('refine', 'back_project', 'sample_attributes'):
-        given = options.get(name, False)
-        if isinstance(given, bool): continue
-        raise ValueError(f"{name} must be True or False, not {given!r}")
+        if isinstance(options.get(name, False), bool): continue
+        raise ValueError(f"{name} must be True or False, not {options[name]!r}")
 
 # %% ../nbs/09_pipeline.ipynb #tiledden1
 def tile_options(z:Tensor)->dict: # (n,c,h,w) -> of `tiled_apply`; attention is quadratic in windows

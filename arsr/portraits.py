@@ -225,15 +225,13 @@ def color_shares(family:str, name:str)->dict: # digits -> probability, where it 
         for c in left: shares[c] += 1 / len(left) / len(taken)
     return shares
 
-def shown_by(family:str)->dict: # colour -> part -> options, of colours that are not always seen
+def shown_by(family:str)->dict: # colour -> part -> options, of colours that depend on a choice
     "Which parts show a colour."
     spec, choices, found = family_spec(family), part_choices(family), {}
     for name, palette in spec['colors'].items():
         used = {part: [option for option, svg in spec['parts'][part]['options'].items()
                        if f'{{{name}}}' in svg] for part in spec['parts']}
-        always = f'{{{name}}}' in spec['layout'] or any(
-            options and len(options) == len(choices.get(part, options))
-            for part, options in used.items())
+        always = f'{{{name}}}' in spec['layout'] or any(used[k] for k in used.keys() - choices)
         if len(palette) > 1 and not always: found[name] = {k: v for k, v in used.items() if v}
     return found
 

@@ -1,10 +1,10 @@
 "Training by the kernels of .ci/fused.py: the same loss and gradients."
-import shutil, sys
+import runpy, shutil
 from pathlib import Path
 import pytest, torch
 from arsr.unet import Denoiser, DenoiserConfig, DenoisingLoss, UNetConfig
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'.ci'))
+script = runpy.run_path(str(Path(__file__).resolve().parent.parent/'.ci'/'fused.py'))
 compiler = shutil.which('g++') and shutil.which('ninja')
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not compiler, reason='no compiler')]
 
@@ -16,13 +16,12 @@ def loss_and_gradients(net, batch):
     return loss.detach(), torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 def test_a_fused_network_has_the_loss_and_the_gradients_of_the_plain_one():
-    from fused import CHANGES
     torch.manual_seed(0)
     net = Denoiser(DenoiserConfig(UNetConfig(ch=32, mult=(1, 2, 3), n_res=1, attn=(1, 2)), z=4))
     for p in net.parameters(): torch.nn.init.normal_(p, std=.05)  # the last layers begin at zero
     batch = {'z': torch.randn(3, 4, 32, 32)}
     before = loss_and_gradients(net, batch)
-    for change in CHANGES:
+    for change in script['CHANGES']:
         change(net)
         loss, gradients = loss_and_gradients(net, batch)
         torch.testing.assert_close(loss, before[0], rtol=1e-5, atol=0)
@@ -31,12 +30,11 @@ def test_a_fused_network_has_the_loss_and_the_gradients_of_the_plain_one():
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('act', [True, False])
 def test_the_fused_norm_is_group_norm_and_silu(dtype, act):
-    from fused import NormFunction
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 24, 9, 7, generator=generator).mul(2).add(1).to(dtype).requires_grad_()
     w, b = (torch.randn(24, generator=generator).requires_grad_() for _ in range(2))
     dy = torch.randn(x.shape, generator=generator).to(dtype)
-    y = NormFunction.apply(x, w, b, 6, 1e-6, act)
+    y = script['NormFunction'].apply(x, w, b, 6, 1e-6, act)
     found = y, *torch.autograd.grad(y, (x, w, b), dy)
     exact = x.detach().float().requires_grad_()
     h = torch.nn.functional.group_norm(exact, 6, w, b, 1e-6)

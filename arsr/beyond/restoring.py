@@ -82,7 +82,7 @@ def centre_crop(x:Tensor, side:int=1024)->Tensor: # (n,c,h,w) -> the middle, no 
     return x[..., top:top + side, left:left + side]
 
 # %% ../../nbs/beyond/04_restoring.ipynb #f5beafc9
-def never_degraded(x:Tensor, clean:Tensor)->Tensor: # (n,3,h,w) in [0,1], the same restored -> (n,) bool
+def never_degraded(x:Tensor, clean:Tensor)->Tensor: # (n,3,h,w) in [0,1], it restored -> (n,) bool
     "Is it surely a clean drawing: even nearly everywhere, or changed by more than degradation can?"
     steps = [(255 * x.diff(2, dim)).abs().amax(1).flatten(1) < 1.5 for dim in (-2, -1)]
     change = F.avg_pool2d((clean - x).square().mean(1, keepdim=True), 8, ceil_mode=True)
